@@ -1,0 +1,288 @@
+"""Is the loop done? Errors on unseen labels, calibration, properties, stability and budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from ase import Atoms, units
+from scipy import stats
+
+from mlip.config import Assess, Budget
+from mlip.extxyz import read_structures
+from mlip.files import read_json, write_json
+from mlip.potential import Potential, Prediction, load_potential
+from mlip.properties import EquationOfState, PropertyError, fit_eos, lattice_constant
+from mlip.trajectory import read_netcdf, write_netcdf
+
+NOMINAL_COVERAGE = 0.95
+NOMINAL_WIDTH = 1.96
+"""Half-width in standard deviations of a Gaussian's 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One condition for convergence: ``value`` must reach ``target``."""
+
+    name: str
+    value: float | None
+    target: float
+    at_least: bool = False
+
+    @property
+    def passed(self) -> bool:
+        if self.value is None:
+            return False
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "value": self.value, "target": self.target, "passed": self.passed}
+
+
+def assess_potential(
+    old: Path | None,
+    potential: Path,
+    dataset: Path,
+    references: Path,
+    frames: Path,
+    *,
+    settings: Assess,
+    budget: Budget,
+    min_iterations: int,
+    iteration: int,
+    out: Path,
+    device: str = "cpu",
+) -> None:
+    """Judge iteration ``iteration`` and write ``assessment.json``, ``parity.nc`` and ``eos.nc``.
+
+    Args:
+        old: Committee of the previous iteration, whose errors on this iteration's labels are
+            honest because it never saw them; None at iteration 0.
+        potential: Committee of this iteration, whose properties are compared with the labeller's.
+        dataset: ``collect_dataset`` folder of this iteration.
+        references: Labelled reference structures (equation of state).
+        frames: Scored frames of this iteration's exploration.
+        settings: Convergence criteria.
+        budget: Limits that end the loop without convergence.
+        min_iterations: Iterations to run at least.
+        iteration: Number of this iteration.
+        out: Folder written.
+        device: Torch device.
+    """
+    counts = read_json(dataset / "dataset.json")
+    errors = _assess_fresh(old, read_structures(dataset / "new.extxyz"), settings, out / "parity.nc", device)
+    properties = _assess_eos(load_potential(potential, device=device), read_structures(references), out / "eos.nc")
+    exploration = _read_exploration(frames)
+    criteria = list_criteria(errors, properties, exploration, settings)
+    core_hours = counts["core_seconds"] / 3600
+    converged = iteration + 1 >= min_iterations and all(criterion.passed for criterion in criteria)
+    stop, reason = decide_stop(converged, counts["labels_total"], core_hours, budget)
+    assessment = {
+        "iteration": iteration,
+        **{name: counts[name] for name in ("labels_total", "labels_new", "failed_new", "failed_total")},
+        "dataset": {split: counts[split] for split in ("train", "valid", "test")},
+        **errors,
+        "properties": properties,
+        "exploration": exploration,
+        "criteria": [criterion.as_dict() for criterion in criteria],
+        "core_hours_labels": core_hours,
+        "converged": converged,
+        "stop": stop,
+        "reason": reason,
+    }
+    write_json(out / "assessment.json", assessment)
+
+
+def decide_stop(converged: bool, labels: int, core_hours: float, budget: Budget) -> tuple[bool, str]:
+    """Whether the loop ends after this iteration, and why; ``continue`` when it does not."""
+    if converged:
+        return True, "converged"
+    if budget.labels is not None and labels >= budget.labels:
+        return True, f"budget: {labels} of {budget.labels} labels used"
+    if budget.core_hours is not None and core_hours >= budget.core_hours:
+        return True, f"budget: {core_hours:.2f} of {budget.core_hours} core-hours used"
+    return False, "continue"
+
+
+def list_criteria(
+    errors: Mapping[str, Any], properties: Mapping[str, Any], exploration: Mapping[str, Any], settings: Assess
+) -> list[Criterion]:
+    """Every criterion with its value; properties count only where the system has them."""
+    fresh, audit, calibration = (errors[name] or {} for name in ("fresh", "audit", "calibration"))
+    unstable = exploration["n_exploded"] / max(exploration["n_walkers"], 1)
+    criteria = [
+        Criterion("force RMSE on new labels (eV/Å)", fresh.get("force_rmse"), settings.force_rmse),
+        Criterion("audit force RMSE, upper bound (eV/Å)", audit.get("interval", [None, None])[1], settings.audit_force_rmse),
+        Criterion("coverage of the 95 % uncertainty", calibration.get("coverage"), settings.min_coverage, at_least=True),
+        Criterion("share of exploded walkers", unstable, settings.max_unstable_fraction),
+    ]
+    for name in ("lattice_constant", "bulk_modulus"):
+        if name in properties:
+            label = f"relative error of the {name.replace('_', ' ')}"
+            criteria.append(Criterion(label, properties[name]["relative_error"], getattr(settings, name)))
+    if "eos_rmse" in properties:
+        criteria.append(Criterion("RMSE of the equation of state (eV/atom)", properties["eos_rmse"], settings.eos_rmse))
+    return criteria
+
+
+def force_interval(squared: Sequence[float], confidence: float) -> list[float | None]:
+    """Confidence interval of a force RMSE from each structure's mean squared error, (eV/Å)².
+
+    Student's t interval of the mean over structures, because the atoms of one structure are
+    not independent; the root is taken of its ends. One structure alone has no interval.
+    """
+    values = np.asarray(squared, float)
+    if len(values) < 2:
+        return [None, None]
+    margin = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return [float(np.sqrt(max(values.mean() - margin, 0.0))), float(np.sqrt(values.mean() + margin))]
+
+
+def _assess_fresh(
+    old: Path | None, new: Sequence[Atoms], settings: Assess, parity: Path, device: str
+) -> dict[str, Any]:
+    """Errors and calibration of the old committee on new labels; every value None without one."""
+    if old is None or not new:
+        write_netcdf(parity, _parity_table([], []))
+        return {"fresh": None, "audit": None, "calibration": None}
+    predictions = load_potential(old, device=device).predict(new)
+    write_netcdf(parity, _parity_table(new, predictions))
+    audited = [(a, p) for a, p in zip(new, predictions, strict=True) if a.info.get("reason") == "audit"]
+    return {
+        "fresh": _errors(new, predictions),
+        "audit": _audit(audited, settings.confidence),
+        "calibration": _calibration(new, predictions),
+    }
+
+
+def _audit(audited: Sequence[tuple[Atoms, Prediction]], confidence: float) -> dict[str, Any] | None:
+    if not audited:
+        return None
+    squared = [float(np.mean((a.get_forces() - p.forces) ** 2)) for a, p in audited]
+    return {
+        "n_structures": len(audited),
+        "force_rmse": float(np.sqrt(np.mean(squared))),
+        "interval": force_interval(squared, confidence),
+        "confidence": confidence,
+    }
+
+
+def _errors(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    pairs = list(zip(structures, predictions, strict=True))
+    energy = np.array([(p.energy - a.get_potential_energy()) / len(a) for a, p in pairs])
+    force = np.concatenate([(p.forces - a.get_forces()).ravel() for a, p in pairs])
+    stress = [
+        p.stress - a.get_stress() for a, p in pairs if p.stress is not None and "stress" in getattr(a.calc, "results", {})
+    ]
+    return {
+        "n_structures": len(pairs),
+        "n_atoms": len(force) // 3,
+        "energy_mae": float(np.abs(energy).mean()),
+        "energy_rmse": float(np.sqrt((energy**2).mean())),
+        "force_mae": float(np.abs(force).mean()),
+        "force_rmse": float(np.sqrt((force**2).mean())),
+        "stress_rmse_gpa": float(np.sqrt(np.mean(np.square(stress))) / units.GPa) if stress else None,
+    }
+
+
+def _calibration(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, float | None]:
+    residual = np.concatenate([a.get_forces() - p.forces for a, p in zip(structures, predictions, strict=True)])
+    std = np.concatenate([p.forces_std for p in predictions])
+    uncertainty = np.concatenate([p.force_uncertainty for p in predictions])
+    spearman = stats.spearmanr(uncertainty, np.linalg.norm(residual, axis=1)).statistic if len(residual) > 2 else np.nan
+    return {
+        "coverage": float(np.mean(np.abs(residual) <= NOMINAL_WIDTH * std)),
+        "expected": NOMINAL_COVERAGE,
+        "spearman": float(spearman) if np.isfinite(spearman) else None,
+    }
+
+
+def _assess_eos(potential: Potential, references: Sequence[Atoms], out: Path) -> dict[str, Any]:
+    """Lattice constant, bulk modulus and EOS of committee and labeller; empty for non-periodic systems."""
+    if not references:
+        write_netcdf(out, _eos_table(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0)))
+        return {}
+    predictions = potential.predict(references)
+    n = len(references[0])
+    volumes = np.array([atoms.get_volume() for atoms in references])
+    reference = np.array([atoms.get_potential_energy() for atoms in references])
+    predicted = np.array([p.energy for p in predictions])
+    std = np.array([p.energy_std for p in predictions])
+    write_netcdf(out, _eos_table(volumes / n, reference / n, predicted / n, std / n))
+    try:
+        true_fit = fit_eos(volumes, reference)
+    except PropertyError as error:
+        raise PropertyError(f"assess: the labeller's own equation of state has no minimum in assess.eos_volumes: {error}") from None
+    properties: dict[str, Any] = {"eos_rmse": _eos_rmse(reference, predicted) / n}
+    try:
+        fitted: EquationOfState | None = fit_eos(volumes, predicted)
+    except PropertyError:
+        fitted = None  # a poor early potential may have no minimum here: that is an error, not a crash
+    for name, unit in (("lattice_constant", "Å"), ("bulk_modulus", "GPa")):
+        properties[name] = _compare(_property(name, references[0], fitted), _property(name, references[0], true_fit), unit)
+    return properties
+
+
+def _property(name: str, structure: Atoms, fit: EquationOfState | None) -> float | None:
+    if fit is None:
+        return None
+    return fit.b0 if name == "bulk_modulus" else lattice_constant(structure, fit.v0)
+
+
+def _compare(value: float | None, reference: float | None, unit: str) -> dict[str, Any]:
+    error = abs(value - reference) / abs(reference) if value is not None and reference else None
+    return {"potential": value, "reference": reference, "relative_error": error, "unit": unit}
+
+
+def _eos_rmse(reference: np.ndarray, predicted: np.ndarray) -> float:
+    """RMSE of the curve's shape: a constant offset of all energies is no error of the EOS."""
+    difference = predicted - reference
+    return float(np.std(difference))
+
+
+def _eos_table(volumes: np.ndarray, reference: np.ndarray, predicted: np.ndarray, std: np.ndarray) -> xr.Dataset:
+    def energy(values: np.ndarray) -> tuple[str, np.ndarray, dict[str, str]]:
+        return "volume", values - values.min() if len(values) else values, {"units": "eV/atom"}
+
+    return xr.Dataset(
+        {"energy_reference": energy(reference), "energy_potential": energy(predicted), "energy_std": ("volume", std)},
+        coords={"volume": ("volume", volumes, {"units": "Å³/atom"})},
+    )
+
+
+def _parity_table(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> xr.Dataset:
+    pairs = list(zip(structures, predictions, strict=True))
+
+    def atoms_array(values: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(values) if values else np.zeros((0, 3))
+
+    audit = [np.full(len(a), a.info.get("reason") == "audit") for a in structures]
+    force = {"units": "eV/Å"}
+    energy = {"units": "eV/atom"}
+    sample = ("atom_sample", "space")
+    return xr.Dataset(
+        {
+            "force_true": (sample, atoms_array([a.get_forces() for a in structures]), force),
+            "force_predicted": (sample, atoms_array([p.forces for p in predictions]), force),
+            "force_std": (sample, atoms_array([p.forces_std for p in predictions]), force),
+            "audit": ("atom_sample", (np.concatenate(audit) if audit else np.zeros(0)).astype(np.int8)),
+            "energy_true": ("structure", np.array([a.get_potential_energy() / len(a) for a in structures]), energy),
+            "energy_predicted": ("structure", np.array([p.energy / len(a) for a, p in pairs]), energy),
+            "energy_std": ("structure", np.array([p.energy_std / len(a) for a, p in pairs]), energy),
+            "structure_id": ("structure", np.array([str(a.info.get("structure_id", "?")) for a in structures], dtype=object)),
+        }
+    )
+
+
+def _read_exploration(frames: Path) -> dict[str, Any]:
+    table = read_netcdf(frames, required=("force_uncertainty",))
+    uncertainty = table.force_uncertainty.values
+    return {
+        **{name: int(table.attrs[name]) for name in ("n_walkers", "n_exploded", "n_uncertain")},
+        "n_frames": len(uncertainty),
+        "mean_uncertainty": float(uncertainty.mean()) if len(uncertainty) else None,
+    }

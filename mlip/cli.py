@@ -1,0 +1,197 @@
+"""The ``mlip`` command. Heavy imports sit inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mlip import __version__
+
+app = typer.Typer(
+    name="mlip",
+    help="Ouroboros: machine-learned interatomic potentials by active learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="Configuration of the system, e.g. config/silicon.yaml.")]
+DataFile = Annotated[Path, typer.Argument(help="Extended XYZ with energies and forces.")]
+Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, …")]
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"mlip: {error}", err=True)
+    raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Machine-learned interatomic potentials by active learning."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(
+    context: typer.Context,
+    config: ConfigFile,
+    cores: Annotated[int | None, typer.Option(help="Cores to use on this machine; not with --profile.")] = None,
+) -> None:
+    """Run the loop with progress. Further options go to Snakemake, e.g. --profile slurm."""
+    from mlip.config import load_config
+    from mlip.driver import WorkflowFailed, read_summary, run_loop
+    from mlip.report import summary_table
+
+    arguments = list(context.args)
+    if cores is not None or not any(a.startswith(("--profile", "--cores", "-c", "--jobs", "-j")) for a in arguments):
+        arguments += ["--cores", str(cores or os.cpu_count() or 1)]
+    try:
+        loaded = load_config(config)
+        results = Path("results") / loaded.system
+        busy = run_loop(config, loaded, arguments, results=results, show=lambda line: print(line, flush=True))
+        typer.echo("" if busy else "Nothing to do: the loop is finished and no input has changed.")
+        typer.echo(summary_table(read_summary(results)))
+        typer.echo(f"\nReport: {results / 'report.html'}\nPotential: {results / 'potential'}")
+    except (ValueError, OSError, WorkflowFailed) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def train(
+    data: DataFile,
+    out: Annotated[Path, typer.Option(help="Folder of the potential.")],
+    valid: Annotated[Path | None, typer.Option(help="Validation set; without it a share of the data is held out.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration whose `train` section is used.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, batches and held-out data.")] = 0,
+    device: Device = "cpu",
+    max_seconds: Annotated[float | None, typer.Option(help="Anneal to this time instead of to a number of steps.")] = None,
+) -> None:
+    """Train a committee on labelled structures."""
+    from mlip.config import Collect, Train, load_config
+    from mlip.extxyz import read_structures
+
+    try:
+        settings = load_config(config).train if config else Train()
+        structures = read_structures(data)
+        held_out = read_structures(valid) if valid else []
+        if valid is None:
+            structures, held_out = _hold_out(structures, Collect().valid_fraction, seed)
+        from mlip.training import train_committee
+
+        train_committee(
+            structures,
+            held_out,
+            settings,
+            out,
+            seed=seed,
+            device=device,
+            checkpoint=out / "checkpoint",
+            max_seconds=max_seconds,
+            progress=lambda state: print(" ".join(f"{k}={_short(v)}" for k, v in state.items()), flush=True),
+        )
+    except (ValueError, OSError) as error:
+        _fail(error)
+    typer.echo(f"Potential: {out}")
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _hold_out(structures: list[Any], fraction: float, seed: int) -> tuple[list[Any], list[Any]]:
+    """Training and validation structures, drawn by ``seed``."""
+    from mlip.seeds import derive_rng
+
+    order = derive_rng(seed, "hold_out").permutation(len(structures))
+    n_valid = max(1, round(fraction * len(structures))) if len(structures) > 2 else 0
+    return [structures[i] for i in sorted(order[n_valid:])], [structures[i] for i in sorted(order[:n_valid])]
+
+
+@app.command()
+def evaluate(
+    potential: Annotated[Path, typer.Argument(help="Folder of the potential.")],
+    data: DataFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Errors of a potential on labelled structures."""
+    from mlip.evaluation import evaluate_potential
+    from mlip.extxyz import read_structures
+    from mlip.potential import load_potential
+
+    try:
+        result = evaluate_potential(load_potential(potential, device=device), read_structures(data))
+    except (ValueError, OSError) as error:
+        _fail(error)
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        for name, value in result.items():
+            typer.echo(f"{name:24s} {_short(value)}")
+
+
+@app.command()
+def status(
+    config: ConfigFile,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until the loop has ended.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+) -> None:
+    """Where the loop is, what failed and what will run."""
+    from mlip.config import load_config
+    from mlip.status import read_status, render_status
+
+    try:
+        loaded = load_config(config)
+        while True:
+            state = read_status(loaded, results / loaded.system)
+            if watch and sys.stdout.isatty():
+                typer.clear()
+            typer.echo(render_status(state))
+            if not watch or (results / loaded.system / "summary.json").exists():
+                return
+            time.sleep(5)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def doctor(config: Annotated[Path | None, typer.Argument(help="Configuration to check as well.")] = None) -> None:
+    """Check this machine: GPAW, data sets, torch, CUDA, Slurm, disk; and how to mend what is missing."""
+    from mlip.doctor import render_checks, run_checks
+
+    checks = run_checks(config)
+    typer.echo(render_checks(checks))
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def config_docs(
+    check: Annotated[bool, typer.Option("--check", help="Only say whether the files are up to date.")] = False,
+) -> None:
+    """Write the configuration's JSON schema and reference from mlip/config.py."""
+    from mlip.schema import stale_documents, write_documents
+
+    if check:
+        stale = stale_documents()
+        if stale:
+            _fail(ValueError(f"out of date: {', '.join(map(str, stale))}; run `mlip config-docs`"))
+        return
+    for path in write_documents():
+        typer.echo(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    app()

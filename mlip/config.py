@@ -1,0 +1,309 @@
+"""The configuration of one system: typed, strict, and free of heavy imports.
+
+These models are the single source of the defaults, of the JSON schema
+(``workflow/schemas/config.schema.yaml``) and of ``config/README.md``; ``mlip config-docs``
+rewrites both, and a test fails when they drift. The Snakefile validates before it
+includes any rule, so this module imports neither torch nor ASE.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Triple = tuple[int, int, int]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names file, key, value and remedy."""
+
+
+class Section(BaseModel):
+    """A block of the configuration: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Bulk(Section):
+    """A bulk crystal built by ``ase.build.bulk``."""
+
+    name: str = Field(description="Chemical symbol or formula, e.g. `Si`, `NaCl`.")
+    crystalstructure: str | None = Field(None, description="`diamond`, `fcc`, `rocksalt`, …; ASE's default if absent.")
+    a: Positive | None = Field(None, description="Lattice constant in Å; ASE's reference value if absent.")
+    cubic: bool = Field(True, description="Conventional cubic cell instead of the primitive one.")
+
+
+class StartingStructure(Section):
+    """One starting structure: a file or a bulk crystal, optionally repeated."""
+
+    file: str | None = Field(None, description="Structure file that ASE or pymatgen reads, relative to the working directory.")
+    bulk: Bulk | None = Field(None, description="Bulk crystal, instead of a file.")
+    repeat: Triple = Field((1, 1, 1), description="Supercell repeats along the three cell vectors.")
+
+    @model_validator(mode="after")
+    def _exactly_one_source(self) -> StartingStructure:
+        if (self.file is None) == (self.bulk is None):
+            raise ValueError("give exactly one of `file` and `bulk`")
+        if min(self.repeat) < 1:
+            raise ValueError(f"repeat must be at least 1 along each vector, got {self.repeat}")
+        return self
+
+
+class Prepare(Section):
+    """Iteration 0: perturbed copies of the starting structures."""
+
+    n_structures: int = Field(24, ge=4, le=100_000, description="Structures kept after deduplication, over all starting structures.")
+    volume_range: tuple[float, float] = Field((-0.10, 0.10), description="Relative volume change of the volume scan.")
+    max_strain: float = Field(0.04, ge=0, le=0.3, description="Largest component of the random symmetric strains.")
+    rattle: tuple[Positive, ...] = Field((0.03, 0.08, 0.16), description="Standard deviations of the random displacements, Å.")
+    vacancies: bool = Field(True, description="Include structures with one atom removed.")
+
+    @field_validator("volume_range")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not -0.5 <= value[0] < value[1] <= 1.0:
+            raise ValueError(f"need -0.5 <= low < high <= 1.0 (relative volume change), got {value}")
+        return value
+
+
+class Guards(Section):
+    """Checks that a structure must pass before DFT, and a label before it is data."""
+
+    min_distance_factor: Positive = Field(0.6, le=1.2, description="Shortest allowed distance over the sum of covalent radii.")
+    max_force: Positive = Field(30.0, description="Largest allowed force on an atom, eV/Å.")
+    max_force_sum: Positive = Field(0.05, description="Largest allowed norm of the summed forces per atom, eV/Å.")
+    energy_window: Positive = Field(5.0, description="Largest allowed energy above the iteration's median, eV/atom.")
+
+
+class Label(Section):
+    """The labeller: any ASE calculator, GPAW by default."""
+
+    calculator: str = Field("gpaw", description="`gpaw`, or the import path of an ASE calculator, e.g. `ase.calculators.emt.EMT`.")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the calculator. For GPAW: `mode`, `xc`, `kpts`, …")
+    escalations: tuple[dict[str, Any], ...] | None = Field(
+        None, description="Settings merged in, one after the other, when the SCF does not converge; GPAW has a default ladder."
+    )
+    isolated_atoms: Literal["fit", "compute"] | dict[str, float] = Field(
+        "fit", description="Energies of isolated atoms: `compute` them, `fit` them to the data, or give them in eV per symbol."
+    )
+    isolated_atom_parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Settings merged in for isolated atoms, e.g. `{hund: true}`."
+    )
+    reuse_failures: bool = Field(True, description="Remember rejected and unconverged structures instead of computing them again.")
+    timeout_minutes: Positive = Field(60.0, description="Longest time of one label before it is stopped and classified.")
+    max_failed_fraction: Fraction = Field(0.3, description="Failed labels of an iteration above which the loop stops.")
+    n_shards: int = Field(2, ge=1, le=10_000, description="Label jobs per iteration; structures are dealt to them in turn.")
+    guards: Guards = Field(default_factory=Guards, description="Sanity checks.")
+
+    @field_validator("calculator")
+    @classmethod
+    def _import_path(cls, value: str) -> str:
+        if value != "gpaw" and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
+            raise ValueError(f"{value!r} is neither `gpaw` nor an import path such as `ase.calculators.emt.EMT`")
+        return value
+
+
+class Collect(Section):
+    """Train/validation/test split, by a hash of each structure."""
+
+    valid_fraction: float = Field(0.15, gt=0, lt=0.5, description="Share of the data for early stopping and calibration.")
+    test_fraction: float = Field(0.10, ge=0, lt=0.5, description="Share of the data never seen in training.")
+
+
+class Train(Section):
+    """The committee: model size, loss and schedule."""
+
+    cutoff: Positive = Field(5.0, le=12.0, description="Radius of an atom's environment, Å.")
+    n_radial: int = Field(8, ge=2, le=64, description="Radial basis functions.")
+    l_max: int = Field(3, ge=0, le=8, description="Largest angular momentum of the density expansion.")
+    n_channels: int = Field(24, ge=1, le=512, description="Channels in which products of the density are formed.")
+    body_order: int = Field(4, ge=2, le=5, description="Largest body order of the invariants.")
+    hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field((32,), description="Widths of the readout's hidden layers.")
+    committee_size: int = Field(4, ge=2, le=64, description="Members of the committee.")
+    n_steps: int = Field(1500, ge=1, description="Optimiser steps; the learning rate anneals over them.")
+    batch_size: int = Field(8, ge=1, description="Structures per step.")
+    learning_rate: Positive = Field(0.01, description="Peak learning rate.")
+    energy_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the energy error per atom.")
+    force_weight: Positive = Field(1.0, description="Weight of the force error.")
+    stress_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the virial error per atom.")
+    checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
+
+
+class Walker(Section):
+    """A group of MD walkers: one walker per temperature and volume change."""
+
+    ensemble: Literal["nvt", "npt", "npt-flexible"] = Field(
+        "nvt", description="Langevin NVT, NPT with a breathing volume, or NPT with a fully flexible cell (solids only)."
+    )
+    temperatures: tuple[Positive, ...] = Field((300.0, 600.0), min_length=1, description="Temperatures, K.")
+    volumes: tuple[float, ...] = Field((0.0,), min_length=1, description="Relative volume changes of the starting structure.")
+    pressure: float = Field(0.0, description="Pressure of NPT walkers, GPa.")
+
+
+class Explore(Section):
+    """Exploration MD driven by the committee."""
+
+    walkers: tuple[Walker, ...] = Field(
+        (Walker(ensemble="nvt"), Walker(ensemble="npt")), min_length=1, description="Walker groups, each a ladder."
+    )
+    timestep: Positive = Field(1.0, le=10, description="MD time step, fs.")
+    n_steps: int = Field(1000, ge=1, description="MD steps of a walker.")
+    sample_every: int = Field(20, ge=1, description="Steps between kept frames.")
+    friction: Positive = Field(0.01, description="Langevin friction, 1/fs.")
+    max_uncertainty: Positive = Field(1.0, description="Calibrated force uncertainty at which a walker stops, eV/Å.")
+
+
+class Select(Section):
+    """What goes to DFT next."""
+
+    n_structures: int = Field(12, ge=1, description="Structures chosen per iteration, audit frames included.")
+    n_audit: int = Field(3, ge=0, description="Of these, frames drawn at random for an unbiased error estimate.")
+    min_uncertainty: Annotated[float, Field(ge=0)] = Field(0.02, description="Frames below this force uncertainty are left, eV/Å.")
+    max_uncertainty: Positive = Field(1.5, description="Frames above it are taken for broken and left, eV/Å.")
+    max_energy: Positive = Field(2.0, description="Frames further above the training set's lowest energy are left, eV/atom.")
+    min_novelty: Annotated[float, Field(ge=0)] = Field(0.02, description="Descriptor distance below which two frames are duplicates.")
+
+    @model_validator(mode="after")
+    def _audit_fits(self) -> Select:
+        if self.n_audit > self.n_structures:
+            raise ValueError(f"n_audit ({self.n_audit}) cannot exceed n_structures ({self.n_structures})")
+        if self.min_uncertainty >= self.max_uncertainty:
+            raise ValueError(f"min_uncertainty ({self.min_uncertainty}) must be below max_uncertainty ({self.max_uncertainty})")
+        return self
+
+
+class Assess(Section):
+    """When the loop has converged. Every criterion must pass."""
+
+    force_rmse: Positive = Field(0.15, description="Force RMSE of the old potential on the newly labelled structures, eV/Å.")
+    audit_force_rmse: Positive = Field(0.15, description="Upper confidence bound of the force RMSE on audit frames, eV/Å.")
+    confidence: float = Field(0.9, gt=0.5, lt=1, description="Confidence level of the audit interval.")
+    min_coverage: Fraction = Field(0.8, description="Share of new force errors that the 95 % uncertainty must cover.")
+    lattice_constant: Positive = Field(0.003, description="Allowed relative error of the lattice constant.")
+    bulk_modulus: Positive = Field(0.05, description="Allowed relative error of the bulk modulus.")
+    eos_rmse: Positive = Field(0.005, description="Allowed RMSE of the equation of state, eV/atom.")
+    max_unstable_fraction: Fraction = Field(0.0, description="Allowed share of walkers that exploded.")
+    eos_volumes: tuple[float, ...] = Field(
+        (-0.08, -0.05, -0.025, 0.0, 0.025, 0.05, 0.08), min_length=5, description="Relative volumes of the reference EOS."
+    )
+
+
+class Budget(Section):
+    """What the loop may spend; it ends, and says so, when one is used up."""
+
+    labels: int | None = Field(None, ge=1, description="Labels, failed ones included.")
+    core_hours: Positive | None = Field(None, description="Core-hours of labels.")
+
+
+class Override(Section):
+    """Settings that change from one iteration on."""
+
+    from_iteration: int = Field(ge=0, description="First iteration that the settings apply to.")
+    label: dict[str, Any] = Field(default_factory=dict, description="Keys of `label`; settings that alter label values are refused.")
+    train: dict[str, Any] = Field(default_factory=dict, description="Keys of `train`.")
+    explore: dict[str, Any] = Field(default_factory=dict, description="Keys of `explore`.")
+    select: dict[str, Any] = Field(default_factory=dict, description="Keys of `select`.")
+    assess: dict[str, Any] = Field(default_factory=dict, description="Keys of `assess`.")
+
+
+class Config(Section):
+    """One system and everything the loop needs to know about it."""
+
+    system: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the system; results go to `results/<system>/`.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed from which every random choice is derived.")
+    max_iterations: int = Field(5, ge=1, le=999, description="Iterations planned at most, the first included.")
+    min_iterations: int = Field(2, ge=1, description="Iterations run at least before the loop may converge.")
+    structures: tuple[StartingStructure, ...] = Field(min_length=1, description="Starting structures.")
+    prepare: Prepare = Field(default_factory=Prepare, description="Structures of iteration 0.")
+    label: Label = Field(default_factory=Label, description="Labeller.")
+    collect: Collect = Field(default_factory=Collect, description="Data set.")
+    train: Train = Field(default_factory=Train, description="Committee.")
+    explore: Explore = Field(default_factory=Explore, description="Exploration MD.")
+    select: Select = Field(default_factory=Select, description="Batch selection.")
+    assess: Assess = Field(default_factory=Assess, description="Convergence.")
+    budget: Budget = Field(default_factory=Budget, description="Limits.")
+    overrides: tuple[Override, ...] = Field((), description="Settings that change from a given iteration on.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.min_iterations > self.max_iterations:
+            raise ValueError(f"min_iterations ({self.min_iterations}) exceeds max_iterations ({self.max_iterations})")
+        for override in self.overrides:
+            self._check_override(override)
+        return self
+
+    def _check_override(self, override: Override) -> None:
+        fixed = sorted({"calculator", "parameters", "isolated_atoms", "isolated_atom_parameters"} & set(override.label))
+        if fixed:
+            raise ValueError(f"overrides: label.{fixed[0]} cannot change between iterations: labels of two settings do not mix")
+        for section in OVERRIDABLE:
+            _merge(getattr(self, section), getattr(override, section))
+
+    @property
+    def n_walkers(self) -> int:
+        """Walkers of an iteration: structures × groups × temperatures × volumes."""
+        return len(self.structures) * sum(len(g.temperatures) * len(g.volumes) for g in self.explore.walkers)
+
+    def at_iteration(self, iteration: int) -> Config:
+        """The configuration with every override up to ``iteration`` applied."""
+        sections = {name: getattr(self, name) for name in OVERRIDABLE}
+        for override in sorted(self.overrides, key=lambda o: o.from_iteration):
+            if override.from_iteration <= iteration:
+                sections = {name: _merge(value, getattr(override, name)) for name, value in sections.items()}
+        return self.model_copy(update=sections)
+
+
+OVERRIDABLE = ("label", "train", "explore", "select", "assess")
+
+
+def _merge(section: Section, changes: dict[str, Any]) -> Section:
+    """``section`` with ``changes``, validated anew."""
+    return type(section).model_validate(section.model_dump() | changes) if changes else section
+
+
+def parse_config(values: dict[str, Any], source: str = "config") -> Config:
+    """Validate ``values``; ``source`` names their file in the message.
+
+    Raises:
+        ConfigError: listing every offending key with its value and the remedy.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, source)) from None
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and validate a YAML configuration.
+
+    Raises:
+        ConfigError: when the file is missing, is not YAML or does not validate.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys such as `system:`, found {type(values).__name__}")
+    return parse_config(values, str(path))
+
+
+def _describe(error: ValidationError, source: str) -> str:
+    lines = [f"{source}: {error.error_count()} problem(s) in the configuration"]
+    for item in error.errors()[:20]:
+        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        value = repr(item["input"])
+        value = value if len(value) <= 60 else value[:57] + "..."
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message, value = "unknown key; see config/README.md for the keys that exist", ""
+        elif item["type"] == "missing":
+            message, value = "this key is required; see config/README.md", ""
+        lines.append(f"  {key}: {message}" + (f" (found {value})" if value and len(value) < 60 else ""))
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""The cumulative data set: labels collected, screened and split by hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from mlip.config import Collect, Label
+from mlip.extxyz import read_structures, write_structures
+from mlip.files import read_json, write_json
+
+SPLITS = ("train", "valid", "test")
+
+
+class DatasetError(ValueError):
+    """Too few labels to go on; the message lists what failed and what to change."""
+
+
+def collect_dataset(
+    shards: Sequence[Path],
+    records: Sequence[Path],
+    previous: Path | None,
+    *,
+    iteration: int,
+    settings: Collect,
+    label: Label,
+    out: Path,
+) -> None:
+    """Join this iteration's labels with all earlier ones and write train, valid, test and new sets.
+
+    Args:
+        shards: Labelled structures of this iteration, one file a shard.
+        records: The shards' label records, in the same order.
+        previous: ``collect_dataset`` folder of the previous iteration, or None.
+        iteration: Number of this iteration.
+        settings: Split fractions.
+        label: Labeller settings; its guards screen the energies.
+        out: Folder for ``{train,valid,test,new}.extxyz`` and ``dataset.json``.
+
+    Raises:
+        DatasetError: when more than ``label.max_failed_fraction`` of the labels failed, or all.
+    """
+    labelled = [atoms for path in shards for atoms in read_structures(path)]
+    failures, planned, cost = _read_records(records)
+    _check_failures(failures, planned, len(labelled), label.max_failed_fraction, first=previous is None)
+    old = {split: read_structures(previous / f"{split}.extxyz") if previous else [] for split in SPLITS}
+    known = {atoms.info["label_key"] for atoms in sum(old.values(), [])}
+    fresh = _without_duplicates(labelled, known)
+    new, outliers = screen_energies(fresh, label.guards.energy_window)
+    splits = {split: list(old[split]) for split in SPLITS}
+    for atoms in new:
+        splits[split_of(atoms.info["label_key"], settings)].append(atoms)
+    _fill_empty_valid(splits)
+    for split, structures in splits.items():
+        write_structures(out / f"{split}.extxyz", structures)
+    write_structures(out / "new.extxyz", new)
+    earlier = read_json(previous / "dataset.json") if previous else {}
+    write_json(out / "dataset.json", _summarise(iteration, splits, new, failures, outliers, planned, cost, earlier))
+
+
+def split_of(key: str, settings: Collect) -> str:
+    """``train``, ``valid`` or ``test``, from the label key alone, so that it never changes."""
+    position = int(hashlib.sha256(f"split/{key}".encode()).hexdigest()[:8], 16) / 16**8
+    if position < settings.valid_fraction:
+        return "valid"
+    return "test" if position < settings.valid_fraction + settings.test_fraction else "train"
+
+
+def screen_energies(structures: Sequence[Atoms], window: float) -> tuple[list[Atoms], list[dict[str, Any]]]:
+    """Structures within ``window`` (eV/atom) of the median residual, and records of the others.
+
+    Residuals are taken against a least-squares composition model, so that alloys of different
+    composition are judged alike.
+    """
+    if len(structures) < 3:
+        return list(structures), []
+    per_atom = composition_residuals(structures)
+    deviation = np.abs(per_atom - np.median(per_atom))
+    kept = [atoms for atoms, d in zip(structures, deviation, strict=True) if d <= window]
+    outliers = [
+        {
+            "structure_id": atoms.info.get("structure_id", "?"),
+            "status": "outlier",
+            "reason": f"energy {d:.2f} eV/atom from the median, more than energy_window = {window}",
+        }
+        for atoms, d in zip(structures, deviation, strict=True)
+        if d > window
+    ]
+    return kept, outliers
+
+
+def composition_residuals(structures: Sequence[Atoms]) -> np.ndarray:
+    """Energy per atom left after a least-squares fit of one energy per element, ``[n]`` eV/atom."""
+    elements = sorted({int(z) for atoms in structures for z in atoms.numbers})
+    counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in elements] for atoms in structures], float)
+    sizes = counts.sum(axis=1)
+    energies = np.array([atoms.get_potential_energy() for atoms in structures]) / sizes
+    fractions = counts / sizes[:, None]
+    offsets = np.linalg.lstsq(fractions, energies, rcond=None)[0]
+    return energies - fractions @ offsets
+
+
+def _read_records(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, dict[str, float]]:
+    failures, planned = [], 0
+    cost = {"core_seconds": 0.0, "wall_seconds": 0.0}
+    for path in paths:
+        shard = read_json(path)
+        planned += shard["planned"]
+        for record in shard["records"]:
+            for name in cost:
+                cost[name] += record[name]
+            if record["status"] != "ok":
+                failures.append(record)
+    return failures, planned, cost
+
+
+def _check_failures(
+    failures: Sequence[Mapping[str, Any]], planned: int, n_ok: int, allowed: float, *, first: bool
+) -> None:
+    if planned and not n_ok:
+        problem = f"all {planned} labels of this iteration failed"
+    elif planned and len(failures) / planned > allowed:
+        problem = f"{len(failures)} of {planned} labels failed, more than label.max_failed_fraction = {allowed}"
+    elif first and not n_ok:
+        problem = "there is nothing to train on: iteration 0 has no structures"
+    else:
+        return
+    counts = Counter(f["status"] for f in failures)
+    lines = [f"collect_dataset: {problem} (" + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) + ")"]
+    lines += [f"  {f['structure_id']}: {f['status']}: {f['reason']}" for f in list(failures)[:10]]
+    lines.append("  The finished labels are kept in the label store. Mend the cause (SCF settings, time limit, guards)")
+    lines.append("  or raise label.max_failed_fraction, and run again: only the failed labels are computed anew.")
+    raise DatasetError("\n".join(lines))
+
+
+def _without_duplicates(structures: Sequence[Atoms], known: set[str]) -> list[Atoms]:
+    fresh = {}
+    for atoms in structures:
+        if atoms.info["label_key"] not in known:
+            fresh.setdefault(atoms.info["label_key"], atoms)
+    return list(fresh.values())
+
+
+def _fill_empty_valid(splits: dict[str, list[Atoms]]) -> None:
+    """Give a validation set to a tiny data set that the hash left without one."""
+    if not splits["valid"] and len(splits["train"]) > 2:
+        splits["valid"].append(splits["train"].pop())
+
+
+def _summarise(
+    iteration: int,
+    splits: Mapping[str, Sequence[Atoms]],
+    new: Sequence[Atoms],
+    failures: list[dict[str, Any]],
+    outliers: list[dict[str, Any]],
+    planned: int,
+    cost: Mapping[str, float],
+    earlier: Mapping[str, Any],
+) -> dict[str, Any]:
+    tagged = [{**record, "iteration": iteration} for record in failures + outliers]
+    return {
+        "iteration": iteration,
+        **{split: len(structures) for split, structures in splits.items()},
+        "labels_new": planned,
+        "usable_new": len(new),
+        "failed_new": len(tagged),
+        "labels_total": planned + earlier.get("labels_total", 0),
+        "failed_total": len(tagged) + earlier.get("failed_total", 0),
+        "core_seconds": cost["core_seconds"] + earlier.get("core_seconds", 0.0),
+        "wall_seconds": cost["wall_seconds"] + earlier.get("wall_seconds", 0.0),
+        "origins": dict(Counter(str(a.info.get("origin", "?")) for s in splits.values() for a in s)),
+        "failures": tagged + list(earlier.get("failures", [])),
+    }

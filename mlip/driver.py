@@ -1,0 +1,95 @@
+"""Run the workflow from the command line, with progress a person can follow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mlip.config import Config
+from mlip.files import read_json
+from mlip.status import progress_line, read_status
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL_SECONDS = 1.0
+HEARTBEAT_SECONDS = 60.0
+LOG_TAIL = 40
+
+
+class WorkflowFailed(RuntimeError):
+    """Snakemake ended with an error; the message holds the end of its log."""
+
+
+def run_loop(
+    config_file: Path, config: Config, arguments: Sequence[str], *, results: Path, show: Callable[[str], None]
+) -> bool:
+    """Run Snakemake on ``config_file`` and show a progress line whenever the state changes.
+
+    Args:
+        config_file: Configuration given to Snakemake.
+        config: The same, validated.
+        arguments: Further Snakemake arguments, e.g. ``["--cores", "2"]``.
+        results: Folder ``results/<system>``.
+        show: Prints a line.
+
+    Returns:
+        Whether anything had to be done.
+
+    Raises:
+        WorkflowFailed: when Snakemake fails.
+    """
+    log = results / "logs" / "snakemake.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--configfile", str(config_file), *arguments]
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=_environment())
+        try:
+            _watch(process, config, results, show)
+        except KeyboardInterrupt:
+            # Snakemake got the same signal from the terminal and stops its jobs cleanly.
+            show("interrupted: waiting for running jobs; finished labels are kept")
+            with contextlib.suppress(KeyboardInterrupt):
+                process.wait()
+            raise
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if process.returncode:
+        raise WorkflowFailed(f"{_last_lines(text)}\n\nSnakemake failed; its whole log: {log}")
+    return "Nothing to be done" not in text
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment with this interpreter's programs first, as an activated one has."""
+    programs = str(Path(sys.executable).parent)
+    return os.environ | {"PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]), "PYTHONUNBUFFERED": "1"}
+
+
+def _watch(process: subprocess.Popen[bytes], config: Config, results: Path, show: Callable[[str], None]) -> None:
+    last, shown = "", 0.0
+    while process.poll() is None:
+        line = progress_line(read_status(config, results))
+        settled = line.rpartition(" · ")[0] or line  # the forecast ticks; it alone is no news
+        if settled != last or time.monotonic() - shown > HEARTBEAT_SECONDS:
+            show(line)
+            last, shown = settled, time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(POLL_SECONDS)
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(text.rstrip().splitlines()[-LOG_TAIL:])
+
+
+def read_summary(results: Path) -> dict[str, object]:
+    """``summary.json`` of a finished loop."""
+    summary: dict[str, object] = read_json(results / "summary.json")
+    return summary

@@ -1,0 +1,191 @@
+"""Exploration: molecular dynamics on the committee, watched by its own uncertainty."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.langevinbaoab import LangevinBAOAB
+from ase.md.md import MolecularDynamics
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+
+from mlip.config import Explore
+from mlip.seeds import derive_rng
+from mlip.structures import load_starting_structure, min_distance_ratio, scale_volume
+from mlip.trajectory import Frame, write_trajectory
+from mlip.walkers import WalkerPlan
+
+RING_SIZE = 4
+"""Recent frames remembered between samples, so that the last sane ones before a stop are kept."""
+
+EXPLODED_RATIO = 0.45
+"""Distance over summed covalent radii below which a walker has exploded."""
+
+EXPLODED_TEMPERATURE = 5.0
+"""Kinetic temperature over target (plus 1000 K of leeway for few atoms) at which it has, too."""
+
+EXPLODED_VOLUME = 2.0
+"""Volume over its start, or the inverse, at which it has, too."""
+
+
+def explore_walker(
+    potential: Path,
+    plan: WalkerPlan,
+    settings: Explore,
+    *,
+    seed: int,
+    iteration: int,
+    walker: int,
+    out: Path,
+    device: str = "cpu",
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Run one walker until it is finished, uncertain or exploded; keep its sane frames.
+
+    Args:
+        potential: Folder of the committee.
+        plan: What to simulate.
+        settings: Time step, length, sampling, limits.
+        seed: Seed of the configuration; iteration and walker number are mixed in.
+        iteration: Number of the iteration, for the frames' identity.
+        walker: Number of the walker.
+        out: NetCDF trajectory written.
+        device: Torch device.
+        progress: Called with ``{"step", "n_steps", "time_fs"}`` at every sample.
+    """
+    from mlip.calculator import load_calculator
+
+    start = load_starting_structure(plan.source)
+    atoms = scale_volume(start, plan.volume) if plan.volume else start.copy()
+    atoms.calc = load_calculator(potential, device=device)
+    rng = derive_rng(seed, "explore_walkers", iteration, walker)
+    # Equipartition: half of the kinetic energy of an ideal crystal flows into its potential energy.
+    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * plan.temperature, rng=rng)
+    Stationary(atoms)
+    frames, reason = run_walker(atoms, plan, settings, rng, progress)
+    write_trajectory(
+        out,
+        atoms,
+        frames,
+        {
+            "walker": walker,
+            "structure_id": f"iter_{iteration:02d}-walker_{walker:02d}",
+            "ensemble": plan.ensemble,
+            "target_temperature": plan.temperature,
+            "target_pressure": plan.pressure,
+            "relative_volume": plan.volume,
+            "timestep_fs": settings.timestep,
+            "stop_reason": reason,
+            "stop_time_fs": frames[-1].time if frames else 0.0,
+            "planned_time_fs": settings.n_steps * settings.timestep,
+            "seed": seed,
+        },
+    )
+
+
+def run_walker(
+    atoms: Atoms,
+    plan: WalkerPlan,
+    settings: Explore,
+    rng: np.random.Generator,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[list[Frame], str]:
+    """MD of ``atoms``; the kept frames and why it stopped.
+
+    Returns:
+        Frames every ``settings.sample_every`` steps, followed by the last sane ones where the
+        walker stopped early; and ``finished``, ``uncertain`` or ``exploded``.
+    """
+    dynamics = _dynamics(atoms, plan, settings, rng)
+    frames: list[Frame] = []
+    recent: deque[Frame] = deque(maxlen=RING_SIZE)
+    volume = atoms.get_volume() if atoms.pbc.all() else 0.0
+    stride = max(1, settings.sample_every // (2 * RING_SIZE))
+    reason = "finished"
+    for step in range(settings.n_steps + 1):
+        frame = _observe(atoms, step * settings.timestep)
+        if frame is None or _has_exploded(frame, plan, volume):
+            reason = "exploded"
+            break
+        if float(frame.force_uncertainty.max()) > settings.max_uncertainty:
+            reason = "uncertain"
+            recent.append(frame)
+            break
+        if step % settings.sample_every == 0:
+            frames.append(frame)
+            recent.clear()
+            if progress:
+                progress({"step": step, "n_steps": settings.n_steps, "time_fs": frame.time})
+        elif step % stride == 0:
+            recent.append(frame)
+        if step < settings.n_steps and not _advance(dynamics):
+            reason = "exploded"
+            break
+    return (frames if reason == "finished" else frames + list(recent)), reason
+
+
+def _dynamics(atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.Generator) -> MolecularDynamics:
+    """BAOAB Langevin dynamics, with a Langevin barostat for the NPT ensembles."""
+    options: dict[str, Any] = {}
+    if plan.ensemble != "nvt":
+        if not atoms.pbc.all():
+            raise ValueError("explore: NPT walkers need a structure that is periodic in three directions; use `nvt`")
+        # ASE counts stress, not pressure: compression is negative.
+        options = {
+            "externalstress": -plan.pressure * units.GPa,
+            "hydrostatic": plan.ensemble == "npt",
+            "P_tau": 500 * units.fs,
+        }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # ASE announces its heuristic barostat mass
+        return LangevinBAOAB(
+            atoms,
+            settings.timestep * units.fs,
+            temperature_K=plan.temperature,
+            T_tau=units.fs / settings.friction,
+            rng=rng,
+            **options,
+        )
+
+
+def _advance(dynamics: MolecularDynamics) -> bool:
+    """One step; False when it could not be taken because the structure has come apart."""
+    try:
+        with np.errstate(all="ignore"):
+            dynamics.run(1)
+    except (ValueError, FloatingPointError, np.linalg.LinAlgError, RuntimeError):
+        return False
+    return True
+
+
+def _observe(atoms: Atoms, time: float) -> Frame | None:
+    """The present frame, or None when it is no longer finite."""
+    try:
+        energy = atoms.get_potential_energy()
+    except (ValueError, RuntimeError, np.linalg.LinAlgError):
+        return None
+    temperature = atoms.get_temperature()
+    uncertainty = np.asarray(atoms.calc.results["force_uncertainty"])
+    if not (np.isfinite(energy) and np.isfinite(temperature) and np.all(np.isfinite(uncertainty))):
+        return None
+    pressure = np.nan
+    if atoms.pbc.all() and "stress" in atoms.calc.results:
+        pressure = -atoms.get_stress(include_ideal_gas=True)[:3].mean() / units.GPa
+    snapshot = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=atoms.pbc)
+    return Frame(snapshot, time, energy, uncertainty, temperature, pressure, min_distance_ratio(snapshot))
+
+
+def _has_exploded(frame: Frame, plan: WalkerPlan, start_volume: float) -> bool:
+    if frame.min_distance_ratio < EXPLODED_RATIO:
+        return True
+    if frame.temperature > EXPLODED_TEMPERATURE * plan.temperature + 1000.0:
+        return True
+    if start_volume:
+        ratio = frame.atoms.get_volume() / start_volume
+        return not 1 / EXPLODED_VOLUME < ratio < EXPLODED_VOLUME
+    return False

@@ -1,0 +1,51 @@
+"""What every step of the workflow does around its science: log, threads, short messages."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def log_step(log: str, threads: int = 1) -> Iterator[None]:
+    """Send the output of a step to its ``log`` and keep its libraries to ``threads`` threads.
+
+    An exception leaves its traceback in the log and ends the process with status 1. A
+    ``ValueError`` is a message for the user: it is repeated last, without the traceback.
+    """
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8", buffering=1) as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            if isinstance(error, ValueError):
+                print(f"\n{error}", file=sys.stderr)
+            sys.exit(1)
+
+
+def report_progress(path: Path | None = None):  # type: ignore[no-untyped-def]
+    """A progress callback that prints to the log and, where ``path`` is given, keeps a small JSON there."""
+    from mlip.files import write_json
+
+    def report(state: dict[str, object]) -> None:
+        print(" ".join(f"{key}={value}" for key, value in state.items()), flush=True)
+        if path is not None:
+            write_json(path, state)
+
+    return report
+
+
+def pick_device() -> str:
+    """``cuda`` where torch finds a GPU, else ``cpu``; ``MLIP_DEVICE`` overrides."""
+    import torch
+
+    return os.environ.get("MLIP_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")

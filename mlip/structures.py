@@ -1,0 +1,257 @@
+"""Starting structures and the perturbed copies of iteration 0."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.data import covalent_radii
+from ase.io import read
+from vesin import ase_neighbor_list
+
+from mlip.config import Prepare, StartingStructure
+from mlip.extxyz import write_structures
+from mlip.seeds import derive_rng
+
+SHARES = {"volume_scan": 0.2, "strain": 0.3, "rattle": 0.35, "vacancy": 0.15}
+"""Share of each kind of perturbation in iteration 0."""
+
+POOL_FACTOR = 4
+"""Random candidates drawn for each structure kept, so that the kept ones can be diverse."""
+
+MAX_ATOMS = 5000
+"""Largest structure accepted for DFT labelling; beyond it a plane-wave label is hopeless."""
+
+
+class StructureError(ValueError):
+    """A structure that cannot be used; the message names it, the fault and the remedy."""
+
+
+def load_starting_structure(source: StartingStructure) -> Atoms:
+    """The structure that ``source`` describes, repeated as asked.
+
+    Raises:
+        StructureError: when the file cannot be read or the structure is not physical.
+    """
+    if source.bulk is not None:
+        name, atoms = source.bulk.name, _build_bulk(source)
+    else:
+        name, atoms = str(source.file), _read_file(Path(str(source.file)))
+    check_structure(atoms, name)
+    clean = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    if atoms.has("initial_magmoms"):
+        clean.set_initial_magnetic_moments(atoms.get_initial_magnetic_moments())
+    return clean.repeat(source.repeat)
+
+
+def _build_bulk(source: StartingStructure) -> Atoms:
+    spec = source.bulk
+    if spec is None:
+        raise StructureError("no bulk crystal given")
+    try:
+        return bulk(spec.name, crystalstructure=spec.crystalstructure, a=spec.a, cubic=spec.cubic)
+    except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise StructureError(
+            f"structures: bulk {spec.name!r} ({spec.crystalstructure or 'default lattice'}) cannot be built: {error}. "
+            "Give `crystalstructure` and `a`, or a structure `file`."
+        ) from None
+
+
+def _read_file(path: Path) -> Atoms:
+    if not path.is_file():
+        raise StructureError(f"structures: no file {path}; give a path relative to the working directory {Path.cwd()}")
+    if path.stat().st_size == 0:
+        raise StructureError(f"structures: {path} is empty")
+    problems = []
+    for reader in (_read_with_ase, _read_with_pymatgen):
+        try:
+            return reader(path)
+        except Exception as error:
+            # Readers of dozens of formats raise whatever they meet in a broken file.
+            problems.append(f"{reader.__name__.removeprefix('_read_with_')}: {type(error).__name__}: {error}"[:200])
+    raise StructureError(f"structures: {path} is not a structure file that ASE or pymatgen reads\n  " + "\n  ".join(problems))
+
+
+def _read_with_ase(path: Path) -> Atoms:
+    atoms = read(path, index=-1)
+    if not isinstance(atoms, Atoms):
+        raise TypeError("the file holds no structure")
+    return atoms
+
+
+def _read_with_pymatgen(path: Path) -> Atoms:
+    from pymatgen.core import Structure
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return AseAtomsAdaptor.get_atoms(Structure.from_file(str(path)))
+
+
+def check_structure(atoms: Atoms, name: str) -> None:
+    """Refuse structures that no calculator can treat.
+
+    Raises:
+        StructureError: for no atoms, too many, unknown elements, non-finite numbers, flat
+            periodic cells, left-handed cells and coincident atoms.
+    """
+    if len(atoms) == 0:
+        raise StructureError(f"{name}: no atoms")
+    if len(atoms) > MAX_ATOMS:
+        raise StructureError(f"{name}: {len(atoms)} atoms; labels by DFT are limited to {MAX_ATOMS}. Use a smaller cell.")
+    if not (np.all(np.isfinite(atoms.positions)) and np.all(np.isfinite(atoms.cell.array))):
+        raise StructureError(f"{name}: positions or cell hold NaN or infinity; repair the file")
+    if np.any(atoms.numbers < 1) or np.any(atoms.numbers > 118):
+        raise StructureError(f"{name}: unknown element (atomic number {int(atoms.numbers.min())}); name real elements")
+    if atoms.pbc.any():
+        _check_cell(atoms, name)
+    if len(atoms) > 1 and min_distance_ratio(atoms) < 0.2:
+        raise StructureError(f"{name}: two atoms (nearly) coincide; remove duplicates or repair the cell")
+
+
+def _check_cell(atoms: Atoms, name: str) -> None:
+    cell = atoms.cell.array
+    periodic = cell[atoms.pbc]
+    if np.linalg.matrix_rank(periodic, tol=1e-3) < len(periodic):
+        raise StructureError(f"{name}: periodic but its cell vectors are zero or linearly dependent; give a cell or set pbc=False")
+    if atoms.pbc.all() and np.linalg.det(cell) < 0:
+        raise StructureError(f"{name}: left-handed cell; swap two cell vectors")
+
+
+def min_distance_ratio(atoms: Atoms, cutoff_ratio: float = 1.5) -> float:
+    """Shortest interatomic distance over the sum of covalent radii, periodic images included.
+
+    Returns ``inf`` when no pair is nearer than ``cutoff_ratio`` times its radii.
+    """
+    radii = covalent_radii[atoms.numbers]
+    i, j, distances = ase_neighbor_list("ijd", atoms, float(2 * radii.max() * cutoff_ratio))
+    ratios = distances / (radii[i] + radii[j])
+    return float(ratios.min()) if len(ratios) else float("inf")
+
+
+def scale_volume(atoms: Atoms, relative_volume: float) -> Atoms:
+    """A copy whose volume is larger by the fraction ``relative_volume``, fractional coordinates kept."""
+    scaled = atoms.copy()
+    scaled.set_cell(atoms.cell.array * (1 + relative_volume) ** (1 / 3), scale_atoms=True)
+    return scaled
+
+
+def prepare_structures(
+    sources: Sequence[StartingStructure], settings: Prepare, *, seed: int, min_ratio: float, out: Path
+) -> None:
+    """Write iteration 0's candidates: diverse, seeded perturbations of the starting structures.
+
+    Args:
+        sources: Starting structures; ``settings.n_structures`` is shared evenly among them.
+        settings: Kinds and sizes of the perturbations.
+        seed: Seed of the configuration.
+        min_ratio: Shortest allowed distance over the sum of covalent radii.
+        out: Extended XYZ file written.
+
+    Raises:
+        StructureError: when a starting structure is unusable or no perturbation is sane.
+    """
+    chosen: list[Atoms] = []
+    for index, source in enumerate(sources):
+        quota = settings.n_structures // len(sources) + (index < settings.n_structures % len(sources))
+        start = load_starting_structure(source)
+        chosen += perturb_structure(start, settings, quota, seed=seed, index=index, min_ratio=min_ratio)
+    if not chosen:
+        raise StructureError("prepare: every perturbed structure has atoms too close; lower `rattle` and `max_strain`")
+    for number, atoms in enumerate(chosen):
+        atoms.info["structure_id"] = f"iter_00-{atoms.info['origin']}-{number:03d}"
+        atoms.info.update(iteration=0, reason="initial")
+    write_structures(out, chosen)
+
+
+def perturb_structure(
+    start: Atoms, settings: Prepare, n_structures: int, *, seed: int, index: int, min_ratio: float
+) -> list[Atoms]:
+    """``n_structures`` perturbations of ``start``, the unperturbed structure first.
+
+    Within each kind of perturbation the kept ones are those farthest from one another in a
+    structural fingerprint (farthest-point sampling), which removes duplicates too.
+    """
+    kinds: dict[str, Callable[[Atoms, Prepare, np.random.Generator], Atoms]] = {"strain": _strain, "rattle": _rattle}
+    if start.pbc.all():
+        kinds = {"volume_scan": _scale, **kinds}
+    else:
+        kinds.pop("strain")
+    if settings.vacancies and len(start) > 1:
+        kinds["vacancy"] = _vacancy
+    first = start.copy()
+    first.info = {"origin": next(iter(kinds))}
+    chosen = [first]
+    total_share = sum(SHARES[kind] for kind in kinds)
+    for position, (kind, perturb) in enumerate(kinds.items()):
+        share = sum(SHARES[k] for k in list(kinds)[: position + 1]) / total_share
+        wanted = max(0, round(share * n_structures) - len(chosen))
+        rng = derive_rng(seed, "prepare_structures", index, kind)
+        pool = [perturb(start, settings, rng) for _ in range(POOL_FACTOR * wanted)]
+        pool = [atoms for atoms in pool if min_distance_ratio(atoms) >= min_ratio]
+        for atoms in _farthest(pool, chosen, wanted):
+            atoms.info = {"origin": kind}
+            chosen.append(atoms)
+    return chosen[:n_structures]
+
+
+def _scale(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
+    return scale_volume(start, rng.uniform(*settings.volume_range))
+
+
+def _strain(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
+    """A random symmetric strain with a small rattle, so that internal relaxation is seen too."""
+    strain = rng.uniform(-settings.max_strain, settings.max_strain, (3, 3))
+    atoms = start.copy()
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
+    return _displace(atoms, min(settings.rattle), rng)
+
+
+def _rattle(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
+    atoms = scale_volume(start, rng.uniform(*settings.volume_range) / 2) if start.pbc.all() else start.copy()
+    return _displace(atoms, float(rng.choice(settings.rattle)), rng)
+
+
+def _vacancy(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
+    atoms = start.copy()
+    del atoms[int(rng.integers(len(atoms)))]
+    return _displace(atoms, float(rng.choice(settings.rattle[:2])), rng)
+
+
+def _displace(atoms: Atoms, stdev: float, rng: np.random.Generator) -> Atoms:
+    atoms.positions += rng.normal(0.0, stdev, atoms.positions.shape)
+    return atoms
+
+
+def fingerprint(atoms: Atoms, cutoff: float = 6.0, width: float = 0.25) -> np.ndarray:
+    """Radial fingerprint ``[n_bins]``: smeared counts of pair distances per atom, plus the density.
+
+    Cheap and invariant; it only has to tell perturbed copies of one structure apart.
+    """
+    centres = np.arange(1.0, cutoff, width)
+    distances = ase_neighbor_list("d", atoms, cutoff)
+    density = len(atoms) / atoms.get_volume() if atoms.pbc.all() else 0.0
+    if len(distances) == 0:
+        return np.append(np.zeros_like(centres), density)
+    smeared = np.exp(-0.5 * ((distances[:, None] - centres) / width) ** 2) / distances[:, None] ** 2
+    return np.append(smeared.sum(axis=0) / len(atoms), density)
+
+
+def _farthest(pool: Sequence[Atoms], chosen: Sequence[Atoms], n: int) -> list[Atoms]:
+    """Up to ``n`` of ``pool``, each the farthest from all picked before and from ``chosen``."""
+    if not pool:
+        return []
+    features = np.array([fingerprint(atoms) for atoms in pool])
+    known = np.array([fingerprint(atoms) for atoms in chosen])
+    distance = np.linalg.norm(features[:, None] - known[None], axis=2).min(axis=1)
+    picked = []
+    while len(picked) < n and distance.max() > 1e-6:
+        best = int(distance.argmax())
+        picked.append(pool[best])
+        distance = np.minimum(distance, np.linalg.norm(features - features[best], axis=1))
+    return picked
+

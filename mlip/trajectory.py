@@ -1,0 +1,112 @@
+"""Walker trajectories and other tables as NetCDF, through xarray, with units and coordinates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+
+
+class TrajectoryError(ValueError):
+    """A NetCDF file that is missing, truncated or not ours."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A moment of a walker.
+
+    Attributes:
+        atoms: Positions (Å), cell (Å) and momenta at this moment.
+        time: fs since the walker started.
+        energy: Potential energy of the committee mean, eV.
+        force_uncertainty: Calibrated uncertainty per atom, ``[n_atoms]`` eV/Å.
+        temperature: Kinetic temperature, K.
+        pressure: Virial and kinetic pressure, GPa; NaN where there is no stress.
+        min_distance_ratio: Shortest distance over the sum of covalent radii.
+    """
+
+    atoms: Atoms
+    time: float
+    energy: float
+    force_uncertainty: np.ndarray
+    temperature: float
+    pressure: float
+    min_distance_ratio: float
+
+
+def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attributes: Mapping[str, Any]) -> None:
+    """Write ``frames`` of the walker that began at ``start``; see docs/design.md for the layout."""
+    n = len(start)
+
+    def stack(values: list[Any], shape: tuple[int, ...]) -> np.ndarray:
+        return np.array(values, float).reshape(len(frames), *shape)
+
+    data = xr.Dataset(
+        {
+            "positions": _variable(("frame", "atom", "space"), stack([f.atoms.positions for f in frames], (n, 3)), "Å"),
+            "cell": _variable(("frame", "cell_vector", "space"), stack([f.atoms.cell.array for f in frames], (3, 3)), "Å"),
+            "force_uncertainty": _variable(("frame", "atom"), stack([f.force_uncertainty for f in frames], (n,)), "eV/Å"),
+            "energy": _variable("frame", stack([f.energy for f in frames], ()), "eV"),
+            "temperature": _variable("frame", stack([f.temperature for f in frames], ()), "K"),
+            "pressure": _variable("frame", stack([f.pressure for f in frames], ()), "GPa"),
+            "min_distance_ratio": _variable("frame", stack([f.min_distance_ratio for f in frames], ()), "1"),
+            "numbers": _variable("atom", start.numbers, "1"),
+            "pbc": _variable("cell_vector", start.pbc.astype(np.int8), "1"),
+        },
+        coords={"time": _variable("frame", stack([f.time for f in frames], ()), "fs")},
+        attrs=dict(attributes),
+    )
+    write_netcdf(path, data)
+
+
+def read_frames(path: Path) -> tuple[list[Atoms], xr.Dataset]:
+    """The structures of a trajectory and the whole data set they come from.
+
+    Raises:
+        TrajectoryError: when the file is damaged.
+    """
+    data = read_netcdf(path, required=("positions", "cell", "numbers", "force_uncertainty"))
+    structures = [
+        Atoms(data.numbers.values, positions=positions, cell=cell, pbc=data.pbc.values.astype(bool))
+        for positions, cell in zip(data.positions.values, data.cell.values, strict=True)
+    ]
+    return structures, data
+
+
+def write_netcdf(path: Path, data: xr.Dataset) -> None:
+    """Write ``data`` compressed and checksummed, complete or not at all (temporary name, then rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    encoding = {name: {"zlib": True, "fletcher32": True} for name, v in data.variables.items() if v.dtype.kind in "fiu" and v.ndim}
+    try:
+        data.to_netcdf(partial, engine="netcdf4", encoding=encoding)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_netcdf(path: Path, required: Sequence[str] = ()) -> xr.Dataset:
+    """Load a NetCDF file into memory.
+
+    Raises:
+        TrajectoryError: when it is missing, truncated, or lacks a variable in ``required``.
+    """
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as data:
+            loaded = data.load()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrajectoryError(f"{path} is not a readable NetCDF file ({error}); delete it and run again to rebuild it") from None
+    missing = [name for name in required if name not in loaded.variables]
+    if missing:
+        raise TrajectoryError(f"{path} lacks the variable(s) {', '.join(missing)}; delete it and run again to rebuild it")
+    return loaded
+
+
+def _variable(dims: str | tuple[str, ...], values: Any, units: str) -> tuple[Any, np.ndarray, dict[str, str]]:
+    return dims, np.asarray(values), {"units": units}

@@ -1,0 +1,28 @@
+"""Assess one iteration and decide whether the loop goes on."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from mlip.config import Assess, Budget
+from mlip.logs import log_step, pick_device
+
+with log_step(snakemake.log[0], snakemake.threads):
+    import torch
+
+    from mlip.assessment import assess_potential
+
+    torch.set_num_threads(snakemake.threads)
+    assess_potential(
+        Path(snakemake.input.old[0]).parent if snakemake.input.old else None,
+        Path(snakemake.input.potential).parent,
+        Path(snakemake.input.dataset).parent,
+        Path(snakemake.input.references),
+        Path(snakemake.input.frames),
+        settings=Assess(**snakemake.params.settings["assess"]),
+        budget=Budget(**snakemake.params.settings["budget"]),
+        min_iterations=snakemake.params.min_iterations,
+        iteration=int(snakemake.wildcards.iteration),
+        out=Path(snakemake.output.assessment).parent,
+        device=pick_device(),
+    )

@@ -1,0 +1,21 @@
+"""Collect an iteration's labels into the cumulative data set."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from mlip.config import Collect, Label
+from mlip.logs import log_step
+
+with log_step(snakemake.log[0], snakemake.threads):
+    from mlip.dataset import collect_dataset
+
+    collect_dataset(
+        [Path(path) for path in snakemake.input.shards],
+        [Path(path) for path in snakemake.input.records],
+        Path(snakemake.input.previous[0]).parent if snakemake.input.previous else None,
+        iteration=int(snakemake.wildcards.iteration),
+        settings=Collect(**snakemake.params.settings["collect"]),
+        label=Label(**snakemake.params.settings["label"]),
+        out=Path(snakemake.output.train).parent,
+    )

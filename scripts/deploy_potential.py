@@ -1,0 +1,12 @@
+"""Deploy the last committee."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from mlip.logs import log_step
+
+with log_step(snakemake.log[0], snakemake.threads):
+    from mlip.deployment import deploy_potential
+
+    deploy_potential([Path(path) for path in snakemake.input.potential], Path(snakemake.output[0]).parent)

@@ -1,0 +1,27 @@
+"""Run one exploration walker."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from mlip.config import Explore
+from mlip.logs import log_step, pick_device, report_progress
+from mlip.walkers import WalkerPlan
+
+with log_step(snakemake.log[0], snakemake.threads):
+    import torch
+
+    from mlip.exploration import explore_walker
+
+    torch.set_num_threads(snakemake.threads)
+    explore_walker(
+        Path(snakemake.input.potential).parent,
+        WalkerPlan(**snakemake.params.plan),
+        Explore(**snakemake.params.settings),
+        seed=snakemake.params.seed,
+        iteration=int(snakemake.wildcards.iteration),
+        walker=int(snakemake.wildcards.walker),
+        out=Path(snakemake.output.trajectory),
+        device=pick_device(),
+        progress=report_progress(),
+    )

@@ -1,0 +1,26 @@
+"""Label one shard of an iteration's candidates."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from mlip.config import Label
+from mlip.logs import log_step, report_progress
+
+with log_step(snakemake.log[0], snakemake.threads):
+    from mlip.extxyz import read_structures
+    from mlip.labels import label_structures
+
+    settings = Label(**snakemake.params.settings["label"])
+    shard = int(snakemake.wildcards.shard)
+    records = Path(snakemake.output.records)
+    label_structures(
+        read_structures(str(snakemake.input.candidates))[shard :: settings.n_shards],
+        settings,
+        store=Path(snakemake.params.store),
+        iteration=int(snakemake.wildcards.iteration),
+        shard=shard,
+        out_structures=Path(snakemake.output.structures),
+        out_records=records,
+        progress=report_progress(records.with_suffix(".progress.json")),
+    )

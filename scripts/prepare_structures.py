@@ -1,0 +1,19 @@
+"""Prepare the structures of iteration 0."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from mlip.config import Prepare, StartingStructure
+from mlip.logs import log_step
+
+with log_step(snakemake.log[0], snakemake.threads):
+    from mlip.structures import prepare_structures
+
+    prepare_structures(
+        [StartingStructure(**source) for source in snakemake.params.sources],
+        Prepare(**snakemake.params.settings["prepare"]),
+        seed=snakemake.params.seed,
+        min_ratio=snakemake.params.min_ratio,
+        out=Path(snakemake.output.candidates),
+    )

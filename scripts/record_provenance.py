@@ -1,0 +1,20 @@
+"""Record what made one iteration."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from mlip.logs import log_step
+
+with log_step(snakemake.log[0], snakemake.threads):
+    from mlip.provenance import record_provenance
+
+    files = {step: paths for step, paths in snakemake.input.items() if step != "records"}
+    record_provenance(
+        snakemake.params.config,
+        int(snakemake.wildcards.iteration),
+        {step: [Path(p) for p in ([paths] if isinstance(paths, str) else paths)] for step, paths in files.items()},
+        Path(snakemake.params.benchmarks),
+        [Path(path) for path in snakemake.input.records],
+        out=Path(snakemake.output.provenance),
+    )

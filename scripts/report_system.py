@@ -1,0 +1,21 @@
+"""Write the report and the summary of the whole loop."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from mlip.config import Config
+from mlip.logs import log_step
+
+with log_step(snakemake.log[0], snakemake.threads):
+    from mlip.report import report_system
+
+    page = Path(snakemake.output.page)
+    report_system(
+        Config.model_validate(snakemake.params.config),
+        page.parent,
+        range(len(snakemake.input.assessments)),
+        out_html=page,
+        out_summary=Path(snakemake.output.summary),
+        figures=Path(snakemake.output.figures),
+    )

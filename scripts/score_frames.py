@@ -1,0 +1,21 @@
+"""Score the frames of an iteration's walkers."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from mlip.logs import log_step, pick_device
+
+with log_step(snakemake.log[0], snakemake.threads):
+    import torch
+
+    from mlip.scoring import score_frames
+
+    torch.set_num_threads(snakemake.threads)
+    score_frames(
+        [Path(path) for path in snakemake.input.walkers],
+        Path(snakemake.input.potential).parent,
+        Path(snakemake.input.training),
+        out=Path(snakemake.output.frames),
+        device=pick_device(),
+    )

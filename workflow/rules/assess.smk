@@ -1,0 +1,64 @@
+localrules:
+    record_provenance,
+
+
+# The only checkpoint: its file says whether the loop goes on.
+checkpoint assess_potential:
+    input:
+        old=previous_potential,
+        potential="results/{system}/iter_{iteration}/train_committee/potential.json",
+        weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
+        new="results/{system}/iter_{iteration}/collect_dataset/new.extxyz",
+        dataset="results/{system}/iter_{iteration}/collect_dataset/dataset.json",
+        references="results/{system}/label_references/references.extxyz",
+        frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
+        candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
+    output:
+        assessment="results/{system}/iter_{iteration}/assess_potential/assessment.json",
+        parity="results/{system}/iter_{iteration}/assess_potential/parity.nc",
+        eos="results/{system}/iter_{iteration}/assess_potential/eos.nc",
+    params:
+        settings=section("assess", "budget"),
+        min_iterations=CONFIG.min_iterations,
+        code=code_digest("mlip.assessment"),
+    log:
+        "results/{system}/logs/iter_{iteration}/assess_potential.log",
+    benchmark:
+        "results/{system}/iter_{iteration}/benchmarks/assess_potential.tsv"
+    conda:
+        "../../envs/training.yaml"
+    retries: 2
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
+    message:
+        "Iteration {wildcards.iteration}: assess the potential"
+    script:
+        "../../scripts/assess_potential.py"
+
+
+rule record_provenance:
+    input:
+        label_structures=shard_files("extxyz"),
+        records=shard_files("json"),
+        collect_dataset="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
+        train_committee="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
+        explore_walkers=walker_files,
+        score_frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
+        select_candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
+        assess_potential="results/{system}/iter_{iteration}/assess_potential/assessment.json",
+        references="results/{system}/label_references/references.extxyz",
+    output:
+        provenance="results/{system}/iter_{iteration}/provenance.json",
+    params:
+        config=config_in_force,
+        benchmarks="results/{system}/iter_{iteration}/benchmarks",
+    log:
+        "results/{system}/logs/iter_{iteration}/record_provenance.log",
+    conda:
+        "../../envs/mlip.yaml"
+    message:
+        "Iteration {wildcards.iteration}: record the provenance"
+    script:
+        "../../scripts/record_provenance.py"

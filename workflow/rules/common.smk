@@ -1,0 +1,143 @@
+# Validation and helper functions; no rule is defined here.
+import os
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
+
+# The package beside this workflow, whether or not it is installed on the machine of this job.
+sys.path.insert(0, str(Path(workflow.basedir).resolve()))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(workflow.basedir).resolve()), os.environ.get("PYTHONPATH")])
+)
+
+from mlip.config import ConfigError, parse_config
+from mlip.files import read_json
+from mlip.provenance import code_digest
+
+try:
+    CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)))
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+# Labels outlive results: a cleaned results folder costs no DFT.
+LABEL_STORE = os.environ.get("MLIP_LABEL_STORE", "label_store")
+POTENTIAL_FILES = ("potential.safetensors", "potential.json", "training.json")
+
+
+wildcard_constraints:
+    system=re.escape(CONFIG.system),
+    iteration=r"\d{2,3}",
+    shard=r"\d{3}",
+    walker=r"\d{2,3}",
+
+
+def settings_at(wildcards):
+    """The configuration in force at the job's iteration."""
+    return CONFIG.at_iteration(int(wildcards.iteration))
+
+
+def config_in_force(wildcards):
+    """All that shaped this iteration; settings of later iterations and the loop's end did not."""
+    return settings_at(wildcards).model_dump(mode="json", exclude={"max_iterations", "min_iterations", "overrides"})
+
+
+def section(*names):
+    """A params function: the named sections of the configuration as plain values."""
+
+    def select(wildcards):
+        current = settings_at(wildcards) if hasattr(wildcards, "iteration") else CONFIG
+        return {name: getattr(current, name).model_dump(mode="json") for name in names}
+
+    return select
+
+
+def scaled(base):
+    """A resources function: ``base`` times the attempt, so that a retry gets more."""
+
+    def scale(wildcards, attempt):
+        return base * attempt
+
+    return scale
+
+
+def previous(wildcards, step, *names):
+    """Files of ``step`` one iteration earlier; none at iteration 0."""
+    before = int(wildcards.iteration) - 1
+    folder = f"results/{wildcards.system}/iter_{before:02d}/{step}"
+    return [f"{folder}/{name}" for name in names] if before >= 0 else []
+
+
+def candidates(wildcards):
+    """The structures that an iteration labels."""
+    if int(wildcards.iteration) == 0:
+        return f"results/{wildcards.system}/iter_00/prepare_structures/candidates.extxyz"
+    return previous(wildcards, "select_candidates", "candidates.extxyz")
+
+
+def previous_assessment(wildcards):
+    """No label is computed before the iteration it follows has been found unfinished."""
+    return previous(wildcards, "assess_potential", "assessment.json")
+
+
+def previous_dataset(wildcards):
+    return previous(wildcards, "collect_dataset", "train.extxyz", "valid.extxyz", "test.extxyz", "dataset.json")
+
+
+def previous_potential(wildcards):
+    return previous(wildcards, "train_committee", *POTENTIAL_FILES)
+
+
+def shard_files(suffix):
+    """An input function: the shards of an iteration with this suffix."""
+
+    def files(wildcards):
+        folder = f"results/{wildcards.system}/iter_{wildcards.iteration}/label_structures"
+        return [f"{folder}/shard_{k:03d}.{suffix}" for k in range(settings_at(wildcards).label.n_shards)]
+
+    return files
+
+
+def walker_files(wildcards):
+    folder = f"results/{wildcards.system}/iter_{wildcards.iteration}/explore_walkers"
+    return [f"{folder}/walker_{k:02d}.nc" for k in range(settings_at(wildcards).n_walkers)]
+
+
+def walker_plan(wildcards):
+    """What one walker simulates; other walkers' settings do not concern it."""
+    from mlip.walkers import plan_walkers
+
+    current = settings_at(wildcards)
+    return plan_walkers(current.structures, current.explore.walkers)[int(wildcards.walker)].model_dump(mode="json")
+
+
+def walker_settings(wildcards):
+    return settings_at(wildcards).explore.model_dump(mode="json", exclude={"walkers"})
+
+
+def last_iteration():
+    """The iteration that the loop ends with: where it stopped, else the last allowed one."""
+    for iteration in range(CONFIG.max_iterations):
+        try:
+            done = checkpoints.assess_potential.get(system=CONFIG.system, iteration=f"{iteration:02d}")
+        except IncompleteCheckpointException:
+            # Planned optimistically: Snakemake asks again as soon as the checkpoint has run.
+            break
+        if read_json(done.output.assessment)["stop"]:
+            return iteration
+    return CONFIG.max_iterations - 1
+
+
+def final_potential(wildcards):
+    folder = f"results/{wildcards.system}/iter_{last_iteration():02d}/train_committee"
+    return [f"{folder}/{name}" for name in POTENTIAL_FILES]
+
+
+def every_iteration(step_file):
+    """An input function: this file of each iteration up to the last."""
+
+    def files(wildcards):
+        return [f"results/{wildcards.system}/iter_{i:02d}/{step_file}" for i in range(last_iteration() + 1)]
+
+    return files

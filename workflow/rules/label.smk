@@ -1,0 +1,109 @@
+localrules:
+    prepare_structures,
+    collect_dataset,
+
+
+rule prepare_structures:
+    output:
+        candidates="results/{system}/iter_00/prepare_structures/candidates.extxyz",
+    params:
+        settings=section("prepare"),
+        min_ratio=CONFIG.label.guards.min_distance_factor,
+        sources=[source.model_dump(mode="json") for source in CONFIG.structures],
+        seed=CONFIG.seed,
+        code=code_digest("mlip.structures"),
+    log:
+        "results/{system}/logs/iter_00/prepare_structures.log",
+    benchmark:
+        "results/{system}/iter_00/benchmarks/prepare_structures.tsv"
+    conda:
+        "../../envs/mlip.yaml"
+    message:
+        "Iteration 00: prepare the first structures"
+    script:
+        "../../scripts/prepare_structures.py"
+
+
+rule label_references:
+    input:
+        structures=[source.file for source in CONFIG.structures[:1] if source.file],
+    output:
+        structures="results/{system}/label_references/references.extxyz",
+        isolated="results/{system}/label_references/isolated_atoms.json",
+    params:
+        settings=section("label"),
+        source=CONFIG.structures[0].model_dump(mode="json"),
+        others=[source.model_dump(mode="json") for source in CONFIG.structures[1:]],
+        volumes=CONFIG.assess.eos_volumes,
+        store=LABEL_STORE,
+        code=code_digest("mlip.labels"),
+    log:
+        "results/{system}/logs/label_references.log",
+    benchmark:
+        "results/{system}/label_references/benchmark.tsv"
+    conda:
+        "../../envs/dft.yaml"
+    retries: 2
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
+    message:
+        "Label the reference equation of state and isolated atoms"
+    script:
+        "../../scripts/label_references.py"
+
+
+rule label_structures:
+    input:
+        candidates=candidates,
+        # ancient: new convergence targets are no reason to label again.
+        unfinished=ancient(previous_assessment),
+    output:
+        structures="results/{system}/iter_{iteration}/label_structures/shard_{shard}.extxyz",
+        records="results/{system}/iter_{iteration}/label_structures/shard_{shard}.json",
+    params:
+        settings=section("label"),
+        store=LABEL_STORE,
+        code=code_digest("mlip.labels"),
+    log:
+        "results/{system}/logs/iter_{iteration}/label_structures-{shard}.log",
+    benchmark:
+        "results/{system}/iter_{iteration}/benchmarks/label_structures-{shard}.tsv"
+    conda:
+        "../../envs/dft.yaml"
+    retries: 2
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
+    message:
+        "Iteration {wildcards.iteration}: label shard {wildcards.shard}"
+    script:
+        "../../scripts/label_structures.py"
+
+
+rule collect_dataset:
+    input:
+        shards=shard_files("extxyz"),
+        records=shard_files("json"),
+        previous=previous_dataset,
+    output:
+        train="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
+        valid="results/{system}/iter_{iteration}/collect_dataset/valid.extxyz",
+        test="results/{system}/iter_{iteration}/collect_dataset/test.extxyz",
+        new="results/{system}/iter_{iteration}/collect_dataset/new.extxyz",
+        summary="results/{system}/iter_{iteration}/collect_dataset/dataset.json",
+    params:
+        settings=section("collect", "label"),
+        code=code_digest("mlip.dataset"),
+    log:
+        "results/{system}/logs/iter_{iteration}/collect_dataset.log",
+    benchmark:
+        "results/{system}/iter_{iteration}/benchmarks/collect_dataset.tsv"
+    conda:
+        "../../envs/mlip.yaml"
+    message:
+        "Iteration {wildcards.iteration}: collect the data set"
+    script:
+        "../../scripts/collect_dataset.py"

@@ -1,0 +1,28 @@
+rule train_committee:
+    input:
+        train="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
+        valid="results/{system}/iter_{iteration}/collect_dataset/valid.extxyz",
+        isolated="results/{system}/label_references/isolated_atoms.json",
+    output:
+        weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
+        model="results/{system}/iter_{iteration}/train_committee/potential.json",
+        training="results/{system}/iter_{iteration}/train_committee/training.json",
+    params:
+        settings=section("train"),
+        seed=CONFIG.seed,
+        code=code_digest("mlip.training"),
+    log:
+        "results/{system}/logs/iter_{iteration}/train_committee.log",
+    benchmark:
+        "results/{system}/iter_{iteration}/benchmarks/train_committee.tsv"
+    conda:
+        "../../envs/training.yaml"
+    retries: 2
+    threads: 1
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(240),
+    message:
+        "Iteration {wildcards.iteration}: train the committee"
+    script:
+        "../../scripts/train_committee.py"
