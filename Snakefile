@@ -21,8 +21,8 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
+    default_target: True
     input:
         f"results/{CONFIG.system}/report.html",
         f"results/{CONFIG.system}/summary.json",
         f"results/{CONFIG.system}/potential/potential.json",
-    default_target: True

@@ -35,11 +35,13 @@ class Criterion:
 
     @property
     def passed(self) -> bool:
+        """Whether the target is reached; a value that could not be computed does not pass."""
         if self.value is None:
             return False
         return self.value >= self.target if self.at_least else self.value <= self.target
 
     def as_dict(self) -> dict[str, Any]:
+        """The criterion as plain values, verdict included."""
         return {"name": self.name, "value": self.value, "target": self.target, "passed": self.passed}
 
 
@@ -116,8 +118,12 @@ def list_criteria(
     unstable = exploration["n_exploded"] / max(exploration["n_walkers"], 1)
     criteria = [
         Criterion("force RMSE on new labels (eV/Å)", fresh.get("force_rmse"), settings.force_rmse),
-        Criterion("audit force RMSE, upper bound (eV/Å)", audit.get("interval", [None, None])[1], settings.audit_force_rmse),
-        Criterion("coverage of the 95 % uncertainty", calibration.get("coverage"), settings.min_coverage, at_least=True),
+        Criterion(
+            "audit force RMSE, upper bound (eV/Å)", audit.get("interval", [None, None])[1], settings.audit_force_rmse
+        ),
+        Criterion(
+            "coverage of the 95 % uncertainty", calibration.get("coverage"), settings.min_coverage, at_least=True
+        ),
         Criterion("share of exploded walkers", unstable, settings.max_unstable_fraction),
     ]
     for name in ("lattice_constant", "bulk_modulus"):
@@ -176,7 +182,9 @@ def _errors(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> d
     energy = np.array([(p.energy - a.get_potential_energy()) / len(a) for a, p in pairs])
     force = np.concatenate([(p.forces - a.get_forces()).ravel() for a, p in pairs])
     stress = [
-        p.stress - a.get_stress() for a, p in pairs if p.stress is not None and "stress" in getattr(a.calc, "results", {})
+        p.stress - a.get_stress()
+        for a, p in pairs
+        if p.stress is not None and "stress" in getattr(a.calc, "results", {})
     ]
     return {
         "n_structures": len(pairs),
@@ -216,14 +224,18 @@ def _assess_eos(potential: Potential, references: Sequence[Atoms], out: Path) ->
     try:
         true_fit = fit_eos(volumes, reference)
     except PropertyError as error:
-        raise PropertyError(f"assess: the labeller's own equation of state has no minimum in assess.eos_volumes: {error}") from None
+        raise PropertyError(
+            f"assess: the labeller's own equation of state has no minimum in assess.eos_volumes: {error}"
+        ) from None
     properties: dict[str, Any] = {"eos_rmse": _eos_rmse(reference, predicted) / n}
     try:
         fitted: EquationOfState | None = fit_eos(volumes, predicted)
     except PropertyError:
         fitted = None  # a poor early potential may have no minimum here: that is an error, not a crash
     for name, unit in (("lattice_constant", "Å"), ("bulk_modulus", "GPa")):
-        properties[name] = _compare(_property(name, references[0], fitted), _property(name, references[0], true_fit), unit)
+        properties[name] = _compare(
+            _property(name, references[0], fitted), _property(name, references[0], true_fit), unit
+        )
     return properties
 
 
@@ -273,7 +285,10 @@ def _parity_table(structures: Sequence[Atoms], predictions: Sequence[Prediction]
             "energy_true": ("structure", np.array([a.get_potential_energy() / len(a) for a in structures]), energy),
             "energy_predicted": ("structure", np.array([p.energy / len(a) for a, p in pairs]), energy),
             "energy_std": ("structure", np.array([p.energy_std / len(a) for a, p in pairs]), energy),
-            "structure_id": ("structure", np.array([str(a.info.get("structure_id", "?")) for a in structures], dtype=object)),
+            "structure_id": (
+                "structure",
+                np.array([str(a.info.get("structure_id", "?")) for a in structures], dtype=object),
+            ),
         }
     )
 

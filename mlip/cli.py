@@ -56,7 +56,7 @@ def run(
     try:
         loaded = load_config(config)
         results = Path("results") / loaded.system
-        busy = run_loop(config, loaded, arguments, results=results, show=lambda line: print(line, flush=True))
+        busy = run_loop(config, loaded, arguments, results=results, show=typer.echo)
         typer.echo("" if busy else "Nothing to do: the loop is finished and no input has changed.")
         typer.echo(summary_table(read_summary(results)))
         typer.echo(f"\nReport: {results / 'report.html'}\nPotential: {results / 'potential'}")
@@ -70,11 +70,15 @@ def run(
 def train(
     data: DataFile,
     out: Annotated[Path, typer.Option(help="Folder of the potential.")],
-    valid: Annotated[Path | None, typer.Option(help="Validation set; without it a share of the data is held out.")] = None,
+    valid: Annotated[
+        Path | None, typer.Option(help="Validation set; without it a share of the data is held out.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration whose `train` section is used.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, batches and held-out data.")] = 0,
     device: Device = "cpu",
-    max_seconds: Annotated[float | None, typer.Option(help="Anneal to this time instead of to a number of steps.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Anneal to this time instead of to a number of steps.")
+    ] = None,
 ) -> None:
     """Train a committee on labelled structures."""
     from mlip.config import Collect, Train, load_config
@@ -97,7 +101,7 @@ def train(
             device=device,
             checkpoint=out / "checkpoint",
             max_seconds=max_seconds,
-            progress=lambda state: print(" ".join(f"{k}={_short(v)}" for k, v in state.items()), flush=True),
+            progress=lambda state: typer.echo(" ".join(f"{k}={_short(v)}" for k, v in state.items())),
         )
     except (ValueError, OSError) as error:
         _fail(error)

@@ -42,7 +42,9 @@ class Bulk(Section):
 class StartingStructure(Section):
     """One starting structure: a file or a bulk crystal, optionally repeated."""
 
-    file: str | None = Field(None, description="Structure file that ASE or pymatgen reads, relative to the working directory.")
+    file: str | None = Field(
+        None, description="Structure file that ASE or pymatgen reads, relative to the working directory."
+    )
     bulk: Bulk | None = Field(None, description="Bulk crystal, instead of a file.")
     repeat: Triple = Field((1, 1, 1), description="Supercell repeats along the three cell vectors.")
 
@@ -58,10 +60,14 @@ class StartingStructure(Section):
 class Prepare(Section):
     """Iteration 0: perturbed copies of the starting structures."""
 
-    n_structures: int = Field(24, ge=4, le=100_000, description="Structures kept after deduplication, over all starting structures.")
+    n_structures: int = Field(
+        24, ge=4, le=100_000, description="Structures kept after deduplication, over all starting structures."
+    )
     volume_range: tuple[float, float] = Field((-0.10, 0.10), description="Relative volume change of the volume scan.")
     max_strain: float = Field(0.04, ge=0, le=0.3, description="Largest component of the random symmetric strains.")
-    rattle: tuple[Positive, ...] = Field((0.03, 0.08, 0.16), description="Standard deviations of the random displacements, Å.")
+    rattle: tuple[Positive, ...] = Field(
+        (0.03, 0.08, 0.16), description="Standard deviations of the random displacements, Å."
+    )
     vacancies: bool = Field(True, description="Include structures with one atom removed.")
 
     @field_validator("volume_range")
@@ -75,7 +81,9 @@ class Prepare(Section):
 class Guards(Section):
     """Checks that a structure must pass before DFT, and a label before it is data."""
 
-    min_distance_factor: Positive = Field(0.6, le=1.2, description="Shortest allowed distance over the sum of covalent radii.")
+    min_distance_factor: Positive = Field(
+        0.6, le=1.2, description="Shortest allowed distance over the sum of covalent radii."
+    )
     max_force: Positive = Field(30.0, description="Largest allowed force on an atom, eV/Å.")
     max_force_sum: Positive = Field(0.05, description="Largest allowed norm of the summed forces per atom, eV/Å.")
     energy_window: Positive = Field(5.0, description="Largest allowed energy above the iteration's median, eV/atom.")
@@ -84,21 +92,33 @@ class Guards(Section):
 class Label(Section):
     """The labeller: any ASE calculator, GPAW by default."""
 
-    calculator: str = Field("gpaw", description="`gpaw`, or the import path of an ASE calculator, e.g. `ase.calculators.emt.EMT`.")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the calculator. For GPAW: `mode`, `xc`, `kpts`, …")
+    calculator: str = Field(
+        "gpaw", description="`gpaw`, or the import path of an ASE calculator, e.g. `ase.calculators.emt.EMT`."
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of the calculator. For GPAW: `mode`, `xc`, `kpts`, …"
+    )
     escalations: tuple[dict[str, Any], ...] | None = Field(
-        None, description="Settings merged in, one after the other, when the SCF does not converge; GPAW has a default ladder."
+        None,
+        description="Settings merged in, one after the other, when the SCF does not converge; GPAW has a ladder.",
     )
     isolated_atoms: Literal["fit", "compute"] | dict[str, float] = Field(
-        "fit", description="Energies of isolated atoms: `compute` them, `fit` them to the data, or give them in eV per symbol."
+        "fit",
+        description="Isolated atoms' energies: `compute` them, `fit` them to the data, or give them in eV per symbol.",
     )
     isolated_atom_parameters: dict[str, Any] = Field(
         default_factory=dict, description="Settings merged in for isolated atoms, e.g. `{hund: true}`."
     )
-    reuse_failures: bool = Field(True, description="Remember rejected and unconverged structures instead of computing them again.")
-    timeout_minutes: Positive = Field(60.0, description="Longest time of one label before it is stopped and classified.")
+    reuse_failures: bool = Field(
+        True, description="Remember rejected and unconverged structures instead of computing them again."
+    )
+    timeout_minutes: Positive = Field(
+        60.0, description="Longest time of one label before it is stopped and classified."
+    )
     max_failed_fraction: Fraction = Field(0.3, description="Failed labels of an iteration above which the loop stops.")
-    n_shards: int = Field(2, ge=1, le=10_000, description="Label jobs per iteration; structures are dealt to them in turn.")
+    n_shards: int = Field(
+        2, ge=1, le=10_000, description="Label jobs per iteration; structures are dealt to them in turn."
+    )
     guards: Guards = Field(default_factory=Guards, description="Sanity checks.")
 
     @field_validator("calculator")
@@ -112,7 +132,9 @@ class Label(Section):
 class Collect(Section):
     """Train/validation/test split, by a hash of each structure."""
 
-    valid_fraction: float = Field(0.15, gt=0, lt=0.5, description="Share of the data for early stopping and calibration.")
+    valid_fraction: float = Field(
+        0.15, gt=0, lt=0.5, description="Share of the data for early stopping and calibration."
+    )
     test_fraction: float = Field(0.10, ge=0, lt=0.5, description="Share of the data never seen in training.")
 
 
@@ -124,7 +146,9 @@ class Train(Section):
     l_max: int = Field(3, ge=0, le=8, description="Largest angular momentum of the density expansion.")
     n_channels: int = Field(24, ge=1, le=512, description="Channels in which products of the density are formed.")
     body_order: int = Field(4, ge=2, le=5, description="Largest body order of the invariants.")
-    hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field((32,), description="Widths of the readout's hidden layers.")
+    hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        (32,), description="Widths of the readout's hidden layers."
+    )
     committee_size: int = Field(4, ge=2, le=64, description="Members of the committee.")
     n_steps: int = Field(1500, ge=1, description="Optimiser steps; the learning rate anneals over them.")
     batch_size: int = Field(8, ge=1, description="Structures per step.")
@@ -142,7 +166,9 @@ class Walker(Section):
         "nvt", description="Langevin NVT, NPT with a breathing volume, or NPT with a fully flexible cell (solids only)."
     )
     temperatures: tuple[Positive, ...] = Field((300.0, 600.0), min_length=1, description="Temperatures, K.")
-    volumes: tuple[float, ...] = Field((0.0,), min_length=1, description="Relative volume changes of the starting structure.")
+    volumes: tuple[float, ...] = Field(
+        (0.0,), min_length=1, description="Relative volume changes of the starting structure."
+    )
     pressure: float = Field(0.0, description="Pressure of NPT walkers, GPa.")
 
 
@@ -164,25 +190,37 @@ class Select(Section):
 
     n_structures: int = Field(12, ge=1, description="Structures chosen per iteration, audit frames included.")
     n_audit: int = Field(3, ge=0, description="Of these, frames drawn at random for an unbiased error estimate.")
-    min_uncertainty: Annotated[float, Field(ge=0)] = Field(0.02, description="Frames below this force uncertainty are left, eV/Å.")
+    min_uncertainty: Annotated[float, Field(ge=0)] = Field(
+        0.02, description="Frames below this force uncertainty are left, eV/Å."
+    )
     max_uncertainty: Positive = Field(1.5, description="Frames above it are taken for broken and left, eV/Å.")
-    max_energy: Positive = Field(2.0, description="Frames further above the training set's lowest energy are left, eV/atom.")
-    min_novelty: Annotated[float, Field(ge=0)] = Field(0.02, description="Descriptor distance below which two frames are duplicates.")
+    max_energy: Positive = Field(
+        2.0, description="Frames further above the training set's lowest energy are left, eV/atom."
+    )
+    min_novelty: Annotated[float, Field(ge=0)] = Field(
+        0.02, description="Descriptor distance below which two frames are duplicates."
+    )
 
     @model_validator(mode="after")
     def _audit_fits(self) -> Select:
         if self.n_audit > self.n_structures:
             raise ValueError(f"n_audit ({self.n_audit}) cannot exceed n_structures ({self.n_structures})")
         if self.min_uncertainty >= self.max_uncertainty:
-            raise ValueError(f"min_uncertainty ({self.min_uncertainty}) must be below max_uncertainty ({self.max_uncertainty})")
+            raise ValueError(
+                f"min_uncertainty ({self.min_uncertainty}) must be below max_uncertainty ({self.max_uncertainty})"
+            )
         return self
 
 
 class Assess(Section):
     """When the loop has converged. Every criterion must pass."""
 
-    force_rmse: Positive = Field(0.15, description="Force RMSE of the old potential on the newly labelled structures, eV/Å.")
-    audit_force_rmse: Positive = Field(0.15, description="Upper confidence bound of the force RMSE on audit frames, eV/Å.")
+    force_rmse: Positive = Field(
+        0.15, description="Force RMSE of the old potential on the newly labelled structures, eV/Å."
+    )
+    audit_force_rmse: Positive = Field(
+        0.15, description="Upper confidence bound of the force RMSE on audit frames, eV/Å."
+    )
     confidence: float = Field(0.9, gt=0.5, lt=1, description="Confidence level of the audit interval.")
     min_coverage: Fraction = Field(0.8, description="Share of new force errors that the 95 % uncertainty must cover.")
     lattice_constant: Positive = Field(0.003, description="Allowed relative error of the lattice constant.")
@@ -190,7 +228,9 @@ class Assess(Section):
     eos_rmse: Positive = Field(0.005, description="Allowed RMSE of the equation of state, eV/atom.")
     max_unstable_fraction: Fraction = Field(0.0, description="Allowed share of walkers that exploded.")
     eos_volumes: tuple[float, ...] = Field(
-        (-0.08, -0.05, -0.025, 0.0, 0.025, 0.05, 0.08), min_length=5, description="Relative volumes of the reference EOS."
+        (-0.08, -0.05, -0.025, 0.0, 0.025, 0.05, 0.08),
+        min_length=5,
+        description="Relative volumes of the reference EOS.",
     )
 
 
@@ -205,7 +245,9 @@ class Override(Section):
     """Settings that change from one iteration on."""
 
     from_iteration: int = Field(ge=0, description="First iteration that the settings apply to.")
-    label: dict[str, Any] = Field(default_factory=dict, description="Keys of `label`; settings that alter label values are refused.")
+    label: dict[str, Any] = Field(
+        default_factory=dict, description="Keys of `label`; settings that alter label values are refused."
+    )
     train: dict[str, Any] = Field(default_factory=dict, description="Keys of `train`.")
     explore: dict[str, Any] = Field(default_factory=dict, description="Keys of `explore`.")
     select: dict[str, Any] = Field(default_factory=dict, description="Keys of `select`.")
@@ -215,7 +257,9 @@ class Override(Section):
 class Config(Section):
     """One system and everything the loop needs to know about it."""
 
-    system: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the system; results go to `results/<system>/`.")
+    system: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the system; results go to `results/<system>/`."
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed from which every random choice is derived.")
     max_iterations: int = Field(5, ge=1, le=999, description="Iterations planned at most, the first included.")
     min_iterations: int = Field(2, ge=1, description="Iterations run at least before the loop may converge.")
@@ -241,7 +285,9 @@ class Config(Section):
     def _check_override(self, override: Override) -> None:
         fixed = sorted({"calculator", "parameters", "isolated_atoms", "isolated_atom_parameters"} & set(override.label))
         if fixed:
-            raise ValueError(f"overrides: label.{fixed[0]} cannot change between iterations: labels of two settings do not mix")
+            raise ValueError(
+                f"overrides: label.{fixed[0]} cannot change between iterations: labels of two settings do not mix"
+            )
         for section in OVERRIDABLE:
             _merge(getattr(self, section), getattr(override, section))
 

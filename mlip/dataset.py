@@ -50,7 +50,7 @@ def collect_dataset(
     failures, planned, cost = _read_records(records)
     _check_failures(failures, planned, len(labelled), label.max_failed_fraction, first=previous is None)
     old = {split: read_structures(previous / f"{split}.extxyz") if previous else [] for split in SPLITS}
-    known = {atoms.info["label_key"] for atoms in sum(old.values(), [])}
+    known = {atoms.info["label_key"] for structures in old.values() for atoms in structures}
     fresh = _without_duplicates(labelled, known)
     new, outliers = screen_energies(fresh, label.guards.energy_window)
     splits = {split: list(old[split]) for split in SPLITS}
@@ -116,7 +116,7 @@ def _read_records(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, dic
             for name in cost:
                 cost[name] += record[name]
             if record["status"] != "ok":
-                failures.append(record)
+                failures.append({**record, "shard_file": str(path)})
     return failures, planned, cost
 
 
@@ -134,8 +134,13 @@ def _check_failures(
     counts = Counter(f["status"] for f in failures)
     lines = [f"collect_dataset: {problem} (" + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) + ")"]
     lines += [f"  {f['structure_id']}: {f['status']}: {f['reason']}" for f in list(failures)[:10]]
-    lines.append("  The finished labels are kept in the label store. Mend the cause (SCF settings, time limit, guards)")
-    lines.append("  or raise label.max_failed_fraction, and run again: only the failed labels are computed anew.")
+    shards = " ".join(sorted({f["shard_file"] for f in failures}))
+    lines.append(
+        "  Finished labels are kept. Mend the cause (SCF settings, time limit, guards) in the configuration and run"
+    )
+    lines.append("  again, or, when the machine was to blame, label once more with")
+    lines.append(f"    snakemake --configfile CONFIG --forcerun {shards}")
+    lines.append("  Only what failed is computed anew. Raising label.max_failed_fraction goes on without it.")
     raise DatasetError("\n".join(lines))
 
 

@@ -6,8 +6,9 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -20,7 +21,7 @@ def log_step(log: str, threads: int = 1) -> Iterator[None]:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w", encoding="utf-8", buffering=1) as stream:
+    with Path(log).open("w", encoding="utf-8", buffering=1) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         try:
@@ -28,16 +29,17 @@ def log_step(log: str, threads: int = 1) -> Iterator[None]:
         except Exception as error:
             traceback.print_exc()
             if isinstance(error, ValueError):
-                print(f"\n{error}", file=sys.stderr)
+                sys.stderr.write(f"\n{error}\n")
             sys.exit(1)
 
 
-def report_progress(path: Path | None = None):  # type: ignore[no-untyped-def]
+def report_progress(path: Path | None = None) -> Callable[[dict[str, Any]], None]:
     """A progress callback that prints to the log and, where ``path`` is given, keeps a small JSON there."""
     from mlip.files import write_json
 
-    def report(state: dict[str, object]) -> None:
-        print(" ".join(f"{key}={value}" for key, value in state.items()), flush=True)
+    def report(state: dict[str, Any]) -> None:
+        sys.stdout.write(" ".join(f"{key}={value}" for key, value in state.items()) + "\n")
+        sys.stdout.flush()
         if path is not None:
             write_json(path, state)
 

@@ -19,7 +19,19 @@ PACKAGE = Path(__file__).parent
 VALUES_NOT_CODE = {"mlip.config", "mlip.provenance"}
 """Modules left out of digests: what steps take from them arrives as parameters."""
 
-REPORTED_PACKAGES = ("ouroboros", "torch", "numpy", "scipy", "ase", "gpaw", "gpaw-data", "pymatgen", "xarray", "vesin", "snakemake")
+REPORTED_PACKAGES = (
+    "ouroboros",
+    "torch",
+    "numpy",
+    "scipy",
+    "ase",
+    "gpaw",
+    "gpaw-data",
+    "pymatgen",
+    "xarray",
+    "vesin",
+    "snakemake",
+)
 
 
 @functools.cache
@@ -120,7 +132,13 @@ def read_benchmark(path: Path) -> dict[str, float]:
 
 
 def record_provenance(
-    config: Mapping[str, Any], iteration: int, inputs: Mapping[str, Sequence[Path]], benchmarks: Path, records: Sequence[Path], *, out: Path
+    config: Mapping[str, Any],
+    iteration: int,
+    inputs: Mapping[str, Sequence[Path]],
+    benchmarks: Path,
+    records: Sequence[Path],
+    *,
+    out: Path,
 ) -> None:
     """Write ``provenance.json`` of one iteration.
 

@@ -73,7 +73,9 @@ def _read_file(path: Path) -> Atoms:
         except Exception as error:
             # Readers of dozens of formats raise whatever they meet in a broken file.
             problems.append(f"{reader.__name__.removeprefix('_read_with_')}: {type(error).__name__}: {error}"[:200])
-    raise StructureError(f"structures: {path} is not a structure file that ASE or pymatgen reads\n  " + "\n  ".join(problems))
+    raise StructureError(
+        f"structures: {path} is not a structure file that ASE or pymatgen reads\n  " + "\n  ".join(problems)
+    )
 
 
 def _read_with_ase(path: Path) -> Atoms:
@@ -102,7 +104,9 @@ def check_structure(atoms: Atoms, name: str) -> None:
     if len(atoms) == 0:
         raise StructureError(f"{name}: no atoms")
     if len(atoms) > MAX_ATOMS:
-        raise StructureError(f"{name}: {len(atoms)} atoms; labels by DFT are limited to {MAX_ATOMS}. Use a smaller cell.")
+        raise StructureError(
+            f"{name}: {len(atoms)} atoms; labels by DFT are limited to {MAX_ATOMS}. Use a smaller cell."
+        )
     if not (np.all(np.isfinite(atoms.positions)) and np.all(np.isfinite(atoms.cell.array))):
         raise StructureError(f"{name}: positions or cell hold NaN or infinity; repair the file")
     if np.any(atoms.numbers < 1) or np.any(atoms.numbers > 118):
@@ -117,7 +121,9 @@ def _check_cell(atoms: Atoms, name: str) -> None:
     cell = atoms.cell.array
     periodic = cell[atoms.pbc]
     if np.linalg.matrix_rank(periodic, tol=1e-3) < len(periodic):
-        raise StructureError(f"{name}: periodic but its cell vectors are zero or linearly dependent; give a cell or set pbc=False")
+        raise StructureError(
+            f"{name}: periodic but its cell vectors are zero or linearly dependent; give a cell or set pbc=False"
+        )
     if atoms.pbc.all() and np.linalg.det(cell) < 0:
         raise StructureError(f"{name}: left-handed cell; swap two cell vectors")
 
@@ -233,7 +239,7 @@ def fingerprint(atoms: Atoms, cutoff: float = 6.0, width: float = 0.25) -> np.nd
     Cheap and invariant; it only has to tell perturbed copies of one structure apart.
     """
     centres = np.arange(1.0, cutoff, width)
-    distances = ase_neighbor_list("d", atoms, cutoff)
+    _, distances = ase_neighbor_list("id", atoms, cutoff)
     density = len(atoms) / atoms.get_volume() if atoms.pbc.all() else 0.0
     if len(distances) == 0:
         return np.append(np.zeros_like(centres), density)
@@ -254,4 +260,3 @@ def _farthest(pool: Sequence[Atoms], chosen: Sequence[Atoms], n: int) -> list[At
         picked.append(pool[best])
         distance = np.minimum(distance, np.linalg.norm(features - features[best], axis=1))
     return picked
-

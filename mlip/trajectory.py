@@ -50,8 +50,12 @@ def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attribut
     data = xr.Dataset(
         {
             "positions": _variable(("frame", "atom", "space"), stack([f.atoms.positions for f in frames], (n, 3)), "Å"),
-            "cell": _variable(("frame", "cell_vector", "space"), stack([f.atoms.cell.array for f in frames], (3, 3)), "Å"),
-            "force_uncertainty": _variable(("frame", "atom"), stack([f.force_uncertainty for f in frames], (n,)), "eV/Å"),
+            "cell": _variable(
+                ("frame", "cell_vector", "space"), stack([f.atoms.cell.array for f in frames], (3, 3)), "Å"
+            ),
+            "force_uncertainty": _variable(
+                ("frame", "atom"), stack([f.force_uncertainty for f in frames], (n,)), "eV/Å"
+            ),
             "energy": _variable("frame", stack([f.energy for f in frames], ()), "eV"),
             "temperature": _variable("frame", stack([f.temperature for f in frames], ()), "K"),
             "pressure": _variable("frame", stack([f.pressure for f in frames], ()), "GPa"),
@@ -83,10 +87,14 @@ def write_netcdf(path: Path, data: xr.Dataset) -> None:
     """Write ``data`` compressed and checksummed, complete or not at all (temporary name, then rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    encoding = {name: {"zlib": True, "fletcher32": True} for name, v in data.variables.items() if v.dtype.kind in "fiu" and v.ndim}
+    encoding = {
+        name: {"zlib": True, "fletcher32": True}
+        for name, v in data.variables.items()
+        if v.dtype.kind in "fiu" and v.ndim
+    }
     try:
         data.to_netcdf(partial, engine="netcdf4", encoding=encoding)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -101,10 +109,14 @@ def read_netcdf(path: Path, required: Sequence[str] = ()) -> xr.Dataset:
         with xr.open_dataset(path, engine="netcdf4") as data:
             loaded = data.load()
     except (OSError, ValueError, RuntimeError) as error:
-        raise TrajectoryError(f"{path} is not a readable NetCDF file ({error}); delete it and run again to rebuild it") from None
+        raise TrajectoryError(
+            f"{path} is not a readable NetCDF file ({error}); delete it and run again to rebuild it"
+        ) from None
     missing = [name for name in required if name not in loaded.variables]
     if missing:
-        raise TrajectoryError(f"{path} lacks the variable(s) {', '.join(missing)}; delete it and run again to rebuild it")
+        raise TrajectoryError(
+            f"{path} lacks the variable(s) {', '.join(missing)}; delete it and run again to rebuild it"
+        )
     return loaded
 
 

@@ -23,7 +23,9 @@ class WalkerPlan(Section):
 def plan_walkers(sources: Sequence[StartingStructure], groups: Sequence[Walker]) -> list[WalkerPlan]:
     """Every walker of an iteration: sources × groups × temperatures × volumes, in a fixed order."""
     return [
-        WalkerPlan(source=source, ensemble=group.ensemble, temperature=temperature, volume=volume, pressure=group.pressure)
+        WalkerPlan(
+            source=source, ensemble=group.ensemble, temperature=temperature, volume=volume, pressure=group.pressure
+        )
         for source in sources
         for group in groups
         for temperature in group.temperatures

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from mlip.config import Explore
 from mlip.logs import log_step, pick_device, report_progress
 from mlip.walkers import WalkerPlan

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from mlip.config import Prepare, StartingStructure
 from mlip.logs import log_step
 

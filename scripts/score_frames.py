@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from mlip.logs import log_step, pick_device
 
 with log_step(snakemake.log[0], snakemake.threads):

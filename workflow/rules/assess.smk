@@ -17,21 +17,21 @@ checkpoint assess_potential:
         assessment="results/{system}/iter_{iteration}/assess_potential/assessment.json",
         parity="results/{system}/iter_{iteration}/assess_potential/parity.nc",
         eos="results/{system}/iter_{iteration}/assess_potential/eos.nc",
-    params:
-        settings=section("assess", "budget"),
-        min_iterations=CONFIG.min_iterations,
-        code=code_digest("mlip.assessment"),
     log:
         "results/{system}/logs/iter_{iteration}/assess_potential.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/assess_potential.tsv"
+    retries: 2
     conda:
         "../../envs/training.yaml"
-    retries: 2
     threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(60),
+    params:
+        settings=section("assess", "budget"),
+        min_iterations=CONFIG.min_iterations,
+        code=code_digest("mlip.assessment"),
     message:
         "Iteration {wildcards.iteration}: assess the potential"
     script:
@@ -51,13 +51,13 @@ rule record_provenance:
         references="results/{system}/label_references/references.extxyz",
     output:
         provenance="results/{system}/iter_{iteration}/provenance.json",
-    params:
-        config=config_in_force,
-        benchmarks="results/{system}/iter_{iteration}/benchmarks",
     log:
         "results/{system}/logs/iter_{iteration}/record_provenance.log",
     conda:
         "../../envs/mlip.yaml"
+    params:
+        config=config_in_force,
+        benchmarks="results/{system}/iter_{iteration}/benchmarks",
     message:
         "Iteration {wildcards.iteration}: record the provenance"
     script:

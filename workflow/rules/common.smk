@@ -6,11 +6,10 @@ from pathlib import Path
 
 from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
 
-# The package beside this workflow, whether or not it is installed on the machine of this job.
-sys.path.insert(0, str(Path(workflow.basedir).resolve()))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(Path(workflow.basedir).resolve()), os.environ.get("PYTHONPATH")])
-)
+# The package beside this workflow, whether or not it is installed in the job's environment.
+ROOT = str(Path(workflow.basedir).resolve())
+sys.path.insert(0, ROOT)
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")])))
 
 from mlip.config import ConfigError, parse_config
 from mlip.files import read_json

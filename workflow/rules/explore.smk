@@ -8,22 +8,22 @@ rule explore_walkers:
         weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
     output:
         trajectory="results/{system}/iter_{iteration}/explore_walkers/walker_{walker}.nc",
+    log:
+        "results/{system}/logs/iter_{iteration}/explore_walkers-{walker}.log",
+    benchmark:
+        "results/{system}/iter_{iteration}/benchmarks/explore_walkers-{walker}.tsv"
+    retries: 2
+    conda:
+        "../../envs/training.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
     params:
         plan=walker_plan,
         settings=walker_settings,
         seed=CONFIG.seed,
         code=code_digest("mlip.exploration"),
-    log:
-        "results/{system}/logs/iter_{iteration}/explore_walkers-{walker}.log",
-    benchmark:
-        "results/{system}/iter_{iteration}/benchmarks/explore_walkers-{walker}.tsv"
-    conda:
-        "../../envs/training.yaml"
-    retries: 2
-    threads: 1
-    resources:
-        mem_mb=scaled(4000),
-        runtime=scaled(240),
     message:
         "Iteration {wildcards.iteration}: explore with walker {wildcards.walker}"
     script:
@@ -38,19 +38,19 @@ rule score_frames:
         training="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
     output:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
-    params:
-        code=code_digest("mlip.scoring"),
     log:
         "results/{system}/logs/iter_{iteration}/score_frames.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/score_frames.tsv"
+    retries: 2
     conda:
         "../../envs/training.yaml"
-    retries: 2
     threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(60),
+    params:
+        code=code_digest("mlip.scoring"),
     message:
         "Iteration {wildcards.iteration}: score the explored frames"
     script:
@@ -65,18 +65,18 @@ rule select_candidates:
     output:
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
         decisions="results/{system}/iter_{iteration}/select_candidates/decisions.csv",
-    params:
-        settings=section("select"),
-        guards=CONFIG.label.guards.model_dump(mode="json"),
-        max_labels=CONFIG.budget.labels,
-        seed=CONFIG.seed,
-        code=code_digest("mlip.selection"),
     log:
         "results/{system}/logs/iter_{iteration}/select_candidates.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/select_candidates.tsv"
     conda:
         "../../envs/mlip.yaml"
+    params:
+        settings=section("select"),
+        guards=CONFIG.label.guards.model_dump(mode="json"),
+        max_labels=CONFIG.budget.labels,
+        seed=CONFIG.seed,
+        code=code_digest("mlip.selection"),
     message:
         "Iteration {wildcards.iteration}: select the next candidates"
     script:

@@ -6,18 +6,18 @@ localrules:
 rule prepare_structures:
     output:
         candidates="results/{system}/iter_00/prepare_structures/candidates.extxyz",
-    params:
-        settings=section("prepare"),
-        min_ratio=CONFIG.label.guards.min_distance_factor,
-        sources=[source.model_dump(mode="json") for source in CONFIG.structures],
-        seed=CONFIG.seed,
-        code=code_digest("mlip.structures"),
     log:
         "results/{system}/logs/iter_00/prepare_structures.log",
     benchmark:
         "results/{system}/iter_00/benchmarks/prepare_structures.tsv"
     conda:
         "../../envs/mlip.yaml"
+    params:
+        settings=section("prepare"),
+        min_ratio=CONFIG.label.guards.min_distance_factor,
+        sources=[source.model_dump(mode="json") for source in CONFIG.structures],
+        seed=CONFIG.seed,
+        code=code_digest("mlip.structures"),
     message:
         "Iteration 00: prepare the first structures"
     script:
@@ -30,6 +30,17 @@ rule label_references:
     output:
         structures="results/{system}/label_references/references.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
+    log:
+        "results/{system}/logs/label_references.log",
+    benchmark:
+        "results/{system}/label_references/benchmark.tsv"
+    retries: 2
+    conda:
+        "../../envs/dft.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
     params:
         settings=section("label"),
         source=CONFIG.structures[0].model_dump(mode="json"),
@@ -37,17 +48,6 @@ rule label_references:
         volumes=CONFIG.assess.eos_volumes,
         store=LABEL_STORE,
         code=code_digest("mlip.labels"),
-    log:
-        "results/{system}/logs/label_references.log",
-    benchmark:
-        "results/{system}/label_references/benchmark.tsv"
-    conda:
-        "../../envs/dft.yaml"
-    retries: 2
-    threads: 1
-    resources:
-        mem_mb=scaled(4000),
-        runtime=scaled(240),
     message:
         "Label the reference equation of state and isolated atoms"
     script:
@@ -62,21 +62,21 @@ rule label_structures:
     output:
         structures="results/{system}/iter_{iteration}/label_structures/shard_{shard}.extxyz",
         records="results/{system}/iter_{iteration}/label_structures/shard_{shard}.json",
-    params:
-        settings=section("label"),
-        store=LABEL_STORE,
-        code=code_digest("mlip.labels"),
     log:
         "results/{system}/logs/iter_{iteration}/label_structures-{shard}.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/label_structures-{shard}.tsv"
+    retries: 2
     conda:
         "../../envs/dft.yaml"
-    retries: 2
     threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
+    params:
+        settings=section("label"),
+        store=LABEL_STORE,
+        code=code_digest("mlip.labels"),
     message:
         "Iteration {wildcards.iteration}: label shard {wildcards.shard}"
     script:
@@ -94,15 +94,15 @@ rule collect_dataset:
         test="results/{system}/iter_{iteration}/collect_dataset/test.extxyz",
         new="results/{system}/iter_{iteration}/collect_dataset/new.extxyz",
         summary="results/{system}/iter_{iteration}/collect_dataset/dataset.json",
-    params:
-        settings=section("collect", "label"),
-        code=code_digest("mlip.dataset"),
     log:
         "results/{system}/logs/iter_{iteration}/collect_dataset.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/collect_dataset.tsv"
     conda:
         "../../envs/mlip.yaml"
+    params:
+        settings=section("collect", "label"),
+        code=code_digest("mlip.dataset"),
     message:
         "Iteration {wildcards.iteration}: collect the data set"
     script:

@@ -38,13 +38,13 @@ rule report_system:
             category="{system}",
             labels={"figure": "{figure}"},
         ),
-    params:
-        config=CONFIG.model_dump(mode="json"),
-        code=code_digest("mlip.report"),
     log:
         "results/{system}/logs/report_system.log",
     conda:
         "../../envs/mlip.yaml"
+    params:
+        config=CONFIG.model_dump(mode="json"),
+        code=code_digest("mlip.report"),
     message:
         "Report: results/{wildcards.system}/report.html"
     script:

@@ -7,21 +7,21 @@ rule train_committee:
         weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
         model="results/{system}/iter_{iteration}/train_committee/potential.json",
         training="results/{system}/iter_{iteration}/train_committee/training.json",
-    params:
-        settings=section("train"),
-        seed=CONFIG.seed,
-        code=code_digest("mlip.training"),
     log:
         "results/{system}/logs/iter_{iteration}/train_committee.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/train_committee.tsv"
+    retries: 2
     conda:
         "../../envs/training.yaml"
-    retries: 2
     threads: 1
     resources:
         mem_mb=scaled(8000),
         runtime=scaled(240),
+    params:
+        settings=section("train"),
+        seed=CONFIG.seed,
+        code=code_digest("mlip.training"),
     message:
         "Iteration {wildcards.iteration}: train the committee"
     script:

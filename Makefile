@@ -1,0 +1,60 @@
+# Ouroboros: `make help` lists the commands. Nothing here needs root or an activated environment.
+
+PYTHON ?= python3
+CORES ?= $(shell [ "$$(nproc 2>/dev/null || echo 2)" -ge 2 ] && echo 2 || echo 1)
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+BIN := .venv/bin
+# The set-up is done when the stamp of exactly these files and this folder exists.
+SETUP_FILES := pyproject.toml envs/constraints.txt envs/gpaw_siteconfig.py envs/install.sh
+STAMP := .venv/installed-$(shell { cat $(SETUP_FILES); pwd; } | sha256sum | cut -c 1-16)
+
+# One thread a process: small matrices get slower with more, GPAW by a factor of ten.
+export OMP_NUM_THREADS := 1
+export PYTHON
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo smoke test lint format clean distclean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | \
+	    while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@echo
+	@echo "  Variables: CORES=$(CORES)  PYTHON=$(PYTHON)  GPAW_CXX=g++  PYTEST_ARGS="
+
+setup: $(STAMP) ## Make .venv with all pinned dependencies (GPAW is compiled)
+
+$(STAMP):
+	@bash envs/install.sh $@
+
+demo: $(STAMP) ## Run the loop for silicon with real GPAW labels
+	@$(BIN)/mlip run config/silicon.yaml --cores $(CORES)
+
+smoke: $(STAMP) ## Run the loop for copper with EMT in place of DFT, under two minutes
+	@$(BIN)/mlip run config/copper.yaml --cores $(CORES)
+
+# `loadscope` keeps a module on one worker, so that a loop run once as a fixture stays one run;
+# pyproject.toml names the slowest folders first, and without reordering they start first.
+test: $(STAMP) ## Run all tests
+	$(BIN)/python -m pytest -n $(CORES) --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
+
+lint: $(STAMP) ## Check format, style, types and rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+
+format: $(STAMP) ## Put Python files and rules into their format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+clean: ## Remove caches and the results of demo and smoke run; finished labels stay
+	rm -rf results/silicon results/copper .pytest_cache .ruff_cache .mypy_cache .hypothesis build
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## ... and .venv as well
+	rm -rf .venv *.egg-info

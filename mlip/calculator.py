@@ -1,0 +1,56 @@
+"""ASE calculator of a potential."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from mlip.potential import Potential, load_potential
+
+
+class MLIPCalculator(Calculator):
+    """Energy, forces and stress of the committee's mean, with calibrated uncertainties.
+
+    Besides ASE's properties ``results`` holds ``energy_std`` (eV), ``forces_std`` [n_atoms, 3]
+    and ``force_uncertainty`` [n_atoms] (eV/Å); ``stress`` only for structures that are
+    periodic in three directions. ASE hands the uncertainties out through :attr:`results`.
+    """
+
+    implemented_properties = ("energy", "free_energy", "forces", "stress")
+
+    def __init__(self, potential: Potential, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.potential = potential
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate the potential for ``atoms``; every property at once."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        prediction = self.potential.predict([self.atoms])[0]
+        self.results = {
+            "energy": prediction.energy,
+            "free_energy": prediction.energy,
+            "forces": prediction.forces,
+            "energy_std": prediction.energy_std,
+            "forces_std": prediction.forces_std,
+            "force_uncertainty": prediction.force_uncertainty,
+        }
+        if prediction.stress is not None:
+            self.results["stress"] = prediction.stress
+
+
+def load_calculator(folder: str | Path, device: str = "cpu") -> MLIPCalculator:
+    """ASE calculator of the potential in ``folder``.
+
+    Raises:
+        PotentialFileError: when the files are missing, damaged or of an unknown version.
+    """
+    return MLIPCalculator(load_potential(folder, device))

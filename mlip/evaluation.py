@@ -1,0 +1,54 @@
+"""Errors of a potential on labelled structures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.units import GPa
+
+from mlip.potential.interface import Potential, Prediction
+from mlip.uncertainty import coverage, rank_correlation
+
+
+def evaluate_potential(potential: Potential, structures: Sequence[Atoms]) -> dict[str, Any]:
+    """Errors against the labels that ``structures`` carry.
+
+    Returns ``energy_mae``, ``energy_rmse`` (meV/atom), ``force_mae``, ``force_rmse`` (meV/Å, per
+    component), ``stress_rmse`` (GPa, None without stress labels), ``coverage`` (share of force
+    components within 1.96 calibrated standard deviations), ``spearman`` (rank correlation of
+    force uncertainty and force error per atom), ``n_structures`` and ``n_atoms``.
+
+    Raises:
+        ValueError: for an empty list.
+    """
+    if not structures:
+        raise ValueError("no structures to evaluate the potential on")
+    predictions = potential.predict(structures)
+    pairs = list(zip(predictions, structures, strict=True))
+    energy = np.array([(p.energy - a.get_potential_energy()) / len(a) for p, a in pairs])
+    forces = np.concatenate([p.forces - a.get_forces() for p, a in pairs])
+    std = np.concatenate([p.forces_std[:, 0] for p in predictions])
+    return {
+        "energy_mae": 1e3 * float(np.abs(energy).mean()),
+        "energy_rmse": 1e3 * float(np.sqrt((energy**2).mean())),
+        "force_mae": 1e3 * float(np.abs(forces).mean()),
+        "force_rmse": 1e3 * float(np.sqrt((forces**2).mean())),
+        "stress_rmse": _stress_rmse(pairs),
+        "coverage": coverage(forces, std),
+        "spearman": rank_correlation(std, np.linalg.norm(forces, axis=1)),
+        "n_structures": len(structures),
+        "n_atoms": int(len(forces)),
+    }
+
+
+def _stress_rmse(pairs: Sequence[tuple[Prediction, Atoms]]) -> float | None:
+    """RMSE of the stress components in GPa over the structures that have a stress label."""
+    errors = [
+        p.stress - a.get_stress()
+        for p, a in pairs
+        if p.stress is not None and "stress" in getattr(a.calc, "results", {})
+    ]
+    return float(np.sqrt(np.mean(np.square(errors)))) / GPa if errors else None

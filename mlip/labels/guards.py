@@ -1,0 +1,86 @@
+"""Sanity checks of structures before DFT and of labels before they become data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, covalent_radii
+from ase.neighborlist import neighbor_list
+
+from mlip.config import Guards
+
+MIN_VOLUME = 0.1  # Å³/atom, far below any solid
+MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
+
+
+def check_structure(atoms: Atoms, guards: Guards) -> str | None:
+    """Why ``atoms`` must not go to DFT, or None when nothing speaks against it."""
+    if len(atoms) == 0:
+        return "the structure has no atoms"
+    if not np.isfinite(atoms.positions).all():
+        return "positions are not finite"
+    if not np.isfinite(atoms.cell.array).all():
+        return "the cell is not finite"
+    vectors = atoms.cell.array[atoms.pbc]
+    if len(vectors) and np.linalg.matrix_rank(vectors, tol=1e-6) < len(vectors):
+        return "the periodic cell vectors are zero or parallel"
+    if atoms.pbc.all() and atoms.get_volume() < MIN_VOLUME * len(atoms):
+        return f"the cell has {atoms.get_volume():.3g} Å³, less than {MIN_VOLUME} Å³/atom"
+    ratio = shortest_distance_ratio(atoms, guards.min_distance_factor)
+    if ratio < guards.min_distance_factor:
+        return (
+            f"atoms too close: shortest distance is {ratio:.3f} of the sum of covalent radii,"
+            f" label.guards.min_distance_factor is {guards.min_distance_factor:g}"
+        )
+    return None
+
+
+def shortest_distance_ratio(atoms: Atoms, limit: float) -> float:
+    """Shortest distance over the sum of covalent radii, looked for up to ``limit``; infinity beyond it."""
+    radii = covalent_radii[atoms.numbers]
+    i, j, distances = neighbor_list("ijd", atoms, cutoff=(radii * limit).tolist())
+    return float((distances / (radii[i] + radii[j])).min()) if len(distances) else float("inf")
+
+
+def check_results(results: dict[str, Any], n_atoms: int, guards: Guards) -> str | None:
+    """Why ``results`` (energy eV, forces [n_atoms, 3] eV/Å, stress [6] eV/Å³ or None) are no data, or None."""
+    forces = np.asarray(results["forces"], dtype=float)
+    if not np.isfinite(results["energy"]):
+        return "the energy is not finite"
+    if forces.shape != (n_atoms, 3):
+        return f"forces have shape {forces.shape}, expected ({n_atoms}, 3)"
+    if not np.isfinite(forces).all():
+        return "forces are not finite"
+    if results.get("stress") is not None:
+        stress = np.asarray(results["stress"], dtype=float)
+        if stress.shape != (6,) or not np.isfinite(stress).all():
+            return "the stress is not six finite numbers"
+    largest = float(np.linalg.norm(forces, axis=1).max())
+    if largest > guards.max_force:
+        return f"largest force {largest:.3g} eV/Å exceeds label.guards.max_force ({guards.max_force:g})"
+    drift = float(np.linalg.norm(forces.sum(axis=0))) / n_atoms
+    if drift > guards.max_force_sum:
+        return f"forces sum to {drift:.3g} eV/Å per atom, label.guards.max_force_sum is {guards.max_force_sum:g}"
+    return None
+
+
+def find_traps(atoms: Atoms, calculator: str, parameters: dict[str, Any]) -> list[str]:
+    """Settings that DFT codes accept silently and that often give wrong labels."""
+    traps = []
+    spin = bool(atoms.get_initial_magnetic_moments().any() or parameters.get("spinpol") or parameters.get("hund"))
+    magnetic = sorted(MAGNETIC & set(atoms.get_chemical_symbols()))
+    if magnetic and not spin and calculator == "gpaw":
+        traps.append(f"{', '.join(magnetic)} without initial magnetic moments: the result is non-magnetic")
+    if calculator != "gpaw":
+        return traps
+    charge = parameters.get("charge", 0)
+    charge = charge if isinstance(charge, int | float) else 0
+    if not spin and round(sum(atomic_numbers[s] for s in atoms.get_chemical_symbols()) - charge) % 2:
+        traps.append("odd number of electrons without spin polarisation")
+    if charge and atoms.pbc.any():
+        traps.append(f"periodic cell with charge {charge:g}: a uniform background neutralises it")
+    if atoms.pbc.all() and "kpts" not in parameters and atoms.get_volume() < 1000.0 and len(atoms) > 1:
+        traps.append("no `kpts`: a small periodic cell is sampled at Γ only")
+    return traps

@@ -1,0 +1,218 @@
+"""One label from request to record: store, guards, child process, escalation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlip.config import Label
+from mlip.files import sha256_of
+from mlip.labels.calculators import LabelError, check_settings, escalation_ladder, settings_identity
+from mlip.labels.guards import check_results, check_structure, find_traps
+from mlip.labels.process import Worker
+from mlip.labels.store import LabelStore, encode_structure, label_key
+from mlip.labels.triage import Status
+
+LOG_TAIL = 4096  # characters of a failed label's log that its record keeps
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one label request; ``record`` is what the store holds."""
+
+    key: str
+    status: Status
+    reason: str
+    cached: bool
+    record: dict[str, Any]
+
+    def summary(self, structure_id: str) -> dict[str, Any]:
+        """The entry of a shard's record file."""
+        return {
+            "structure_id": structure_id,
+            "key": self.key,
+            "status": self.status,
+            "reason": self.reason,
+            "attempts": len(self.record["attempts"]),
+            "cached": self.cached,
+            "core_seconds": self.record["core_seconds"],
+            "wall_seconds": self.record["wall_seconds"],
+            "warnings": self.record["warnings"],
+        }
+
+
+class Labeller:
+    """Labels structures one by one; a context manager that owns the child process.
+
+    Args:
+        settings: the ``label`` section.
+        store: folder of the label store.
+        scratch: folder for files of running calculations; a temporary one if None.
+        parameters: calculator parameters, instead of those of ``settings``.
+    """
+
+    def __init__(
+        self, settings: Label, store: Path, scratch: Path | None = None, parameters: dict[str, Any] | None = None
+    ) -> None:
+        check_settings(settings)
+        self.settings = settings
+        self.parameters = dict(settings.parameters if parameters is None else parameters)
+        self.store = LabelStore(store)
+        self.identity = settings_identity(settings.calculator, self.parameters)
+        self.ladder = escalation_ladder(settings, self.parameters)
+        if scratch is not None:
+            scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch = Path(tempfile.mkdtemp(prefix="labels-", dir=scratch)).absolute()
+        self._worker = Worker(settings.calculator, self._scratch)
+
+    def __enter__(self) -> Labeller:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._worker.__exit__()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @property
+    def settings_id(self) -> str:
+        """Short hash that equal settings share: labels with different ones must not be mixed."""
+        return sha256_of(self.identity)[:16]
+
+    def label(self, atoms: Atoms) -> Outcome:
+        """Label ``atoms``, from the store if it is there.
+
+        Raises:
+            LabelError: when the settings are at fault.
+        """
+        key = label_key(atoms, self.identity)
+        record = self.store.get(key)
+        cached = record is not None and self._is_reusable(record)
+        if record is None or not cached:
+            record = self._compute(key, atoms)
+            self.store.put(key, record)
+        status, reason = self._judge(atoms, record)
+        return Outcome(key, status, reason, cached, record)
+
+    def _is_reusable(self, record: dict[str, Any]) -> bool:
+        if record["results"] is not None:
+            return True  # the guards judge it anew
+        if not self.settings.reuse_failures:
+            return False
+        if record["status"] == "rejected":
+            return record["guards"] == self.settings.guards.model_dump()
+        return record["status"] == "unconverged" and record["ladder"] == self.ladder
+
+    def _judge(self, atoms: Atoms, record: dict[str, Any]) -> tuple[Status, str]:
+        """Status under the present guards, which may differ from those at the time of the calculation."""
+        results = record["results"]
+        if results is None:
+            return record["status"], record["reason"]
+        reason = check_structure(atoms, self.settings.guards) or check_results(
+            results, len(atoms), self.settings.guards
+        )
+        return ("rejected", reason) if reason else ("ok", "")
+
+    def _compute(self, key: str, atoms: Atoms) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "structure_id": str(atoms.info.get("structure_id", "")),
+            "structure": encode_structure(atoms),
+            **self.identity,
+            "guards": self.settings.guards.model_dump(),
+            "ladder": self.ladder,
+            "warnings": find_traps(atoms, self.settings.calculator, self.parameters),
+            "status": "rejected",
+            "results": None,
+            "attempts": [],
+            "core_seconds": 0.0,
+            "wall_seconds": 0.0,
+            "log_tail": "",
+        }
+        refusal = check_structure(atoms, self.settings.guards)
+        if refusal:
+            return record | {"reason": refusal, "structure": _finite_or_none(record["structure"])}
+        return self._run_ladder(key, atoms, record)
+
+    def _run_ladder(self, key: str, atoms: Atoms, record: dict[str, Any]) -> dict[str, Any]:
+        """Calculate, escalating as long as the SCF does not converge; every attempt is recorded."""
+        deadline = time.monotonic() + 60.0 * self.settings.timeout_minutes
+        parameters, log = self.parameters, ""
+        answer: dict[str, Any] = {}
+        for changes in [{}, *self.ladder]:
+            parameters = parameters | changes
+            answer, text = self._attempt(record["structure"], parameters, max(0.1, deadline - time.monotonic()))
+            log += f"=== attempt {len(record['attempts']) + 1}: changes {changes}\n{text}"
+            attempt = {name: answer.get(name, "") for name in ("status", "reason", "core_seconds", "wall_seconds")}
+            record["attempts"].append({"changes": changes} | attempt)
+            if answer["status"] != "unconverged":
+                break
+        for name in ("core_seconds", "wall_seconds"):
+            record[name] = sum(attempt[name] for attempt in record["attempts"])
+        record |= {"status": answer["status"], "reason": answer.get("reason", "")}
+        if answer["status"] == "ok":
+            self._accept(answer["results"], atoms, record)
+        if record["status"] != "ok":
+            record["log_tail"] = log[-LOG_TAIL:]
+            path = self.store.keep_log(key, log)
+        if record["status"] == "config_error":
+            raise LabelError(f"{record['structure_id'] or key}: {record['reason']}; log: {path}")
+        return record
+
+    def _accept(self, results: dict[str, Any], atoms: Atoms, record: dict[str, Any]) -> None:
+        reason = check_results(results, len(atoms), self.settings.guards)
+        if reason:
+            record |= {"status": "rejected", "reason": reason}
+        record["results"] = _finite_or_none(results)
+        if atoms.pbc.all() and results["stress"] is None:
+            record["warnings"].append("the calculator gives no stress")
+
+    def _attempt(
+        self, structure: dict[str, Any], parameters: dict[str, Any], timeout: float
+    ) -> tuple[dict[str, Any], str]:
+        folder = self._scratch / "attempt"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        printed = self._worker.output.stat().st_size if self._worker.output.exists() else 0
+        request = {"structure": structure, "parameters": parameters, "scratch": str(folder)}
+        answer = self._worker.ask(request, timeout)
+        return answer, _read_from(folder / "scf.txt", 0) + _read_from(self._worker.output, printed)
+
+
+def attach_label(atoms: Atoms, outcome: Outcome, settings_id: str, iteration: int) -> Atoms:
+    """A copy of ``atoms`` without constraints that carries the label as ASE results and its origin in ``info``."""
+    results = outcome.record["results"]
+    labelled = atoms.copy()
+    labelled.set_constraint()
+    labelled.info |= {
+        "iteration": iteration,
+        "label_key": outcome.key,
+        "label_settings": settings_id,
+        "core_seconds": outcome.record["core_seconds"],
+    }
+    values = {name: results[name] for name in ("energy", "forces", "stress") if results[name] is not None}
+    labelled.calc = SinglePointCalculator(labelled, **values)
+    return labelled
+
+
+def _finite_or_none(values: dict[str, Any]) -> dict[str, Any] | None:
+    """``values`` unless NaN or infinity occurs in them, which JSON cannot express."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError:
+        return None
+    return values
+
+
+def _read_from(path: Path, offset: int) -> str:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,96 @@
+"""The label store: one finished label a file, addressed by what determines its value."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from mlip.files import sha256_of, write_atomic
+
+KEY_DECIMALS = 8  # Å; structures that agree to this share a label
+
+
+def encode_structure(atoms: Atoms) -> dict[str, Any]:
+    """What a calculator sees of ``atoms``, as JSON-like values (Å, μB, e); constraints and info do not belong to it."""
+    return {
+        "numbers": atoms.numbers.tolist(),
+        "positions": atoms.positions.tolist(),
+        "cell": atoms.cell.array.tolist(),
+        "pbc": atoms.pbc.tolist(),
+        "magmoms": atoms.get_initial_magnetic_moments().tolist(),
+        "charges": atoms.get_initial_charges().tolist(),
+    }
+
+
+def decode_structure(values: dict[str, Any]) -> Atoms:
+    """Inverse of :func:`encode_structure`."""
+    return Atoms(**values)
+
+
+def label_key(atoms: Atoms, identity: dict[str, Any]) -> str:
+    """SHA-256 of the structure, rounded to ``KEY_DECIMALS``, and of the settings' ``identity``."""
+    structure = encode_structure(atoms)
+    for name in ("positions", "cell", "magmoms", "charges"):
+        # + 0.0 turns the -0.0 that rounding leaves into 0.0
+        structure[name] = (np.round(np.asarray(structure[name], dtype=float), KEY_DECIMALS) + 0.0).tolist()
+    return sha256_of([structure, identity])
+
+
+class LabelStore:
+    """Records of finished labels under ``folder``, safe against crashes and concurrent writers."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, key: str) -> Path:
+        """Where the record of ``key`` is or would be."""
+        return self.folder / key[:2] / f"{key}.json"
+
+    def log_path(self, key: str) -> Path:
+        """Where the log of a failed label is kept."""
+        return self.folder / "logs" / f"{key}.txt"
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The record of ``key``, or None; a damaged one is moved aside with a warning and counts as absent."""
+        path = self.path(key)
+        try:
+            record = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError:  # JSONDecodeError and UnicodeDecodeError
+            record = None
+        if isinstance(record, dict):
+            checksum = record.pop("checksum", None)
+            if record.get("key") == key and checksum == sha256_of(record):
+                return record
+        self._move_aside(path)
+        return None
+
+    def put(self, key: str, record: dict[str, Any]) -> None:
+        """Store ``record`` (without NaN) under ``key``, replacing any earlier one."""
+        record = {"key": key} | record
+        content = json.dumps(record | {"checksum": sha256_of(record)}, ensure_ascii=False) + "\n"
+        write_atomic(self.path(key), content)
+
+    def keep_log(self, key: str, text: str) -> Path:
+        """Keep the whole log of a failed label; returns its path."""
+        write_atomic(self.log_path(key), text)
+        return self.log_path(key)
+
+    def _move_aside(self, path: Path) -> None:
+        target = path.with_name(f"{path.name}.corrupt")
+        if target.exists():
+            target = path.with_name(f"{path.name}.{secrets.token_hex(4)}.corrupt")
+        try:
+            path.replace(target)
+        except FileNotFoundError:  # another process was faster
+            return
+        warnings.warn(
+            f"{path}: damaged label record, moved to {target.name}; the label is computed again", stacklevel=3
+        )

@@ -1,0 +1,116 @@
+"""Potentials on disk: ``potential.safetensors`` and ``potential.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlip.potential.interface import Potential, PotentialFileError
+from mlip.uncertainty import Calibration
+
+if TYPE_CHECKING:
+    from mlip.potential.committee import ACEPotential
+
+FORMAT_VERSION = 1
+WEIGHTS, DESCRIPTION = "potential.safetensors", "potential.json"
+
+
+def write_potential(potential: ACEPotential, folder: Path) -> None:
+    """Write the weights, then the description with their checksum, each in one rename."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save({name: tensor.contiguous() for name, tensor in potential.state.items()})
+    description = {
+        "format_version": FORMAT_VERSION,
+        "backend": "ace",
+        "species": list(potential.species),
+        "cutoff": potential.cutoff,
+        "frame": asdict(potential.frame),
+        "size": asdict(potential.size),
+        "isolated_energies": potential.isolated_energies,
+        "calibration": potential.calibration.to_json(),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "details": potential.details,
+    }
+    write_atomically(folder / WEIGHTS, weights)
+    write_atomically(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``: a reader, or a crash, sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def load_potential(folder: str | Path, device: str = "cpu") -> Potential:
+    """The potential that ``folder`` holds, on ``device``.
+
+    Raises:
+        PotentialFileError: when files are missing, truncated, altered or of an unknown version.
+    """
+    folder = Path(folder)
+    description = _read_description(folder / DESCRIPTION)
+    weights = _read_bytes(folder / WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != description.get("sha256"):
+        raise PotentialFileError(
+            f"{folder / WEIGHTS}: content does not match the checksum in {DESCRIPTION}; the file is truncated, damaged "
+            "or belongs to another potential. Copy both files again or repeat the training"
+        )
+    try:
+        return _assemble(description, weights, device)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PotentialFileError(f"{folder / DESCRIPTION}: inconsistent description: {error!r}") from error
+
+
+def _assemble(description: dict[str, Any], weights: bytes, device: str) -> Potential:
+    from safetensors.torch import load
+
+    from mlip.potential.ace import CommitteeNetwork, Size
+    from mlip.potential.committee import ACEPotential
+    from mlip.potential.environments import Frame
+
+    frame, size = dict(description["frame"]), dict(description["size"])
+    network = CommitteeNetwork(Size(**(size | {"hidden": tuple(size["hidden"])})), seed=0)
+    try:
+        network.load_state_dict(load(weights))
+    except RuntimeError as error:
+        raise ValueError(f"weights do not fit the description: {error}") from None
+    return ACEPotential(
+        Frame(**(frame | {"species": tuple(frame["species"])})),
+        network,
+        description["isolated_energies"],
+        Calibration.from_json(description["calibration"]),
+        device=device,
+        details=description.get("details"),
+    )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PotentialFileError(f"{path}: cannot be read ({error.strerror}); is this the folder of a potential?") from None
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise PotentialFileError(f"{path}: not valid JSON, probably truncated: {error}") from None
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION or description.get("backend") != "ace":
+        backend = description.get("backend") if isinstance(description, dict) else None
+        raise PotentialFileError(
+            f"{path}: format version {version!r}, backend {backend!r}; this version of mlip reads version "
+            f"{FORMAT_VERSION} of backend 'ace'. Install the version of mlip that wrote it, or train again"
+        )
+    return description

@@ -1,0 +1,57 @@
+"""The report of a loop: one page for people, one summary for machines.
+
+Imports are kept inside the functions: drawing needs matplotlib, a command line that only
+prints the table does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlip.report.summary import summary_table
+
+if TYPE_CHECKING:
+    from mlip.config import Config
+
+__all__ = ["report_system", "summary_table"]
+
+
+def report_system(
+    config: Config,
+    root: Path,
+    iterations: Sequence[int],
+    *,
+    out_html: Path,
+    out_summary: Path,
+    figures: Path | None = None,
+    reason: str | None = None,
+) -> None:
+    """Write the report of a loop and its summary.
+
+    Args:
+        config: Configuration of the system.
+        root: ``results/<system>``, where the iterations' files are (docs/design.md).
+        iterations: Numbers of the finished iterations.
+        out_html: Page written; it needs no other file.
+        out_summary: ``summary.json`` written.
+        figures: Folder for the pictures as PNG, where wanted.
+        reason: Why the loop ended, where the last assessment does not know it.
+
+    Raises:
+        ValueError: without a finished iteration.
+    """
+    from mlip.files import write_atomic, write_json
+    from mlip.report.figures import build_pictures, write_pictures
+    from mlip.report.page import render_page
+    from mlip.report.sources import read_loop
+    from mlip.report.summary import build_summary
+
+    loop = read_loop(root, iterations)
+    summary = build_summary(config, loop, reason)
+    pictures = build_pictures(config, loop)
+    write_atomic(out_html, render_page(config, root, loop, summary, pictures))
+    write_json(out_summary, summary)
+    if figures is not None:
+        write_pictures(pictures, figures)

@@ -1,0 +1,155 @@
+"""Pictures of the loop itself: where labels and time went, and what exploration met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from mlip.config import Config
+from mlip.report.drawing import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PALE,
+    PURPLE,
+    RASTERISE_ABOVE,
+    YELLOW,
+    Panel,
+    Picture,
+    limit_line,
+    plain_numbers,
+)
+from mlip.report.sources import LoopRecord
+
+STEP_COLOURS = {
+    "label_structures": ("labels", BLUE),
+    "label_references": ("references", PURPLE),
+    "train_committee": ("training", ORANGE),
+    "explore_walkers": ("exploration", GREEN),
+}
+REASON_COLOURS = {"initial": PALE, "uncertain": ORANGE, "audit": BLUE, "failed": INK}
+
+Series = dict[str, tuple[list[float], str]]
+"""Name -> values per iteration, and the colour."""
+
+
+def costs(loop: LoopRecord) -> Picture | None:
+    """Labels by reason, and core time by step, per iteration."""
+    numbers = [record.number for record in loop.iterations]
+    panels = []
+    labels = _labels_by_reason(loop)
+    if labels:
+        draw = partial(_draw_bars, numbers=numbers, series=labels, ylabel="labels")
+        panels.append(Panel("Labels by why they were chosen", _in_words("Labels per iteration", labels), draw))
+    unit, times = _times_by_step(loop)
+    if times:
+        draw = partial(_draw_bars, numbers=numbers, series=times, ylabel=unit)
+        panels.append(Panel("Cost by step", _in_words(f"Cost per iteration in {unit}", times), draw))
+    caption = "Failed labels cost time too; a label found in the store counts with what it once cost."
+    return Picture("costs", "Where labels and time went", caption, panels) if panels else None
+
+
+def _labels_by_reason(loop: LoopRecord) -> Series:
+    counts = loop.labels_by_reason()
+    names = [name for name in REASON_COLOURS if any(count[name] for count in counts)]
+    return {name: ([float(count[name]) for count in counts], REASON_COLOURS[name]) for name in names}
+
+
+def _times_by_step(loop: LoopRecord) -> tuple[str, Series]:
+    spent = [record.core_seconds() for record in loop.iterations]
+    total = sum(sum(cost.values()) for cost in spent)
+    unit, scale = "core-seconds", 1
+    if total > 3 * 3600:
+        unit, scale = "core-hours", 3600
+    elif total > 300:
+        unit, scale = "core-minutes", 60
+    series: Series = {
+        name: ([cost.get(step, 0.0) / scale for cost in spent], colour) for step, (name, colour) in STEP_COLOURS.items()
+    }
+    others = [sum(value for step, value in cost.items() if step not in STEP_COLOURS) / scale for cost in spent]
+    series["other steps"] = (others, PALE)
+    return unit, {name: entry for name, entry in series.items() if sum(entry[0]) > 0}
+
+
+def exploration(config: Config, loop: LoopRecord) -> Picture | None:
+    """Uncertainty of the explored frames with those chosen, and how the walkers ended."""
+    decided = [(record.number, record.decisions) for record in loop.iterations]
+    tables = {number: table for number, table in decided if table is not None and "force_uncertainty" in table}
+    ends = [(r.number, r.assessment["exploration"]) for r in loop.iterations if r.assessment.get("exploration")]
+    panels = []
+    if tables:
+        window = config.at_iteration(loop.last.number).select
+        limits = (window.min_uncertainty, window.max_uncertainty)
+        alt = (
+            f"Largest force uncertainty in eV/Å of {sum(map(len, tables.values()))} explored frames by iteration, "
+            "with the frames sent to the labeller highlighted"
+        )
+        draw = partial(_draw_uncertainty, tables=tables, limits=limits)
+        panels.append(Panel("Uncertainty of explored frames", alt, draw))
+    series = _stop_reasons([entry for _, entry in ends])
+    if series:
+        draw = partial(_draw_bars, numbers=[number for number, _ in ends], series=series, ylabel="walkers")
+        panels.append(Panel("How walkers ended", _in_words("Walkers per iteration", series), draw))
+    caption = "What the walkers met: as the potential learns, uncertainty falls and walkers run to their end."
+    return Picture("exploration", "Exploration", caption, panels) if panels else None
+
+
+def _stop_reasons(entries: Sequence[dict[str, Any]]) -> Series:
+    walkers, uncertain, exploded = (
+        [float(entry.get(name) or 0) for entry in entries] for name in ("n_walkers", "n_uncertain", "n_exploded")
+    )
+    finished = [max(0.0, n - u - x) for n, u, x in zip(walkers, uncertain, exploded, strict=True)]
+    series = {"finished": (finished, GREEN), "too uncertain": (uncertain, YELLOW), "exploded": (exploded, INK)}
+    return {name: entry for name, entry in series.items() if sum(entry[0]) > 0}
+
+
+def _in_words(what: str, series: Series) -> str:
+    return f"{what}: " + "; ".join(
+        f"{name} {', '.join(f'{v:.3g}' for v in values)}" for name, (values, _) in series.items()
+    )
+
+
+def _draw_bars(axes: Axes, numbers: Sequence[int], series: Series, ylabel: str) -> None:
+    base = np.zeros(len(numbers))
+    for name, (values, colour) in series.items():
+        axes.bar(numbers, values, 0.62, bottom=base, color=colour, label=name)
+        base += values
+    axes.set(xlabel="iteration", ylabel=ylabel, ylim=(0, 1.28 * base.max()))
+    _iterations_axis(axes, numbers)
+    axes.legend(ncols=3, loc="upper right", handlelength=0.9, handletextpad=0.4, columnspacing=1.0)
+
+
+def _draw_uncertainty(axes: Axes, tables: dict[int, pd.DataFrame], limits: tuple[float, float]) -> None:
+    rng = np.random.default_rng(0)  # only the sideways spread of the points
+    many = sum(map(len, tables.values())) > RASTERISE_ABOVE
+    for kind, colour, size in (("left", PALE, 5), ("uncertain", ORANGE, 9), ("audit", BLUE, 9)):
+        chosen = {
+            n: table.loc[table["decision"] == kind, "force_uncertainty"].to_numpy(float) for n, table in tables.items()
+        }
+        x = np.concatenate([n + rng.uniform(-0.27, 0.27, len(values)) for n, values in chosen.items()])
+        y = np.concatenate(list(chosen.values()))
+        axes.plot(
+            x, y, ".", color=colour, markersize=size, markeredgewidth=0, rasterized=many and kind == "left", label=kind
+        )
+    axes.set_yscale("log")
+    plain_numbers(axes.yaxis)
+    for limit, text in zip(limits, ("certain enough", "taken for broken"), strict=True):
+        if limit > 0:
+            limit_line(axes, limit, text)
+    bottom, top = axes.get_ylim()
+    axes.set(xlabel="iteration", ylabel="largest force uncertainty (eV/Å)", ylim=(bottom, top * (top / bottom) ** 0.15))
+    _iterations_axis(axes, list(tables))
+    axes.legend(ncols=3, loc="upper left", handletextpad=0.1, columnspacing=1.0)
+
+
+def _iterations_axis(axes: Axes, numbers: Sequence[int]) -> None:
+    axes.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.grid(False, axis="x")

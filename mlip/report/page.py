@@ -1,0 +1,208 @@
+"""From results to the page: every number as the text that the template shows."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from mlip.config import Config
+from mlip.report.drawing import Picture, svg
+from mlip.report.sources import LoopRecord
+from mlip.report.summary import duration, format_error
+
+MAX_FAILURES = 25
+MAX_REASONS = 12
+MAX_EXAMPLES = 8
+DASH = "–"
+
+
+def render_page(
+    config: Config, root: Path, loop: LoopRecord, summary: dict[str, Any], pictures: Sequence[Picture]
+) -> str:
+    """The whole page as HTML that needs no other file."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    failures = loop.failures()
+    return environment.get_template("template.html").render(
+        summary=summary,
+        verdict=_verdict(summary),
+        tiles=_tiles(loop, summary),
+        criteria=[_criterion(entry) for entry in loop.last.assessment.get("criteria") or []],
+        potential=(root / "potential").as_posix(),
+        pictures=[_picture(picture) for picture in pictures],
+        properties=_properties(loop),
+        iterations=[_iteration(entry) for entry in loop.history],
+        failures=failures[:MAX_FAILURES],
+        n_failures=len(failures),
+        reasons=_reasons(loop),
+        examples=_examples(loop),
+        footer=_footer(config, loop),
+    )
+
+
+def _verdict(summary: dict[str, Any]) -> dict[str, str]:
+    if summary["converged"]:
+        return {"kind": "good", "mark": "✓", "headline": "Converged", "text": "Every criterion is met."}
+    return {"kind": "warn", "mark": "!", "headline": "Not converged", "text": summary["reason"]}
+
+
+def _tiles(loop: LoopRecord, summary: dict[str, Any]) -> list[dict[str, str]]:
+    interval = summary["force_rmse_interval"]
+    confidence = (loop.last.assessment.get("audit") or {}).get("confidence")
+    span = f"{interval[0]:.2g}–{interval[1]:.2g} at {100 * confidence:.0f} %" if interval and confidence else ""
+    labels = f"{summary['failed_labels']} failed" if summary["failed_labels"] else "none failed"
+    return [
+        {"name": "force RMSE, unseen", "value": format_error(summary["force_rmse"]), "unit": "eV/Å", "note": span},
+        _property_tile("lattice constant", "Å", summary["a0"], summary["a0_reference"], 4),
+        _property_tile("bulk modulus", "GPa", summary["B0"], summary["B0_reference"], 1),
+        {"name": "labels", "value": str(summary["labels"]), "unit": "", "note": labels},
+        _time_tile(summary["core_seconds"]),
+    ]
+
+
+def _property_tile(name: str, unit: str, value: float | None, reference: float | None, digits: int) -> dict[str, str]:
+    if value is None:
+        return {"name": name, "value": DASH, "unit": "", "note": ""}
+    note = f"{100 * (value / reference - 1):+.2f} % of labeller" if reference else ""
+    return {"name": name, "value": f"{value:.{digits}f}", "unit": unit, "note": note.replace("% of", "% from")}
+
+
+def _time_tile(seconds: dict[str, float]) -> dict[str, str]:
+    total = sum(seconds.values())
+    value, unit = duration(total).split()
+    share = 100 * seconds.get("label_structures", 0.0) / total if total else 0.0
+    return {"name": "core time", "value": value, "unit": unit, "note": f"{share:.0f} % of it labels" if total else ""}
+
+
+def _criterion(entry: dict[str, Any]) -> dict[str, Any]:
+    value, target, passed = entry.get("value"), entry["target"], bool(entry.get("passed"))
+    # Criteria say only whether they passed; from that follows on which side of the target they should be.
+    at_least = value is not None and value != target and (value > target) == passed
+    return {
+        "name": entry["name"].replace("_", " "),
+        "value": DASH if value is None else _number(value),
+        "target": f"{'≥' if at_least else '≤'} {_number(target)}",
+        "passed": passed,
+    }
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3g}"
+
+
+def _picture(picture: Picture) -> dict[str, Any]:
+    panels = [
+        {"title": panel.title, "svg": Markup(svg(panel, f"{picture.name}{k}"))}
+        for k, panel in enumerate(picture.panels)
+    ]
+    return {"name": picture.name, "title": picture.title, "caption": picture.caption, "panels": panels}
+
+
+def _properties(loop: LoopRecord) -> list[dict[str, str]]:
+    """Rows of the table beside the equation of state."""
+    rows = []
+    for name, symbol in (("lattice_constant", "lattice constant a₀"), ("bulk_modulus", "bulk modulus B₀")):
+        entry = (loop.last.assessment.get("properties") or {}).get(name) or {}
+        if entry.get("reference") is None:
+            continue
+        potential, reference, digits = entry.get("potential"), entry["reference"], 4 if entry["unit"] == "Å" else 1
+        shift = None if potential is None else 100 * (potential / reference - 1)
+        rows.append(
+            {
+                "name": f"{symbol} ({entry['unit']})",
+                "potential": DASH if potential is None else f"{potential:.{digits}f}",
+                "reference": f"{reference:.{digits}f}",
+                "difference": DASH if shift is None else f"{shift:+.2f} %",
+            }
+        )
+    return rows
+
+
+def _iteration(entry: dict[str, Any]) -> dict[str, str]:
+    fresh, audit = entry.get("fresh") or {}, entry.get("audit") or {}
+    calibration, exploration = entry.get("calibration") or {}, entry.get("exploration") or {}
+    properties = entry.get("properties") or {}
+    criteria = entry.get("criteria") or []
+
+    def error(name: str) -> str:
+        value = (properties.get(name) or {}).get("relative_error")
+        return DASH if value is None else f"{100 * value:.2f}"
+
+    coverage = calibration.get("coverage")
+    walkers = exploration.get("n_walkers") or 0
+    finished = walkers - (exploration.get("n_uncertain") or 0) - (exploration.get("n_exploded") or 0)
+    return {
+        "number": str(entry.get("iteration", DASH)),
+        "labels": str(entry.get("labels_total", DASH)),
+        "fresh": _number(fresh.get("force_rmse")),
+        "audit": format_error(audit.get("force_rmse"), audit.get("interval")),
+        "coverage": DASH if coverage is None else f"{100 * coverage:.0f}",
+        "a0": error("lattice_constant"),
+        "B0": error("bulk_modulus"),
+        "walkers": f"{finished} of {walkers}" if walkers else DASH,
+        "passed": f"{sum(bool(c.get('passed')) for c in criteria)} of {len(criteria)}" if criteria else DASH,
+    }
+
+
+def _reasons(loop: LoopRecord) -> list[dict[str, Any]]:
+    """Frames by decision and reason over all iterations; numbers in reasons do not split them."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for record in loop.iterations:
+        if record.decisions is not None and "reason" in record.decisions:
+            reasons = [re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "…", str(text)) for text in record.decisions["reason"]]
+            counts.update(zip(record.decisions["decision"].astype(str), reasons, strict=True))
+    order = {"uncertain": 0, "audit": 1}
+    rows = sorted(counts.items(), key=lambda item: (order.get(item[0][0], 2), -item[1]))[:MAX_REASONS]
+    largest = max(counts.values(), default=1)
+    return [
+        {"decision": decision, "reason": reason, "count": n, "share": f"{100 * n / largest:.1f}"}
+        for (decision, reason), n in rows
+    ]
+
+
+def _examples(loop: LoopRecord) -> list[dict[str, str]]:
+    """Some frames that the last selection took, and some that it left, most uncertain first."""
+    table = next((r.decisions for r in reversed(loop.iterations) if r.decisions is not None), None)
+    if table is None or not {"force_uncertainty", "reason"} <= set(table.columns):
+        return []
+    table = table.sort_values("force_uncertainty", ascending=False)
+    taken = table[table["decision"] != "left"].head(MAX_EXAMPLES // 2)
+    left = table[table["decision"] == "left"].head(MAX_EXAMPLES // 2)
+    rows = []
+    for part in (taken, left):
+        for row in part.to_dict("records"):
+            temperature = row.get("temperature")
+            hot = temperature is not None and np.isfinite(temperature)
+            rows.append(
+                {
+                    "structure_id": str(row["structure_id"]),
+                    "temperature": f"{temperature:.0f}" if hot else DASH,
+                    "uncertainty": _number(row["force_uncertainty"]),
+                    "decision": str(row["decision"]),
+                    "reason": str(row["reason"]),
+                }
+            )
+    return rows
+
+
+def _footer(config: Config, loop: LoopRecord) -> str:
+    packages = loop.last.provenance.get("packages") or {}
+    shown = [f"{name} {packages[name]}" for name in ("ouroboros", "gpaw", "torch", "ase") if packages.get(name)]
+    parts = [
+        f"labels by {config.label.calculator}",
+        f"committee of {config.train.committee_size}",
+        f"seed {config.seed}",
+    ]
+    return " · ".join(parts + [text for text in shown if "not installed" not in text])

@@ -1,0 +1,163 @@
+"""What the report reads: the files that each iteration left, gathered and made uniform.
+
+A report must come out even when a loop ended half-way, so everything beside
+``assessment.json`` is optional: what is absent is simply not drawn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+
+from mlip.files import FileContentError, read_json
+from mlip.trajectory import TrajectoryError, read_netcdf
+
+STEPS = (
+    "prepare_structures",
+    "label_references",
+    "label_structures",
+    "collect_dataset",
+    "train_committee",
+    "explore_walkers",
+    "score_frames",
+    "select_candidates",
+    "assess_potential",
+)
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """The files of one iteration; ``None`` or empty where there are none."""
+
+    number: int
+    assessment: dict[str, Any]
+    dataset: dict[str, Any]
+    training: dict[str, Any]
+    provenance: dict[str, Any]
+    labels: list[dict[str, Any]]
+    """Label records of all shards."""
+    decisions: pd.DataFrame | None
+    parity: xr.Dataset | None
+    eos: xr.Dataset | None
+
+    @property
+    def usable_labels(self) -> int:
+        """Labels in the training, validation and test sets."""
+        splits = self.assessment.get("dataset") or self.dataset
+        return sum(int(splits.get(name) or 0) for name in ("train", "valid", "test"))
+
+    def core_seconds(self) -> dict[str, float]:
+        """Core-seconds per step; labels by their own records, which outlive reruns."""
+        steps = self.provenance.get("steps") or {}
+        costs = {name: float(cost.get("core_seconds") or cost.get("wall_seconds") or 0) for name, cost in steps.items()}
+        if self.labels:
+            costs["label_structures"] = sum(float(r.get("core_seconds") or 0) for r in self.labels)
+        return costs
+
+
+@dataclass(frozen=True)
+class LoopRecord:
+    """All iterations of a loop, in order."""
+
+    iterations: list[IterationRecord]
+
+    @property
+    def last(self) -> IterationRecord:
+        """The last iteration."""
+        return self.iterations[-1]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The assessments, in order."""
+        return [record.assessment for record in self.iterations]
+
+    def core_seconds(self) -> dict[str, float]:
+        """Core-seconds per step over all iterations, in the order of the steps."""
+        total: Counter[str] = Counter()
+        for record in self.iterations:
+            total.update(record.core_seconds())
+        names = [name for name in STEPS if name in total] + sorted(set(total) - set(STEPS))
+        return {name: float(total[name]) for name in names}
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Failed labels with iteration, structure, status and reason, in the order they happened."""
+        found: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for record in self.iterations:
+            failed = [r for r in record.labels if r.get("status") != "ok"]
+            for failure in failed + list(record.dataset.get("failures") or []):
+                iteration = failure.get("iteration", record.number)
+                found.setdefault((iteration, failure.get("structure_id")), {**failure, "iteration": iteration})
+        return sorted(found.values(), key=lambda failure: failure["iteration"])
+
+    def labels_by_reason(self) -> list[Counter[str]]:
+        """Per iteration, finished labels by the reason they were chosen, and the ``failed`` ones."""
+        chosen: dict[str, str] = {}
+        failed = {(f["iteration"], f.get("structure_id")) for f in self.failures()}
+        counts = []
+        for record in self.iterations:
+            tally: Counter[str] = Counter()
+            for label in record.labels:
+                name = str(label.get("structure_id"))
+                tally["failed" if (record.number, name) in failed else chosen.get(name, "initial")] += 1
+            counts.append(tally)
+            if record.decisions is not None:
+                chosen.update(zip(record.decisions["structure_id"], record.decisions["decision"], strict=True))
+        return counts
+
+
+def read_loop(root: Path, iterations: Sequence[int]) -> LoopRecord:
+    """Read what ``iterations`` left under ``root`` (``results/<system>``).
+
+    Raises:
+        ValueError: when no iteration is given or one has no assessment.
+    """
+    if not iterations:
+        raise ValueError("a report needs at least one finished iteration, got none")
+    return LoopRecord([_read_iteration(root / f"iter_{number:02d}", number) for number in sorted(iterations)])
+
+
+def _read_iteration(folder: Path, number: int) -> IterationRecord:
+    assessment = _json(folder / "assess_potential" / "assessment.json")
+    if not assessment:
+        raise ValueError(f"{folder}/assess_potential/assessment.json is missing or damaged; run assess_potential again")
+    shards = [_json(path) for path in sorted((folder / "label_structures").glob("shard_[0-9]*[0-9].json"))]
+    return IterationRecord(
+        number=number,
+        assessment=assessment,
+        dataset=_json(folder / "collect_dataset" / "dataset.json"),
+        training=_json(folder / "train_committee" / "training.json"),
+        provenance=_json(folder / "provenance.json"),
+        labels=[record for shard in shards for record in shard.get("records") or []],
+        decisions=_decisions(folder / "select_candidates" / "decisions.csv"),
+        parity=_netcdf(folder / "assess_potential" / "parity.nc"),
+        eos=_netcdf(folder / "assess_potential" / "eos.nc"),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except (OSError, FileContentError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _netcdf(path: Path) -> xr.Dataset | None:
+    try:
+        return read_netcdf(path)
+    except TrajectoryError:
+        return None
+
+
+def _decisions(path: Path) -> pd.DataFrame | None:
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError):
+        return None
+    return table if {"structure_id", "decision"} <= set(table.columns) and len(table) else None

@@ -1,0 +1,174 @@
+"""Labelled structures, checked and turned into cached geometry and targets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from mlip.config import Train
+from mlip.neighbors import Pairs, find_pairs
+from mlip.potential.ace import Size, compute_density, sum_forces, sum_virials
+from mlip.potential.environments import Environments, Frame, build_environments
+from mlip.potential.zbl import pair_name
+
+NOMINAL_COHESION = 3.0
+"""Cohesive energy (eV/atom) assumed when no energies of isolated atoms are known."""
+
+
+class TrainingDataError(ValueError):
+    """Structures that no potential can be trained on; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Cached geometry of all structures and what the network has to reproduce on it.
+
+    Targets exclude isolated atoms and pair repulsion. ``energies`` [n_structures] (eV),
+    ``forces`` [N, 3] (eV/Å), ``virials`` [n_structures, 3, 3] (dE/dstrain, eV), ``has_stress`` and
+    ``sizes`` [n_structures]; rows of ``environments`` and ``density`` [LM, N, C] are sorted by
+    species, and ``rows`` lists those of each structure.
+    """
+
+    environments: Environments
+    density: Tensor
+    energies: Tensor
+    forces: Tensor
+    virials: Tensor
+    has_stress: Tensor
+    sizes: Tensor
+    rows: list[Tensor]
+
+
+def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | None = None) -> None:
+    """Refuse structures without finite energies and forces, or with elements not in ``known``.
+
+    Raises:
+        TrainingDataError: naming the structure.
+    """
+    for index, atoms in enumerate(structures):
+        label = f"{name}[{index}] ({atoms.info.get('structure_id', atoms.get_chemical_formula())})"
+        results = getattr(atoms.calc, "results", {})
+        for key in ("energy", "forces"):
+            if key not in results:
+                raise TrainingDataError(f"{label} has no {key}; every structure needs a label (a SinglePointCalculator)")
+            if not np.isfinite(results[key]).all():
+                raise TrainingDataError(f"{label}: {key} is NaN or infinite; remove the structure or label it again")
+        unknown = sorted(set(atoms.get_chemical_symbols()) - known) if known is not None else []
+        if unknown:
+            raise TrainingDataError(
+                f"{label} holds {', '.join(unknown)}, which no training structure does; "
+                "add training structures with it or leave this structure out"
+            )
+
+
+def find_frame(structures: Sequence[Atoms], pairs: Sequence[Pairs], settings: Train) -> Frame:
+    """Elements and shortest distances of the training data, with the sizes of ``settings``."""
+    species = tuple(sorted({s for atoms in structures for s in atoms.get_chemical_symbols()}))
+    shortest: dict[str, float] = {}
+    for atoms, found in zip(structures, pairs, strict=True):
+        symbols = np.array(atoms.get_chemical_symbols())
+        first, second = symbols[found.centers], symbols[found.neighbors]
+        for a, b in {pair for pair in zip(first.tolist(), second.tolist(), strict=True) if pair[0] <= pair[1]}:
+            distance = float(found.distances[(first == a) & (second == b)].min())
+            shortest[pair_name(a, b)] = min(distance, shortest.get(pair_name(a, b), np.inf))
+    return Frame(species, settings.cutoff, settings.n_radial, settings.l_max, dict(sorted(shortest.items())))
+
+
+def find_size(frame: Frame, settings: Train) -> Size:
+    """Network hyperparameters for ``frame``."""
+    return Size(
+        n_members=settings.committee_size,
+        n_species=len(frame.species),
+        n_radial=frame.n_radial,
+        l_max=frame.l_max,
+        n_channels=settings.n_channels,
+        body_order=settings.body_order,
+        hidden=settings.hidden,
+    )
+
+
+def composition(structures: Sequence[Atoms], frame: Frame) -> np.ndarray:
+    """Atoms of each species, [n_structures, n_species]."""
+    return np.array([np.bincount(frame.indices(atoms), minlength=len(frame.species)) for atoms in structures], dtype=float)
+
+
+def fit_isolated_energies(structures: Sequence[Atoms], frame: Frame, given: dict[str, float] | None) -> dict[str, float]:
+    """Energies of isolated atoms: those ``given``, else a least-squares fit over compositions.
+
+    The fit cannot tell atoms from bonds; ``NOMINAL_COHESION`` is added so that the potential
+    at least does not believe that matter evaporates for free.
+
+    Raises:
+        TrainingDataError: when ``given`` lacks an element.
+    """
+    if given is not None:
+        missing = sorted(set(frame.species) - set(given))
+        if missing:
+            raise TrainingDataError(f"no energy of an isolated atom for {', '.join(missing)}; give all elements or none")
+        return {s: float(given[s]) for s in frame.species}
+    counts = composition(structures, frame)
+    energies = np.array([atoms.get_potential_energy() for atoms in structures])
+    fitted = np.linalg.lstsq(counts, energies, rcond=None)[0] + NOMINAL_COHESION
+    return dict(zip(frame.species, fitted.tolist(), strict=True))
+
+
+def build_dataset(
+    structures: Sequence[Atoms], pairs: Sequence[Pairs], frame: Frame, isolated: dict[str, float], device: str
+) -> Dataset:
+    """Geometry in float32 on ``device``; targets are formed in float64 first."""
+    exact = build_environments(structures, frame, pairs)
+    n = len(structures)
+    edges = (exact.pair_slope[..., None] * exact.direction)[:, :, None]
+    repulsion = torch.zeros(n, dtype=torch.float64).index_add(0, exact.structure, exact.pair_energy)
+    reference = composition(structures, frame) @ np.array([isolated[s] for s in frame.species])
+    energies = torch.tensor([a.get_potential_energy() for a in structures], dtype=torch.float64)
+    forces = torch.from_numpy(np.concatenate([a.get_forces() for a in structures]))[exact.atoms]
+    virials, has_stress = _virials(structures)
+    environments = exact.to(device, torch.float32)
+
+    def single(values: Tensor) -> Tensor:
+        return values.to(device=device, dtype=torch.float32)
+
+    return Dataset(
+        environments=environments,
+        density=single(compute_density(exact)),
+        energies=single(energies - repulsion - torch.from_numpy(reference)),
+        forces=single(forces - sum_forces(exact, edges)[:, 0]),
+        virials=single(virials - sum_virials(exact, edges, n)[:, 0]),
+        has_stress=single(has_stress),
+        sizes=torch.tensor([len(a) for a in structures], dtype=torch.float32, device=device),
+        rows=[torch.nonzero(environments.structure == k)[:, 0] for k in range(n)],
+    )
+
+
+def _virials(structures: Sequence[Atoms]) -> tuple[Tensor, Tensor]:
+    """dE/dstrain [n, 3, 3] (eV), and 1.0 where a stress label exists, else 0.0, [n]."""
+    virials, known = torch.zeros(len(structures), 3, 3, dtype=torch.float64), torch.zeros(len(structures))
+    for k, atoms in enumerate(structures):
+        if atoms.pbc.all() and "stress" in atoms.calc.results:
+            stress = atoms.get_stress(voigt=False)
+            if np.isfinite(stress).all():
+                virials[k], known[k] = torch.from_numpy(stress * atoms.get_volume()), 1.0
+    return virials, known
+
+
+def fingerprint(structures: Sequence[Atoms]) -> str:
+    """SHA-256 of geometry and labels: a checkpoint continues only on the data it began with."""
+    digest = hashlib.sha256()
+    for atoms in structures:
+        stress = atoms.calc.results.get("stress", np.zeros(0))
+        for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_forces(), stress):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        digest.update(repr(float(atoms.get_potential_energy())).encode())
+    return digest.hexdigest()
+
+
+def prepare_pairs(structures: Sequence[Atoms], cutoff: float) -> list[Pairs]:
+    """Neighbour pairs of every structure within ``cutoff`` (Å)."""
+    return [find_pairs(atoms, cutoff) for atoms in structures]

@@ -1,0 +1,88 @@
+"""The training loss of a committee on a batch of structures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlip.config import Train
+from mlip.potential.ace import CommitteeNetwork, sum_forces, sum_virials
+from mlip.potential.environments import Environments
+from mlip.training.data import Dataset
+
+ENERGY_UNIT = 0.03
+"""eV/atom that weigh, at equal weights and at the end of training, as much as 1 eV/Å."""
+STRESS_UNIT = 0.3
+"""Virial in eV/atom that weighs as much as 1 eV/Å."""
+HUBER = 1.0
+"""eV/Å beyond which a force error counts linearly: violent structures must not rule the fit."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some structures of a data set; attributes as in :class:`Dataset`, members' weights [P, n]."""
+
+    environments: Environments
+    density: Tensor
+    energies: Tensor
+    forces: Tensor
+    virials: Tensor
+    has_stress: Tensor
+    sizes: Tensor
+    weights: Tensor
+
+
+def take_batch(data: Dataset, chosen: Sequence[int], member_weights: Tensor, n_species: int) -> Batch:
+    """The structures ``chosen`` of ``data``, with ``member_weights`` [P, n_all]."""
+    rows = torch.cat([data.rows[k] for k in chosen])
+    rows = rows[torch.argsort(data.environments.species[rows], stable=True)]
+    index = torch.tensor(list(chosen), device=rows.device)
+    environments = data.environments.take(rows, n_species)
+    position = torch.full((len(data.rows),), -1, dtype=torch.int64, device=rows.device)
+    position[index] = torch.arange(len(index), device=rows.device)
+    environments = environments.renumber_structures(position)
+    return Batch(
+        environments,
+        data.density[:, rows],
+        data.energies[index],
+        data.forces[rows],
+        data.virials[index],
+        data.has_stress[index],
+        data.sizes[index],
+        member_weights[:, index],
+    )
+
+
+def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energy_ramp: float) -> tuple[Tensor, Tensor]:
+    """Loss summed over members, and mean squares [3]: energy (eV/atom), force (eV/Å), virial (eV/atom).
+
+    Members are independent, so the gradient of the sum holds the gradient of each. Per
+    structure the force term is averaged over components, and structures are weighted by
+    their number of atoms there, equally in the energy and virial terms.
+    """
+    n = len(batch.sizes)
+    atomic, edges = network.energy_and_edges(batch.environments, batch.density, training=True)
+    energies = atomic.new_zeros((atomic.shape[0], n)).index_add(1, batch.environments.structure, atomic)
+    energy_error = (energies - batch.energies) / batch.sizes
+    force_error = sum_forces(batch.environments, edges) - batch.forces[:, None]
+    virial_error = (sum_virials(batch.environments, edges, n) - batch.virials[:, None]) / batch.sizes[:, None, None, None]
+    virial_square = virial_error.square().mean((2, 3)) * batch.has_stress[:, None]
+
+    row_weight = batch.weights[:, batch.environments.structure].T
+    force_term = (_huber(force_error).mean(-1) * row_weight).sum(0) / row_weight.shape[0]
+    energy_term = (energy_error.square() * batch.weights).mean(1) / ENERGY_UNIT**2
+    virial_term = (virial_square.T * batch.weights).mean(1) / STRESS_UNIT**2
+    loss = (
+        settings.force_weight * force_term
+        + settings.energy_weight * energy_ramp * energy_term
+        + settings.stress_weight * energy_ramp * virial_term
+    )
+    squares = torch.stack((energy_error.square().mean(), force_error.square().mean(), virial_square.mean()))
+    return loss.sum(), squares.detach()
+
+
+def _huber(error: Tensor) -> Tensor:
+    return torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER) * 2.0

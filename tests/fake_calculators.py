@@ -1,0 +1,67 @@
+"""Calculators that misbehave on demand, importable by path in the labelling child process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from ase.calculators.calculator import Calculator, SCFError, all_changes
+
+ERRORS = {"RuntimeError": RuntimeError, "MemoryError": MemoryError, "NameError": NameError, "ValueError": ValueError}
+
+
+class SpringCalculator(Calculator):
+    """Atoms on springs to their centre (eV, Å), with a behaviour chosen by the number of atoms.
+
+    ``behaviours`` maps the number of atoms, as a string, to ``segfault``, ``hang``, ``exit``,
+    ``sysexit``, ``nan``, ``unconverged``, ``silently_unconverged``, ``drift``, ``large`` or
+    ``raise <type> <message>``. ``calls`` is a file that receives one line per calculation.
+    """
+
+    implemented_properties = ("energy", "forces")
+    default_parameters = {"k": 1.0, "behaviours": {}, "calls": None, "seconds": 0.0, "maxiter": 10, "mixer": 1.0}
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
+        super().calculate(atoms, properties, system_changes)
+        if self.parameters.calls:
+            with Path(self.parameters.calls).open("a", encoding="utf-8") as stream:
+                stream.write(f"{len(atoms)} {os.environ.get('OMP_NUM_THREADS')}\n")
+        time.sleep(self.parameters.seconds)
+        behaviour = self.parameters.behaviours.get(str(len(atoms)), "ok")
+        print(f"calculating {len(atoms)} atoms: {behaviour}", flush=True)
+        offsets = atoms.positions - atoms.positions.mean(axis=0)
+        forces = -self.parameters.k * offsets
+        energy = 0.5 * self.parameters.k * float((offsets**2).sum())
+        energy, forces = self._misbehave(behaviour, energy, forces)
+        self.results = {"energy": energy, "forces": forces}
+
+    def _misbehave(self, behaviour, energy, forces):
+        if behaviour == "segfault":
+            ctypes.string_at(0)
+        elif behaviour == "hang":
+            time.sleep(600)
+        elif behaviour == "exit":
+            os._exit(3)
+        elif behaviour == "sysexit":
+            sys.exit(4)
+        elif behaviour.startswith("raise"):
+            _, kind, *message = behaviour.split(" ")
+            raise ERRORS[kind](" ".join(message))
+        elif behaviour == "unconverged" and self.parameters.maxiter < 100:
+            raise SCFError("no convergence")
+        elif behaviour == "silently_unconverged":
+            self.converged = False
+        elif behaviour == "nan":
+            forces = forces * np.nan
+        elif behaviour == "drift":
+            forces = forces + 1.0
+        elif behaviour == "large":
+            forces = forces * 1e3
+        return energy, forces
+
+
+not_callable = 3

@@ -1,0 +1,177 @@
+"""A made-up loop on disk, in the formats of docs/design.md, for tests of what reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mlip.config import Config, parse_config
+
+WORDS = {"lattice_constant": "Å", "bulk_modulus": "GPa"}
+
+
+def synthetic_config(**changes) -> Config:
+    base = {"system": "silicon", "max_iterations": 5, "structures": [{"bulk": {"name": "Si"}}]}
+    return parse_config(base | changes)
+
+
+def write_json(path: Path, value) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1))
+
+
+def synthetic_results(root: Path, n_iterations: int = 4, *, seed: int = 0, failures: bool = True) -> list[int]:
+    """Write ``n_iterations`` of a loop whose error falls by half each time; ``root`` is results/<system>."""
+    rng = np.random.default_rng(seed)
+    ids = [f"iter_00-rattle-{k:03d}" for k in range(16)] + [f"iter_00-volume_scan-{k:03d}" for k in range(8)]
+    total = failed_total = 0
+    for number in range(n_iterations):
+        folder = root / f"iter_{number:02d}"
+        failed = _write_labels(folder, number, ids, rng, failures)
+        total, failed_total = total + len(ids), failed_total + failed
+        scale = 0.25 * 0.55**number
+        counts = {"train": total - failed_total - 6, "valid": 3, "test": 3}
+        write_json(folder / "collect_dataset" / "dataset.json", {"iteration": number, **counts, "failures": []})
+        write_json(folder / "train_committee" / "training.json", {"wall_seconds": 60.0})
+        converged = number == n_iterations - 1
+        _write_assessment(folder, number, total, len(ids), failed, failed_total, counts, scale, converged, rng)
+        _write_provenance(folder, number)
+        ids = _write_decisions(folder, number, scale, rng)
+    return list(range(n_iterations))
+
+
+def _write_labels(folder: Path, number: int, ids: list[str], rng, failures: bool) -> int:
+    failed = 0
+    for shard in range(2):
+        records = []
+        for k, name in enumerate(ids[shard::2]):
+            bad = failures and shard == 1 and k == 3 and number < 2
+            failed += bad
+            status = ("unconverged" if number else "rejected") if bad else "ok"
+            reason = ("no SCF convergence after 3 escalations" if number else "atoms 1.1 Å apart") if bad else ""
+            cost = float(rng.uniform(8, 16))
+            records.append(
+                {"structure_id": name, "key": f"{number}{shard}{k:060d}", "status": status, "reason": reason, "attempts": 1,
+                 "cached": False, "core_seconds": cost, "wall_seconds": cost}
+            )  # fmt: skip
+        stem = folder / "label_structures" / f"shard_{shard:03d}"
+        write_json(
+            stem.with_suffix(".json"),
+            {"iteration": number, "shard": shard, "planned": len(records), "records": records},
+        )
+        stem.with_suffix(".extxyz").write_text("")
+    return failed
+
+
+def _write_assessment(folder, number, total, new, failed, failed_total, counts, scale, converged, rng) -> None:
+    tested = number > 0
+    rmse = 2 * scale
+    error = {"lattice_constant": 0.012 * 0.3**number, "bulk_modulus": 0.11 * 0.45**number}
+    reference = {"lattice_constant": 5.4737, "bulk_modulus": 88.6}
+    properties = {
+        name: {
+            "potential": value * (1 + error[name]),
+            "reference": value,
+            "relative_error": error[name],
+            "unit": WORDS[name],
+        }
+        for name, value in reference.items()
+    } | {"eos_rmse": 0.02 * scale}
+    values = [("force_rmse", rmse, 0.15), ("audit_force_rmse", 1.3 * rmse, 0.15), ("lattice_constant", error["lattice_constant"], 0.003),
+              ("bulk_modulus", error["bulk_modulus"], 0.05), ("eos_rmse", 0.02 * scale, 0.005)]  # fmt: skip
+    assessment = {
+        "iteration": number, "labels_total": total, "labels_new": new, "failed_new": failed, "failed_total": failed_total,
+        "dataset": counts,
+        "fresh": {"n_structures": new, "n_atoms": new * 8, "energy_mae": 0.02 * scale, "energy_rmse": 0.03 * scale,
+                  "force_mae": 1.4 * scale, "force_rmse": rmse, "stress_rmse_gpa": 2 * scale} if tested else None,
+        "audit": {"n_structures": 3, "force_rmse": 0.8 * rmse, "interval": [0.6 * rmse, 1.3 * rmse], "confidence": 0.9} if tested else None,
+        "calibration": {"coverage": 0.93, "expected": 0.95, "spearman": 0.71} if tested else None,
+        "properties": properties,
+        "exploration": {"n_walkers": 6, "n_exploded": int(number == 0), "n_uncertain": max(0, 3 - number), "mean_uncertainty": scale / 2},
+        "criteria": [{"name": n, "value": v if tested or "force" not in n else None, "target": t, "passed": bool(tested and v <= t)}
+                     for n, v, t in values],
+        "core_hours_labels": total * 12 / 3600, "converged": converged, "stop": converged,
+        "reason": "all criteria passed" if converged else "criteria not met: force_rmse",
+    }  # fmt: skip
+    write_json(folder / "assess_potential" / "assessment.json", assessment)
+    if tested:
+        _write_parity(folder, new, scale, rng)
+    _write_eos(folder, error["bulk_modulus"], error["lattice_constant"], scale)
+
+
+def _write_parity(folder: Path, new: int, scale: float, rng) -> None:
+    n = new * 8
+    true = rng.normal(0, 1.2, (n, 3))
+    std = scale * rng.lognormal(0, 0.5, (n, 1)) * np.ones((1, 3))
+    energy = -5.4 + rng.gamma(2.0, 0.03, new)
+    data = xr.Dataset(
+        {
+            "force_true": (("atom_sample", "space"), true, {"units": "eV/Å"}),
+            "force_predicted": (("atom_sample", "space"), true + rng.normal(0, 1, (n, 3)) * std, {"units": "eV/Å"}),
+            "force_std": (("atom_sample", "space"), std, {"units": "eV/Å"}),
+            "audit": ("atom_sample", np.repeat(np.arange(new) % 4 == 0, 8).astype("int8")),
+            "energy_true": ("structure", energy),
+            "energy_predicted": ("structure", energy + rng.normal(0, 0.03 * scale, new)),
+            "energy_std": ("structure", np.full(new, 0.03 * scale)),
+            "structure_id": ("structure", [f"s{k}" for k in range(new)]),
+        }
+    )
+    data.to_netcdf(folder / "assess_potential" / "parity.nc")
+
+
+def _write_eos(folder: Path, bulk_error: float, lattice_error: float, scale: float) -> None:
+    volume = 20.5 * (1 + np.array([-0.08, -0.05, -0.025, 0, 0.025, 0.05, 0.08]))
+
+    def energy(v0: float, b0: float) -> np.ndarray:
+        t = (v0 / volume) ** (2 / 3) - 1
+        curve = 9 * v0 * b0 * 0.00624151 / 16 * (2 * t**2 + 0.2 * t**3)
+        return curve - curve.min()
+
+    data = xr.Dataset(
+        {
+            "energy_reference": ("volume", energy(20.5, 88.6), {"units": "eV/atom"}),
+            "energy_potential": ("volume", energy(20.5 * (1 + 3 * lattice_error), 88.6 * (1 + bulk_error))),
+            "energy_std": ("volume", np.full(7, 0.02 * scale)),
+        },
+        coords={"volume": volume},
+    )
+    data.to_netcdf(folder / "assess_potential" / "eos.nc")
+
+
+def _write_provenance(folder: Path, number: int) -> None:
+    costs = {"label_structures": 140.0, "collect_dataset": 2.0, "train_committee": 65.0, "explore_walkers": 80.0,
+             "score_frames": 6.0, "select_candidates": 2.0, "assess_potential": 4.0}  # fmt: skip
+    if number == 0:
+        costs |= {"prepare_structures": 2.0, "label_references": 60.0}
+    steps = {name: {"wall_seconds": s, "core_seconds": s} for name, s in costs.items()}
+    write_json(folder / "provenance.json", {"steps": steps})
+
+
+def _write_decisions(folder: Path, number: int, scale: float, rng) -> list[str]:
+    n = 150
+    uncertainty = scale * rng.lognormal(0, 0.7, n)
+    order = np.argsort(-uncertainty)
+    decision, reason = np.full(n, "left", dtype=object), np.full(n, "less informative than those taken", dtype=object)
+    reason[uncertainty < 0.02] = "certain enough"
+    decision[order[2:18:2]], reason[order[2:18:2]] = "uncertain", "most informative"
+    decision[order[::50]], reason[order[::50]] = "audit", "drawn at random"
+    reason[order[3:18:2]] = "too close to one taken"
+    walkers, frames = np.arange(n) % 6, np.arange(n) // 6 * 20
+    table = pd.DataFrame(
+        {
+            "structure_id": [f"iter_{number:02d}-walker_{w:02d}-frame_{f:04d}" for w, f in zip(walkers, frames, strict=True)],
+            "walker": walkers, "frame": frames, "time_fs": frames * 1.0, "temperature": rng.normal(600, 60, n),
+            "force_uncertainty": uncertainty, "novelty": rng.uniform(0, 0.3, n), "min_distance_ratio": rng.uniform(0.8, 1, n),
+            "energy_per_atom": rng.normal(-5.3, 0.02, n), "decision": decision, "reason": reason,
+        }
+    )  # fmt: skip
+    path = folder / "select_candidates" / "decisions.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False)
+    chosen = table[table.decision != "left"].structure_id.tolist()
+    (path.parent / "candidates.extxyz").write_text("".join(f"1\nstructure_id={name}\nSi 0 0 0\n" for name in chosen))
+    return chosen
