@@ -70,6 +70,7 @@ step() { # step LABEL COMMAND...: the command's output goes to the log, its prog
     printf '  %-58s' "$label"
     "$@" >>"$log" 2>&1 &
     local job=$!
+    trap 'kill "$job" 2>/dev/null; exit 130' INT TERM # a job in the background ignores Ctrl-C itself
     if [ -t 1 ]; then
         while kill -0 "$job" 2>/dev/null; do
             printf '\r  %-58s%4d s' "$label" $((SECONDS - started))
@@ -78,6 +79,7 @@ step() { # step LABEL COMMAND...: the command's output goes to the log, its prog
         printf '\r  %-58s' "$label"
     fi
     wait "$job" || status=$?
+    trap - INT TERM
     printf '%4d s%s\n' $((SECONDS - started)) "$([ "$status" = 0 ] || echo '  failed')"
     if [ "$status" != 0 ]; then
         printf '\nThe last lines of %s:\n' "$log" >&2

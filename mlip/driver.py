@@ -79,7 +79,9 @@ def _environment() -> dict[str, str]:
 def _watch(process: subprocess.Popen[bytes], config: Config, results: Path, show: Callable[[str], None]) -> None:
     last, shown = "", 0.0
     while process.poll() is None:
-        line = progress_line(read_status(config, results))
+        status = read_status(config, results)
+        # While Snakemake runs, an end can only be one left over from an earlier run.
+        line = progress_line(status) if status.stop_reason is None else last
         settled = line.rpartition(" · ")[0] or line  # the forecast ticks; it alone is no news
         if settled != last or time.monotonic() - shown > HEARTBEAT_SECONDS:
             show(line)

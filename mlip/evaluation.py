@@ -40,7 +40,7 @@ def evaluate_potential(potential: Potential, structures: Sequence[Atoms]) -> dic
         "coverage": coverage(forces, std),
         "spearman": rank_correlation(std, np.linalg.norm(forces, axis=1)),
         "n_structures": len(structures),
-        "n_atoms": int(len(forces)),
+        "n_atoms": len(forces),
     }
 
 

@@ -6,6 +6,7 @@ comparison go through the same code. Lengths in Å, energies in eV, moduli in GP
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -266,7 +267,9 @@ def _symmetry(structure: Atoms) -> Any:
 
     _require_periodic(structure)
     cell = (structure.cell.array, structure.get_scaled_positions(), structure.numbers)
-    dataset = spglib.get_symmetry_dataset(cell, symprec=SYMMETRY_PRECISION)
+    with warnings.catch_warnings():  # it announces that a later version will raise instead of returning None
+        warnings.simplefilter("ignore", DeprecationWarning)
+        dataset = spglib.get_symmetry_dataset(cell, symprec=SYMMETRY_PRECISION)
     if dataset is None:
         raise PropertyError(f"{structure.get_chemical_formula()}: no symmetry found; check for overlapping atoms")
     return dataset

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from mlip.config import Config
+from mlip.status_files import (
+    assessment_path,
+    count_labels,
+    error_in,
+    iteration_folder,
+    mapping,
+    modified,
+    number_or_none,
+    read_failures,
+    read_object,
+)
 
 State = Literal["done", "started", "failed", "waiting"]
 
@@ -82,7 +92,7 @@ class Status:
     force_rmse_interval: tuple[float, float] | None = None
     uncertainty: float | None = None
     stop_reason: str | None = None
-    """Why the loop ended; None while it has not."""
+    """Why the loop ended; None while it has not, or while a part of it is being done again."""
     next_steps: tuple[str, ...] = ()
     seconds_left: float | None = None
     """At most: the loop may converge earlier."""
@@ -92,13 +102,13 @@ class Status:
 
     @property
     def labels_done(self) -> int:
-        """Labels finished, failed ones included, over all iterations."""
-        return sum(iteration.labels_done for iteration in self.iterations)
+        """Labels finished, failed ones included, up to the current iteration."""
+        return sum(iteration.labels_done for iteration in self.iterations[: self.current + 1])
 
     @property
     def labels_planned(self) -> int:
-        """Labels of all iterations whose structures are chosen."""
-        return sum(iteration.labels_planned for iteration in self.iterations)
+        """Labels planned up to the current iteration; later ones may never be computed."""
+        return sum(iteration.labels_planned for iteration in self.iterations[: self.current + 1])
 
 
 def read_status(config: Config, results: Path, now: float | None = None) -> Status:
@@ -106,12 +116,12 @@ def read_status(config: Config, results: Path, now: float | None = None) -> Stat
 
     Args:
         config: Configuration of the system.
-        results: Folder that holds ``<system>/iter_NN``.
+        results: Folder ``results/<system>``; it need not exist yet.
         now: Time in seconds since the epoch; the clock's when None.
     """
-    root = results / config.system
-    iterations = tuple(_iteration(config, root, number) for number in range(config.max_iterations))
-    assessments = [_read(_assessment_path(root, entry.number)) for entry in iterations]
+    root = results
+    iterations = _read_iterations(config, root)
+    assessments = [read_object(assessment_path(root, entry.number)) for entry in iterations]
     stop_at, stop_reason = _find_stop(config, iterations, assessments)
     if stop_at is not None:
         iterations = iterations[: stop_at + 1]
@@ -133,12 +143,23 @@ def read_status(config: Config, results: Path, now: float | None = None) -> Stat
         seconds_left=0.0
         if ended
         else _forecast(root, config.max_iterations, current, time.time() if now is None else now),
-        failures=tuple(_failures(root, range(len(iterations)))),
+        failures=tuple(read_failures(root, range(len(iterations)))),
         report=report if report.exists() else None,
     )
 
 
 # Steps ---------------------------------------------------------------------------------------
+
+
+def _read_iterations(config: Config, root: Path) -> tuple[IterationStatus, ...]:
+    """Every planned iteration; the file system is asked only up to the first one not begun."""
+    found: list[IterationStatus] = []
+    for number in range(config.max_iterations):
+        if found and not found[-1].started:
+            found.append(IterationStatus(number, found[-1].steps if number > 1 else _iteration(config, root, 1).steps))
+        else:
+            found.append(_iteration(config, root, number))
+    return tuple(found)
 
 
 def _iteration(config: Config, root: Path, number: int) -> IterationStatus:
@@ -148,12 +169,12 @@ def _iteration(config: Config, root: Path, number: int) -> IterationStatus:
         if name in FIRST_ONLY and number > 0:
             continue
         steps.append(_step(root, number, name, _outputs(root, number, name, settings)))
-    done, planned = _count_labels(root, number, settings.label.n_shards)
+    done, planned = count_labels(root, number, settings.label.n_shards)
     return IterationStatus(number, tuple(steps), done, planned)
 
 
 def _outputs(root: Path, number: int, name: str, settings: Config) -> list[Path]:
-    folder = _folder(root, number) / name
+    folder = iteration_folder(root, number) / name
     if name == "label_references":
         return [root / name / "references.extxyz"]
     if name == "label_structures":
@@ -169,7 +190,7 @@ def _step(root: Path, number: int, name: str, outputs: list[Path]) -> StepStatus
         return StepStatus(name, "done", done, len(outputs))
     logs = _logs(root, number, name)
     for log in logs:
-        message = _error_in(log)
+        message = error_in(log)
         if message and not _output_of(log, outputs).exists():
             return StepStatus(name, "failed", done, len(outputs), message)
     return StepStatus(name, "started" if done or logs else "waiting", done, len(outputs))
@@ -187,75 +208,11 @@ def _output_of(log: Path, outputs: list[Path]) -> Path:
     return next((path for path in outputs if part and path.stem.endswith(f"_{part}")), outputs[0])
 
 
-def _error_in(log: Path) -> str:
-    """The last line of a log that holds a traceback, else nothing."""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - 20_000))
-            text = stream.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines and any(line.startswith("Traceback (most recent") for line in lines) else ""
-
-
 def _next_steps(root: Path, iteration: IterationStatus, ended: bool) -> tuple[str, ...]:
     if not ended:
         return tuple(step.name for step in iteration.steps if step.state != "done")[:2]
     outputs = {"deploy_potential": root / "potential" / "potential.json", "report_system": root / "report.html"}
     return tuple(name for name, path in outputs.items() if not path.exists())
-
-
-# Labels ----------------------------------------------------------------------------------------
-
-
-def _count_labels(root: Path, number: int, n_shards: int) -> tuple[int, int]:
-    """Labels finished and planned in one iteration, running shards included."""
-    folder = _folder(root, number) / "label_structures"
-    done = planned = 0
-    for shard in range(n_shards):
-        finished = _read(folder / f"shard_{shard:03d}.json")
-        running = _read(folder / f"shard_{shard:03d}.progress.json")
-        done += len(_records(finished)) if finished else _whole(running.get("done"))
-        planned += _whole(finished.get("planned")) if finished else _whole(running.get("planned"))
-    if number == 0:
-        candidates = _folder(root, 0) / "prepare_structures" / "candidates.extxyz"
-    else:
-        candidates = _folder(root, number - 1) / "select_candidates" / "candidates.extxyz"
-    return done, max(planned, _count_frames(candidates))
-
-
-def _count_frames(path: Path) -> int:
-    """Whole structures in an extended XYZ file; 0 where there is none."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return 0
-    frames = position = 0
-    while position < len(lines) and lines[position].strip().isdigit():
-        position += int(lines[position]) + 2
-        frames += position <= len(lines)
-    return frames
-
-
-def _failures(root: Path, numbers: Iterable[int]) -> list[dict[str, Any]]:
-    found: dict[tuple[int, str], dict[str, Any]] = {}
-    for number in numbers:
-        folder = _folder(root, number)
-        shards = sorted((folder / "label_structures").glob("shard_[0-9][0-9][0-9].json"))
-        failed = [record for path in shards for record in _records(_read(path)) if record.get("status") != "ok"]
-        listed = _read(folder / "collect_dataset" / "dataset.json").get("failures")
-        for record in failed + [
-            entry for entry in (listed if isinstance(listed, list) else []) if isinstance(entry, dict)
-        ]:
-            iteration, name = _whole(record.get("iteration", number)), str(record.get("structure_id", "?"))
-            entry = {"iteration": iteration, "structure_id": name}
-            found.setdefault(
-                (iteration, name),
-                entry | {"status": str(record.get("status", "?")), "reason": str(record.get("reason") or "")},
-            )
-    return sorted(found.values(), key=lambda entry: entry["iteration"])
 
 
 # Progress ----------------------------------------------------------------------------------------
@@ -265,9 +222,11 @@ def _find_stop(
     config: Config, iterations: tuple[IterationStatus, ...], assessments: list[dict[str, Any]]
 ) -> tuple[int | None, str | None]:
     for entry, assessment in zip(iterations, assessments, strict=True):
+        if not entry.finished:  # also when an earlier run had ended: something is being done again
+            break
         if assessment.get("stop") is True:
             return entry.number, str(assessment.get("reason") or "stopped")
-    if iterations[-1].finished:
+    if all(entry.finished for entry in iterations):
         return iterations[-1].number, f"iteration limit: all {config.max_iterations} iterations used"
     return None, None
 
@@ -276,15 +235,17 @@ def _errors(assessments: list[dict[str, Any]]) -> tuple[float | None, tuple[floa
     """Latest force RMSE (audit if there is one), its interval, and mean uncertainty of the exploration."""
     uncertainty = None
     for assessment in reversed(assessments):
-        exploration, audit, fresh = (_mapping(assessment, name) for name in ("exploration", "audit", "fresh"))
-        uncertainty = _number(exploration.get("mean_uncertainty")) if uncertainty is None else uncertainty
-        rmse = _number(audit.get("force_rmse"))
+        exploration, audit, fresh = (mapping(assessment, name) for name in ("exploration", "audit", "fresh"))
+        uncertainty = number_or_none(exploration.get("mean_uncertainty")) if uncertainty is None else uncertainty
+        rmse = number_or_none(audit.get("force_rmse"))
         if rmse is not None:
             ends = audit.get("interval")
-            values = [_number(end) for end in ends] if isinstance(ends, list) and len(ends) == 2 else [None, None]
+            values = (
+                [number_or_none(end) for end in ends] if isinstance(ends, list) and len(ends) == 2 else [None, None]
+            )
             low, high = values
             return rmse, None if low is None or high is None else (low, high), uncertainty
-        rmse = _number(fresh.get("force_rmse"))
+        rmse = number_or_none(fresh.get("force_rmse"))
         if rmse is not None:
             return rmse, None, uncertainty
     return None, None, uncertainty
@@ -296,9 +257,9 @@ def _forecast(root: Path, max_iterations: int, current: int, now: float) -> floa
     The first iteration labels other structures than the later ones, so it counts only as long
     as it is the only one. The median keeps a break between two runs out.
     """
-    ends = [_mtime(_folder(root, 0) / "prepare_structures" / "candidates.extxyz")]
-    ends += [_mtime(_assessment_path(root, number)) for number in range(current)]
-    spans = [b - a for a, b in zip(ends, ends[1:], strict=False) if a is not None and b is not None and b > a]
+    ends = [modified(iteration_folder(root, 0) / "prepare_structures" / "candidates.extxyz")]
+    ends += [modified(assessment_path(root, number)) for number in range(current)]
+    spans = [b - a for a, b in pairwise(ends) if a is not None and b is not None and b > a]
     if not spans:
         return None
     spans = sorted(spans[1:] or spans)
@@ -307,46 +268,74 @@ def _forecast(root: Path, max_iterations: int, current: int, now: float) -> floa
     return max(0.0, typical * (max_iterations - current) - min(max(0.0, now - began), typical))
 
 
-# Files ------------------------------------------------------------------------------------------
+# Text -------------------------------------------------------------------------------------------
 
 
-def _folder(root: Path, number: int) -> Path:
-    return root / f"iter_{number:02d}"
+def progress_line(status: Status) -> str:
+    """The loop in one line; the forecast comes last."""
+    step = next((s.name for s in status.iterations[status.current].steps if s.state != "done"), "")
+    where = f"iteration {status.current + 1}/{status.max_iterations}"
+    if step and status.stop_reason is None:
+        where += f" ({step.replace('_', ' ')})"
+    parts = [where, f"labels {status.labels_done}/{status.labels_planned}"]
+    if status.force_rmse is not None:
+        parts.append(f"force RMSE {status.force_rmse:.2g} eV/Å" + _interval(status.force_rmse_interval))
+    if status.uncertainty is not None:
+        parts.append(f"uncertainty {status.uncertainty:.2g} eV/Å")
+    if status.stop_reason is not None:
+        return " · ".join([*parts, f"ended: {status.stop_reason}"])
+    left = "time left unknown" if status.seconds_left is None else f"≤ {_duration(status.seconds_left)} left"
+    return " · ".join([*parts, left])
 
 
-def _assessment_path(root: Path, number: int) -> Path:
-    return _folder(root, number) / "assess_potential" / "assessment.json"
+def render_status(status: Status) -> str:
+    """The loop as plain text of at most 25 lines: progress, steps, failures, what comes next."""
+    lines = [status.system, progress_line(status), "", *_table(status)]
+    broken = [s for entry in status.iterations for s in entry.steps if s.state == "failed"]
+    lines += [f"✗ {s.name}: {s.message}" for s in broken[:2]]
+    if status.failures:
+        lines.append(f"failed labels: {len(status.failures)}")
+        lines += [
+            _shorten(f"  {f['structure_id']}: {f['status']}: {f['reason']}") for f in status.failures[-MAX_FAILURES:]
+        ]
+    lines.append("next: " + (", ".join(status.next_steps) if status.next_steps else "nothing"))
+    if status.report is not None:
+        lines.append(f"report: {status.report}")
+    return "\n".join(lines)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where the file is missing, half-written or something else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _table(status: Status) -> list[str]:
+    """A row per iteration, a column per step; the latest iterations when there are many."""
+    names = [name.split("_")[0] if name != "label_references" else "refs" for name in STEPS]
+    widths = [max(len(name), 7) for name in names]
+    lines = ["          " + " ".join(f"{name:<{w}}" for name, w in zip(names, widths, strict=True)).rstrip()]
+    shown = [entry for entry in status.iterations if entry.started or entry.number == status.current][-MAX_ROWS:]
+    for entry in shown:
+        steps = {step.name: step for step in entry.steps}
+        cells = [f"{_cell(entry, steps.get(name)):<{w}}" for name, w in zip(STEPS, widths, strict=True)]
+        lines.append(f"iter_{entry.number:02d}   " + " ".join(cells).rstrip())
+    waiting = len(status.iterations) - 1 - shown[-1].number
+    return lines + ([f"          … up to {waiting} more"] if waiting > 0 else [])
 
 
-def _mapping(values: dict[str, Any], name: str) -> dict[str, Any]:
-    value = values.get(name)
-    return value if isinstance(value, dict) else {}
+def _cell(iteration: IterationStatus, step: StepStatus | None) -> str:
+    if step is None:
+        return ""
+    mark = {"done": "✓", "started": "…", "failed": "✗", "waiting": "·"}[step.state]
+    if step.name == "label_structures" and iteration.labels_planned and step.state != "waiting":
+        return f"{mark} {iteration.labels_done}/{iteration.labels_planned}"
+    return f"{mark} {step.done}/{step.planned}" if step.planned > 1 and step.state in ("started", "failed") else mark
 
 
-def _records(shard: dict[str, Any]) -> list[dict[str, Any]]:
-    records = shard.get("records")
-    return [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []
+def _interval(interval: tuple[float, float] | None) -> str:
+    return f" [{interval[0]:.2g}–{interval[1]:.2g}]" if interval else ""
 
 
-def _whole(value: Any) -> int:
-    return int(value) if isinstance(value, (int, float)) else 0
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def _mtime(path: Path) -> float | None:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None
+def _shorten(line: str, width: int = 110) -> str:
+    return line if len(line) <= width else line[: width - 1] + "…"

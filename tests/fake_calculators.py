@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from ase.calculators.calculator import Calculator, SCFError, all_changes
@@ -23,7 +24,14 @@ class SpringCalculator(Calculator):
     """
 
     implemented_properties = ("energy", "forces")
-    default_parameters = {"k": 1.0, "behaviours": {}, "calls": None, "seconds": 0.0, "maxiter": 10, "mixer": 1.0}
+    default_parameters: ClassVar[dict[str, Any]] = {
+        "k": 1.0,
+        "behaviours": {},
+        "calls": None,
+        "seconds": 0.0,
+        "maxiter": 10,
+        "mixer": 1.0,
+    }
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
         super().calculate(atoms, properties, system_changes)

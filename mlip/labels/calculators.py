@@ -7,10 +7,12 @@ import importlib.util
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlip.config import Label
 from mlip.files import sha256_file, sha256_of
+
+if TYPE_CHECKING:  # the child process has no use for the configuration models
+    from mlip.config import Label
 
 # Part of every label's key: raise it when a change to this package changes label values.
 LABELLER_VERSION = 1
@@ -88,7 +90,7 @@ def check_settings(settings: Label) -> None:
         if key in settings.parameters or key in settings.isolated_atom_parameters:
             raise LabelError(f"{owner}.{key}: set by the labeller itself; remove it")
     try:
-        sha256_of([settings.parameters, settings.isolated_atom_parameters])
+        sha256_of([settings.parameters, settings.isolated_atom_parameters, settings.escalations])
     except (TypeError, ValueError) as error:
         raise LabelError(f"label.parameters: only numbers, text, lists and mappings can be used ({error})") from None
     for escalation in settings.escalations or ():

@@ -67,7 +67,8 @@ class Labeller:
         self.parameters = dict(settings.parameters if parameters is None else parameters)
         self.store = LabelStore(store)
         self.identity = settings_identity(settings.calculator, self.parameters)
-        self.ladder = escalation_ladder(settings, self.parameters)
+        # As JSON gives it back, to compare with records: lists, no tuples.
+        self.ladder = json.loads(json.dumps(escalation_ladder(settings, self.parameters)))
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="labels-", dir=scratch)).absolute()

@@ -61,7 +61,7 @@ class Worker:
         code = self._end()
         spent = {"core_seconds": max(0.0, _reaped_cpu() - reaped - used), "wall_seconds": wall}
         if wall >= timeout:
-            reason = f"no result after {timeout / 60:.3g} minutes (label.timeout_minutes)"
+            reason = f"no result within {timeout:.4g} s (label.timeout_minutes, less what earlier attempts took)"
             return {"status": "timeout", "reason": reason} | spent
         return {"status": "crashed", "reason": f"the calculator's process {_describe_exit(code)}"} | spent
 

@@ -76,11 +76,10 @@ def _setting(message: str, parameters: dict[str, Any]) -> str:
         )
     if re.search(r"libxc|functional", message, re.IGNORECASE):
         return "label.parameters.xc: this functional is not available; use PBE or LDA, or build GPAW with libxc"
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", message)
-    tokens = ([unknown.group(1)] if unknown else []) + re.findall(r"""["'\[]?(\w+)["'\]]?$""", message)
-    for key, value in parameters.items():
-        if any(token == key or _mentions(value, token) for token in tokens):
-            return f"label.parameters.{key}: correct this value"
+    for token in re.findall(r"""(?<=["'])\w+(?=["'])|(?<=: )\w+$""", message):
+        for key, value in parameters.items():
+            if token == key or _mentions(value, token):
+                return f"label.parameters.{key}: correct this value"
     for key, words in {"kpts": "k-?point|kpts|illegal size", "nbands": "bands", "occupations": "occupation"}.items():
         if re.search(words, message, re.IGNORECASE):
             return f"label.parameters.{key}: correct this value"

@@ -28,14 +28,16 @@ same density.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mlip.potential.basis import spherical_harmonics, sphere_quadrature
+from mlip.potential.basis import sphere_quadrature, spherical_harmonics
 from mlip.potential.environments import Environments
 
 SATURATION = 7.0
@@ -70,7 +72,7 @@ def compute_density(environments: Environments) -> Tensor:
     slots = environments.slots
     parts = [
         torch.bmm(environments.angular[:, a:b].transpose(1, 2), environments.radial[:, a:b])
-        for a, b in zip(slots, slots[1:], strict=False)
+        for a, b in itertools.pairwise(slots)
     ]
     return torch.cat(parts, -1).permute(1, 0, 2)
 
@@ -81,14 +83,33 @@ def contract_edges(environments: Environments, gradient: Tensor) -> Tensor:
     g = gradient.permute(2, 3, 0, 1).reshape(n_rows, n_density, n_members * n_angular)
     slots, n_radial = environments.slots, environments.radial.shape[-1]
     tangential, radial = [], []
-    for s, (a, b) in enumerate(zip(slots, slots[1:], strict=False)):
+    for s, (a, b) in enumerate(itertools.pairwise(slots)):
         own = g[:, s * n_radial : (s + 1) * n_radial]
         tangential.append(torch.bmm(environments.radial[:, a:b], own))
         radial.append(torch.bmm(environments.radial_slope[:, a:b], own))
     shape = (n_rows, slots[-1], n_members, n_angular)
     along = torch.matmul(torch.cat(radial, 1).view(shape), environments.angular[..., None])
-    across = torch.matmul(torch.cat(tangential, 1).view(shape), environments.angular_slope)
+    across = torch.matmul(torch.cat(tangential, 1).view(shape), environments.angular_slope.transpose(2, 3))
     return across + along * environments.direction[:, :, None, :]
+
+
+class _HomogeneousProduct(torch.autograd.Function):
+    """M = <a, t(a)> for t homogeneous of degree nu - 1 and the gradient of a potential: dM/da = nu t.
+
+    The gradient of M costs no operation on the quadrature; t stays in the graph, so that the
+    derivative of this gradient, needed to train on forces, is right too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, t: Tensor, nu: int) -> Tensor:
+        ctx.save_for_backward(t)
+        ctx.nu = nu
+        return (a * t).sum(1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (t,) = ctx.saved_tensors
+        return ctx.nu * grad * t, None, None
 
 
 def sum_forces(environments: Environments, edges: Tensor) -> Tensor:
@@ -107,8 +128,33 @@ def sum_virials(environments: Environments, edges: Tensor, n_structures: int) ->
     return 0.5 * (total + total.transpose(-1, -2))
 
 
+def _sphere_constants(size: Size) -> dict[str, Tensor]:
+    """Harmonics on the quadrature [G, LM], their weighted transpose [LM, G], sums over m [l_max+1, LM]."""
+    points, weights = sphere_quadrature(max(size.body_order - 1, 1) * size.l_max)
+    harmonics = spherical_harmonics(torch.from_numpy(points), size.l_max)[0]
+    degree = torch.tensor([d for d in range(size.l_max + 1) for _ in range(2 * d + 1)])
+    return {
+        "harmonics": harmonics,
+        "projection": harmonics.T.contiguous() * torch.from_numpy(weights / (4 * math.pi)),
+        "multiplets": torch.nn.functional.one_hot(degree).double().T.contiguous(),
+    }
+
+
 class CommitteeNetwork(nn.Module):
     """Atomic energies of all members from the density; see the module's docstring."""
+
+    density_mean: Tensor
+    density_weight: Tensor
+    invariant_scale: Tensor
+    feature_mean: Tensor
+    feature_scale: Tensor
+    saturation: Tensor
+    shift: Tensor
+    scale: Tensor
+    degree: Tensor
+    harmonics: Tensor
+    projection: Tensor
+    multiplets: Tensor
 
     def __init__(self, size: Size, seed: int) -> None:
         super().__init__()
@@ -121,9 +167,7 @@ class CommitteeNetwork(nn.Module):
 
         self.mix = normal(s, p, size.l_max + 1, density, size.n_channels, std=1.0)
         widths = (size.n_features, *size.hidden)
-        self.weights = nn.ParameterList(
-            normal(s, p, a, b, std=a**-0.5) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.weights = nn.ParameterList(normal(s, p, a, b, std=a**-0.5) for a, b in itertools.pairwise(widths))
         self.biases = nn.ParameterList(normal(s, p, 1, b, std=0.3) for b in size.hidden)
         self.output = normal(s, p, size.hidden[-1] if size.hidden else size.n_features, 1, std=0.1)
         self.linear = nn.Parameter(torch.zeros(s, p, size.n_features, 1))
@@ -138,18 +182,17 @@ class CommitteeNetwork(nn.Module):
             ("scale", (), 1.0),
         ):
             self.register_buffer(name, torch.full(shape, fill))
-        points, weights = sphere_quadrature(max(size.body_order - 1, 1) * size.l_max)
-        harmonics = spherical_harmonics(torch.from_numpy(points), size.l_max)[0]
         degree = torch.tensor([d for d in range(size.l_max + 1) for _ in range(2 * d + 1)])
-        self.register_buffer("harmonics", harmonics.float(), persistent=False)
-        self.register_buffer("quadrature", torch.from_numpy(weights / (4 * math.pi)).float(), persistent=False)
         self.register_buffer("degree", degree, persistent=False)
-        self._exact = harmonics, torch.from_numpy(weights / (4 * math.pi))
+        self._constants = _sphere_constants(size)
+        for name, value in self._constants.items():
+            self.register_buffer(name, value.float(), persistent=False)
 
     def double(self) -> CommitteeNetwork:
         """In float64, quadrature included: its float32 rounding would break rotation invariance."""
         super().double()
-        self.harmonics, self.quadrature = (t.to(self.harmonics.device) for t in self._exact)
+        for name, value in self._constants.items():
+            setattr(self, name, value.to(self.degree.device))
         return self
 
     def invariants(self, density: Tensor, species: int) -> Tensor:
@@ -162,14 +205,14 @@ class CommitteeNetwork(nn.Module):
         fields = torch.cat((fields[:, :1] - offset[:, None, None], fields[:, 1:]), 1).reshape(p, n_angular, n * k)
         parts = [fields[:, :1]]
         if self.size.body_order > 2:
-            onto = torch.nn.functional.one_hot(self.degree).to(fields.dtype).T
-            parts.append(torch.matmul(onto, fields**2))
+            parts.append(torch.matmul(self.multiplets, fields**2))
         if self.size.body_order > 3:
             values = torch.matmul(self.harmonics, fields)
-            power = values * values
-            for _ in range(3, self.size.body_order):
+            power = values
+            for nu in range(3, self.size.body_order):
                 power = power * values
-                parts.append(torch.matmul(self.quadrature, power)[:, None])
+                projected = torch.matmul(self.projection, power)
+                parts.append(cast(Tensor, _HomogeneousProduct.apply(fields, projected, nu)))
         return torch.cat(parts, 1).view(p, -1, n, k).permute(0, 2, 1, 3).reshape(p, n, -1)
 
     def features(self, density: Tensor, species: int) -> Tensor:
@@ -194,7 +237,7 @@ class CommitteeNetwork(nn.Module):
     def forward(self, density: Tensor, groups: Sequence[int]) -> Tensor:
         """Atomic energies [P, N] beyond E0 and repulsion, from [P, LM, N, C] sorted by species."""
         energies = []
-        for species, (a, b) in enumerate(zip(groups, groups[1:], strict=False)):
+        for species, (a, b) in enumerate(itertools.pairwise(groups)):
             if a == b:
                 continue
             own = density[:, :, a:b]
@@ -221,7 +264,7 @@ class CommitteeNetwork(nn.Module):
         radial = torch.arange(self.size.n_radial, dtype=density.dtype).repeat(self.size.n_species)
         prior = (1.0 + RADIAL_PRIOR * radial**2) ** -0.5
         prior = prior / prior.norm()
-        for species, (a, b) in enumerate(zip(groups, groups[1:], strict=False)):
+        for species, (a, b) in enumerate(itertools.pairwise(groups)):
             own = density[:, a:b]
             rho = own[0, :, :: self.size.n_radial].sum(-1) * math.sqrt(4 * math.pi)
             sparse = float(torch.quantile(rho[rho > 0].double(), 0.01)) if bool((rho > 0).any()) else 1.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import torch
@@ -50,50 +52,48 @@ def radial_basis(r: Tensor, inner: Tensor, cutoff: float, n_radial: int) -> tupl
 
 
 def spherical_harmonics(direction: Tensor, l_max: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal real spherical harmonics of unit vectors [..., 3], and their gradient.
+    """Orthonormal real spherical harmonics of unit vectors [n, 3], and their gradient.
 
-    Returns Y [..., (l_max+1)^2], ordered (l, m = -l..l), and r dY/d(vector) [..., (l_max+1)^2, 3]:
-    divide by the length for the gradient with respect to the vector.
-
-    Y_lm = N_lm (d^m P_l/dz^m) Re or Im (x + iy)^m is a polynomial in x, y, z; its gradient
-    is projected onto the tangent plane. Recursions: Varshalovich et al., Quantum Theory of
-    Angular Momentum (1988), 5.2; N_lm without the Condon-Shortley phase.
+    Returns Y [n, (l_max+1)^2], ordered (l, m = -l..l), and r dY/d(vector) [n, 3, (l_max+1)^2]:
+    divide by the length for the gradient with respect to the vector. Both are matrix products
+    with the monomials x^a y^b z^c; the gradient is projected onto the tangent plane.
     """
-    x, y, z = direction.unbind(-1)
-    zero, one = torch.zeros_like(x), torch.ones_like(x)
-    cosine, sine = [one], [zero]
-    for _ in range(l_max):
-        cosine, sine = [*cosine, x * cosine[-1] - y * sine[-1]], [*sine, x * sine[-1] + y * cosine[-1]]
-    legendre = _legendre_derivatives(z, l_max)
-    values, gradients = [], []
+    exponents, values, slopes = (torch.from_numpy(t).to(direction.device) for t in _harmonic_polynomials(l_max))
+    powers = torch.stack([torch.ones_like(direction), *(direction**k for k in range(1, l_max + 1))], -1)
+    monomials = powers[:, 0, exponents[0]] * powers[:, 1, exponents[1]] * powers[:, 2, exponents[2]]
+    gradient = (monomials @ slopes.to(direction.dtype)).view(len(direction), 3, -1)
+    radial = torch.bmm(direction[:, None], gradient)
+    return monomials @ values.to(direction.dtype), gradient - direction[:, :, None] * radial
+
+
+@lru_cache(maxsize=16)
+def _harmonic_polynomials(l_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Exponents [3, n], coefficients of Y_lm [n, LM] and of its Cartesian gradient [n, 3 LM].
+
+    Y_lm = N_lm (d^m P_l / dz^m) times the real (m >= 0) or imaginary (m < 0) part of
+    (x + i y)^|m|, where N_lm = sqrt((2 l + 1) / (4 pi) (l - m)! / (l + m)!), times sqrt(2) for
+    m != 0, without the Condon-Shortley phase: Varshalovich et al., Quantum Theory of Angular
+    Momentum (1988), 5.1 and 5.2.
+    """
+    monomials = [e for e in product(range(l_max + 1), repeat=3) if sum(e) <= l_max]
+    row = {exponent: k for k, exponent in enumerate(monomials)}
+    n_angular = (l_max + 1) ** 2
+    values, slopes = np.zeros((len(monomials), n_angular)), np.zeros((len(monomials), 3, n_angular))
     for degree in range(l_max + 1):
         for order in range(-degree, degree + 1):
-            m = abs(order)
+            column, m = degree * (degree + 1) + order, abs(order)
             norm = math.sqrt((2 * degree + 1) / (4 * math.pi) * math.factorial(degree - m) / math.factorial(degree + m))
-            norm *= math.sqrt(2.0) if m else 1.0
-            p, dp = legendre[degree][m] * norm, legendre[degree][m + 1] * norm
-            azimuth, lower = (cosine, cosine) if order >= 0 else (sine, sine)
-            values.append(p * azimuth[m])
-            if m == 0:
-                gradients.append(torch.stack((zero, zero, dp), -1))
-            else:
-                other = -sine[m - 1] if order > 0 else cosine[m - 1]
-                gradients.append(torch.stack((m * p * lower[m - 1], m * p * other, dp * azimuth[m]), -1))
-    gradient = torch.stack(gradients, -2)
-    radial = (gradient * direction[..., None, :]).sum(-1, keepdim=True)
-    return torch.stack(values, -1), gradient - radial * direction[..., None, :]
-
-
-def _legendre_derivatives(z: Tensor, l_max: int) -> list[list[Tensor]]:
-    """d^m P_l / dz^m for l = 0..l_max and m = 0..l+1, as [l][m]."""
-    zero = torch.zeros_like(z)
-    table = [[zero for _ in range(l_max + 2)] for _ in range(l_max + 1)]
-    for m in range(l_max + 1):
-        table[m][m] = torch.full_like(z, float(math.prod(range(1, 2 * m, 2))))
-        for degree in range(m + 1, l_max + 1):
-            below = table[degree - 2][m] if degree >= m + 2 else zero
-            table[degree][m] = ((2 * degree - 1) * z * table[degree - 1][m] - (degree + m - 1) * below) / (degree - m)
-    return table
+            legendre = np.polynomial.legendre.Legendre.basis(degree).deriv(m).convert(kind=np.polynomial.Polynomial).coef
+            for k in range(0 if order >= 0 else 1, m + 1, 2):
+                planar = norm * math.comb(m, k) * (-1.0) ** (k // 2) * (math.sqrt(2.0) if m else 1.0)
+                for c, coefficient in enumerate(legendre):
+                    exponent = (m - k, k, c)
+                    values[row[exponent], column] += planar * coefficient
+                    for axis in range(3):
+                        if exponent[axis]:
+                            lower = tuple(e - (i == axis) for i, e in enumerate(exponent))
+                            slopes[row[lower], axis, column] += planar * coefficient * exponent[axis]
+    return np.array(monomials).T.copy(), values, slopes.reshape(len(monomials), -1)
 
 
 def sphere_quadrature(degree: int) -> tuple[np.ndarray, np.ndarray]:

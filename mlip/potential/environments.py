@@ -61,7 +61,7 @@ class Environments:
 
     Attributes:
         radial, radial_slope: B_n(r) and its derivative, [N, M, n_radial].
-        angular: Y_lm, [N, M, LM]; angular_slope: its gradient, [N, M, LM, 3].
+        angular: Y_lm, [N, M, LM]; angular_slope: its gradient, [N, M, 3, LM].
         direction: unit vectors, [N, M, 3]; distance: [N, M], Å.
         neighbors: row of each neighbour, [N, M].
         species: element index, [N]; structure: index of the structure, [N].
@@ -96,7 +96,8 @@ class Environments:
         def move(t: Tensor) -> Tensor:
             return t.to(device=device, dtype=dtype if t.is_floating_point() else t.dtype)
 
-        return replace(self, **{name: move(t) for name, t in self.tensors().items()})
+        moved: dict[str, Any] = {name: move(t) for name, t in self.tensors().items()}
+        return replace(self, **moved)
 
     def take(self, rows: Tensor, n_species: int) -> Environments:
         """The environments ``rows`` (whole structures), sorted by species, with neighbours renumbered."""
@@ -126,17 +127,16 @@ def build_environments(structures: Sequence[Atoms], frame: Frame, pairs: Sequenc
     slot, slots = _assign_slots(center, species[neighbor], len(species), len(frame.species))
     geometry = _pair_geometry(vectors, distances, species[center], species[neighbor], frame)
 
-    where = torch.from_numpy(center), torch.from_numpy(slot)
     n_rows, n_slots = len(species), slots[-1]
+    where = torch.from_numpy(center * n_slots + slot)
 
     def scatter(values: Tensor) -> Tensor:
-        out = values.new_zeros((n_rows, n_slots, *values.shape[1:]))
-        out[where] = values
-        return out
+        out = values.new_zeros((n_rows * n_slots, *values.shape[1:])).index_copy_(0, where, values)
+        return out.view(n_rows, n_slots, *values.shape[1:])
 
     dense = {name: scatter(values) for name, values in geometry.items()}
     neighbors = torch.arange(n_rows)[:, None].repeat(1, n_slots)
-    neighbors[where] = torch.from_numpy(neighbor)
+    neighbors.view(-1)[where] = torch.from_numpy(neighbor)
     environments = Environments(
         pair_energy=dense.pop("pair_share").sum(1),
         **dense,

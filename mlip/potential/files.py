@@ -98,7 +98,9 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise PotentialFileError(f"{path}: cannot be read ({error.strerror}); is this the folder of a potential?") from None
+        raise PotentialFileError(
+            f"{path}: cannot be read ({error.strerror}); is this the folder of a potential?"
+        ) from None
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def repulsion(r: Tensor, z_first: Tensor, z_second: Tensor, outer: Tensor) -> tu
     s(t) = t^3 (10 - 15 t + 6 t^2), t = (outer - r) / (outer - INNER_FRACTION outer), whose
     value, slope and curvature vanish at ``outer``.
     """
+    if not bool((r < outer).any()):
+        return torch.zeros_like(r), torch.zeros_like(r)
     length = 0.46850 / (z_first**0.23 + z_second**0.23)
     x = r / length
     phi, dphi = torch.zeros_like(r), torch.zeros_like(r)

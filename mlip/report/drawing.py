@@ -168,17 +168,17 @@ def note(axes: Axes, text: str) -> None:
     axes.annotate(text, (0.97, 0.05), xycoords="axes fraction", ha="right", color=INK)
 
 
-def limit_line(axes: Axes, value: float, text: str = "") -> None:
-    """A dashed horizontal line at ``value``, named at its right end."""
+def limit_line(axes: Axes, value: float, text: str = "", side: str = "right") -> None:
+    """A dashed horizontal line at ``value``, named at its right or left end."""
     axes.axhline(value, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
     if text:
         axes.annotate(
             text,
-            (0.995, value),
+            (0.995 if side == "right" else 0.005, value),
             xycoords=("axes fraction", "data"),
             xytext=(0, 3),
             textcoords="offset points",
-            ha="right",
+            ha=side,
             fontsize=8.5,
             color=MUTED,
         )

@@ -59,9 +59,9 @@ def _draw_forces(axes: Axes, fresh: Any, audit: Any, target: float) -> None:
     limit_line(axes, target, f"target {target:g}")
     values = [target]
     if fresh:
-        y = [f["force_rmse"] for _, f in fresh]
-        axes.plot([n for n, _ in fresh], y, "o-", color=BLUE, label="all new labels")
-        values += y
+        errors = [f["force_rmse"] for _, f in fresh]
+        axes.plot([n for n, _ in fresh], errors, "o-", color=BLUE, label="all new labels")
+        values += errors
     if audit:
         x, y = np.array([n for n, _ in audit], float), np.array([a["force_rmse"] for _, a in audit])
         ranges = np.array([_interval(a) for _, a in audit])
@@ -129,7 +129,9 @@ def _draw_force_parity(axes: Axes, data: xr.Dataset) -> None:
     diagonal(axes, true, predicted)
     axes.set(xlabel="labelled force component (eV/Å)", ylabel="predicted (eV/Å)")
     if audit.any():
-        axes.legend(loc="upper left", markerscale=1.6, handletextpad=0.2)
+        for handle in axes.legend(loc="upper left", markerscale=1.6, handletextpad=0.2).legend_handles:
+            if handle is not None:
+                handle.set_alpha(1)
     note(axes, f"RMSE {np.sqrt(np.mean((predicted - true) ** 2)):.3g} eV/Å")
 
 
@@ -178,7 +180,9 @@ def _draw_bins(axes: Axes, error: np.ndarray, std: np.ndarray) -> None:
     x = np.array([np.sqrt(np.mean(std[b] ** 2)) for b in bins])
     y = np.array([np.sqrt(np.mean(error[b] ** 2)) for b in bins])
     raster = len(std) > RASTERISE_ABOVE
-    axes.plot(std, error, ".", color=PALE, markersize=4, markeredgewidth=0, rasterized=raster, label="force components")
+    axes.plot(
+        std, error, ".", color=PALE, markersize=4, markeredgewidth=0, alpha=0.4 if raster else 1, rasterized=raster
+    )
     axes.plot(x, y, "o-", color=BLUE, label="RMS in bins")
     low, high = 0.5 * min(x.min(), y.min()), 2 * max(x.max(), y.max())
     axes.plot([low, high], [low, high], color=MUTED, linewidth=1, zorder=0.5)

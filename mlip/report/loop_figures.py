@@ -122,6 +122,8 @@ def _draw_bars(axes: Axes, numbers: Sequence[int], series: Series, ylabel: str) 
         axes.bar(numbers, values, 0.62, bottom=base, color=colour, label=name)
         base += values
     axes.set(xlabel="iteration", ylabel=ylabel, ylim=(0, 1.28 * base.max()))
+    if all(value == int(value) for values, _ in series.values() for value in values):
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     _iterations_axis(axes, numbers)
     axes.legend(ncols=3, loc="upper right", handlelength=0.9, handletextpad=0.4, columnspacing=1.0)
 
@@ -140,9 +142,9 @@ def _draw_uncertainty(axes: Axes, tables: dict[int, pd.DataFrame], limits: tuple
         )
     axes.set_yscale("log")
     plain_numbers(axes.yaxis)
-    for limit, text in zip(limits, ("certain enough", "taken for broken"), strict=True):
-        if limit > 0:
-            limit_line(axes, limit, text)
+    if limits[0] > 0:
+        limit_line(axes, limits[0], "certain enough", side="left")  # early frames, on the left, are rarely there
+    limit_line(axes, limits[1], "taken for broken")
     bottom, top = axes.get_ylim()
     axes.set(xlabel="iteration", ylabel="largest force uncertainty (eV/Å)", ylim=(bottom, top * (top / bottom) ** 0.15))
     _iterations_axis(axes, list(tables))

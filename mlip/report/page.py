@@ -54,7 +54,12 @@ def render_page(
 
 def _verdict(summary: dict[str, Any]) -> dict[str, str]:
     if summary["converged"]:
-        return {"kind": "good", "mark": "✓", "headline": "Converged", "text": "Every criterion is met."}
+        return {
+            "kind": "good",
+            "mark": "✓",
+            "headline": "Converged",
+            "text": "Every criterion is met.",
+        }
     return {"kind": "warn", "mark": "!", "headline": "Not converged", "text": summary["reason"]}
 
 
@@ -75,8 +80,8 @@ def _tiles(loop: LoopRecord, summary: dict[str, Any]) -> list[dict[str, str]]:
 def _property_tile(name: str, unit: str, value: float | None, reference: float | None, digits: int) -> dict[str, str]:
     if value is None:
         return {"name": name, "value": DASH, "unit": "", "note": ""}
-    note = f"{100 * (value / reference - 1):+.2f} % of labeller" if reference else ""
-    return {"name": name, "value": f"{value:.{digits}f}", "unit": unit, "note": note.replace("% of", "% from")}
+    note = f"{100 * (value / reference - 1):+.2f} % from labeller" if reference else ""
+    return {"name": name, "value": f"{value:.{digits}f}", "unit": unit, "note": note}
 
 
 def _time_tile(seconds: dict[str, float]) -> dict[str, str]:
@@ -161,7 +166,8 @@ def _reasons(loop: LoopRecord) -> list[dict[str, Any]]:
     counts: Counter[tuple[str, str]] = Counter()
     for record in loop.iterations:
         if record.decisions is not None and "reason" in record.decisions:
-            reasons = [re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "…", str(text)) for text in record.decisions["reason"]]
+            heads = [str(text).partition(":")[0] for text in record.decisions["reason"]]
+            reasons = [re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "…", head) for head in heads]
             counts.update(zip(record.decisions["decision"].astype(str), reasons, strict=True))
     order = {"uncertain": 0, "audit": 1}
     rows = sorted(counts.items(), key=lambda item: (order.get(item[0][0], 2), -item[1]))[:MAX_REASONS]

@@ -78,8 +78,9 @@ def summary_table(summary: dict[str, Any]) -> str:
     costs = summary.get("core_seconds") or {}
     total = sum(costs.values())
     largest = sorted(costs.items(), key=lambda item: -item[1])[:3]
+    verdict = "converged" if summary.get("converged") else "not converged" + _suffix(summary.get("reason"))
     rows = [
-        ("result", ("converged" if summary.get("converged") else "not converged") + _suffix(summary.get("reason"))),
+        ("result", verdict),
         ("iterations", str(summary.get("iterations"))),
         ("labels", f"{summary.get('labels')} ({summary.get('failed_labels') or 0} failed)"),
         ("force RMSE", format_error(summary.get("force_rmse"), summary.get("force_rmse_interval")) + " eV/Å"),
@@ -88,7 +89,7 @@ def summary_table(summary: dict[str, Any]) -> str:
         ("core time", duration(total) + _suffix(", ".join(f"{name} {duration(s)}" for name, s in largest if s > 0))),
     ]
     width = max(len(name) for name, _ in rows)
-    lines = [f"{summary.get('system')}", "─" * 60]
+    lines = [str(summary.get("system")), "─" * 60]
     return "\n".join(lines + [f"{name:<{width}}  {value}" for name, value in rows])
 
 

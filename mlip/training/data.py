@@ -56,7 +56,9 @@ def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | N
         results = getattr(atoms.calc, "results", {})
         for key in ("energy", "forces"):
             if key not in results:
-                raise TrainingDataError(f"{label} has no {key}; every structure needs a label (a SinglePointCalculator)")
+                raise TrainingDataError(
+                    f"{label} has no {key}; every structure needs a label (a SinglePointCalculator)"
+                )
             if not np.isfinite(results[key]).all():
                 raise TrainingDataError(f"{label}: {key} is NaN or infinite; remove the structure or label it again")
         unknown = sorted(set(atoms.get_chemical_symbols()) - known) if known is not None else []
@@ -95,10 +97,14 @@ def find_size(frame: Frame, settings: Train) -> Size:
 
 def composition(structures: Sequence[Atoms], frame: Frame) -> np.ndarray:
     """Atoms of each species, [n_structures, n_species]."""
-    return np.array([np.bincount(frame.indices(atoms), minlength=len(frame.species)) for atoms in structures], dtype=float)
+    return np.array(
+        [np.bincount(frame.indices(atoms), minlength=len(frame.species)) for atoms in structures], dtype=float
+    )
 
 
-def fit_isolated_energies(structures: Sequence[Atoms], frame: Frame, given: dict[str, float] | None) -> dict[str, float]:
+def fit_isolated_energies(
+    structures: Sequence[Atoms], frame: Frame, given: dict[str, float] | None
+) -> dict[str, float]:
     """Energies of isolated atoms: those ``given``, else a least-squares fit over compositions.
 
     The fit cannot tell atoms from bonds; ``NOMINAL_COHESION`` is added so that the potential
@@ -110,7 +116,9 @@ def fit_isolated_energies(structures: Sequence[Atoms], frame: Frame, given: dict
     if given is not None:
         missing = sorted(set(frame.species) - set(given))
         if missing:
-            raise TrainingDataError(f"no energy of an isolated atom for {', '.join(missing)}; give all elements or none")
+            raise TrainingDataError(
+                f"no energy of an isolated atom for {', '.join(missing)}; give all elements or none"
+            )
         return {s: float(given[s]) for s in frame.species}
     counts = composition(structures, frame)
     energies = np.array([atoms.get_potential_energy() for atoms in structures])

@@ -68,7 +68,9 @@ def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energ
     energies = atomic.new_zeros((atomic.shape[0], n)).index_add(1, batch.environments.structure, atomic)
     energy_error = (energies - batch.energies) / batch.sizes
     force_error = sum_forces(batch.environments, edges) - batch.forces[:, None]
-    virial_error = (sum_virials(batch.environments, edges, n) - batch.virials[:, None]) / batch.sizes[:, None, None, None]
+    virial_error = (sum_virials(batch.environments, edges, n) - batch.virials[:, None]) / batch.sizes[
+        :, None, None, None
+    ]
     virial_square = virial_error.square().mean((2, 3)) * batch.has_stress[:, None]
 
     row_weight = batch.weights[:, batch.environments.structure].T

@@ -11,8 +11,6 @@ import xarray as xr
 
 from mlip.config import Config, parse_config
 
-WORDS = {"lattice_constant": "Å", "bulk_modulus": "GPa"}
-
 
 def synthetic_config(**changes) -> Config:
     base = {"system": "silicon", "max_iterations": 5, "structures": [{"bulk": {"name": "Si"}}]}
@@ -24,24 +22,41 @@ def write_json(path: Path, value) -> None:
     path.write_text(json.dumps(value, indent=1))
 
 
+def write_candidates(path: Path, ids: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"2\nstructure_id={name}\nSi 0 0 0\nSi 1.4 1.4 1.4\n" for name in ids))
+
+
 def synthetic_results(root: Path, n_iterations: int = 4, *, seed: int = 0, failures: bool = True) -> list[int]:
     """Write ``n_iterations`` of a loop whose error falls by half each time; ``root`` is results/<system>."""
     rng = np.random.default_rng(seed)
     ids = [f"iter_00-rattle-{k:03d}" for k in range(16)] + [f"iter_00-volume_scan-{k:03d}" for k in range(8)]
+    write_candidates(root / "iter_00" / "prepare_structures" / "candidates.extxyz", ids)
     total = failed_total = 0
     for number in range(n_iterations):
         folder = root / f"iter_{number:02d}"
         failed = _write_labels(folder, number, ids, rng, failures)
         total, failed_total = total + len(ids), failed_total + failed
         scale = 0.25 * 0.55**number
-        counts = {"train": total - failed_total - 6, "valid": 3, "test": 3}
-        write_json(folder / "collect_dataset" / "dataset.json", {"iteration": number, **counts, "failures": []})
+        splits = {"train": total - failed_total - 6, "valid": 3, "test": 3}
+        write_json(folder / "collect_dataset" / "dataset.json", {"iteration": number, **splits, "failures": []})
         write_json(folder / "train_committee" / "training.json", {"wall_seconds": 60.0})
-        converged = number == n_iterations - 1
-        _write_assessment(folder, number, total, len(ids), failed, failed_total, counts, scale, converged, rng)
+        counts = {"labels_total": total, "labels_new": len(ids), "failed_new": failed, "failed_total": failed_total}
+        _write_assessment(folder, number, counts | {"dataset": splits}, scale, number == n_iterations - 1)
         _write_provenance(folder, number)
         ids = _write_decisions(folder, number, scale, rng)
+        _touch_the_rest(root, folder)
     return list(range(n_iterations))
+
+
+def _touch_the_rest(root: Path, folder: Path) -> None:
+    """Outputs that the report does not read but that say that a step is done."""
+    names = ["train_committee/potential.json", "score_frames/frames.nc"]
+    names += [f"explore_walkers/walker_{k:02d}.nc" for k in range(synthetic_config().n_walkers)]
+    paths = [folder / name for name in names] + [root / "label_references" / "references.extxyz"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
 
 def _write_labels(folder: Path, number: int, ids: list[str], rng, failures: bool) -> int:
@@ -55,9 +70,9 @@ def _write_labels(folder: Path, number: int, ids: list[str], rng, failures: bool
             reason = ("no SCF convergence after 3 escalations" if number else "atoms 1.1 Å apart") if bad else ""
             cost = float(rng.uniform(8, 16))
             records.append(
-                {"structure_id": name, "key": f"{number}{shard}{k:060d}", "status": status, "reason": reason, "attempts": 1,
-                 "cached": False, "core_seconds": cost, "wall_seconds": cost}
-            )  # fmt: skip
+                {"structure_id": name, "key": f"{number}{shard}{k:060d}", "status": status, "reason": reason}
+                | {"attempts": 1, "cached": False, "core_seconds": cost, "wall_seconds": cost}
+            )
         stem = folder / "label_structures" / f"shard_{shard:03d}"
         write_json(
             stem.with_suffix(".json"),
@@ -67,40 +82,54 @@ def _write_labels(folder: Path, number: int, ids: list[str], rng, failures: bool
     return failed
 
 
-def _write_assessment(folder, number, total, new, failed, failed_total, counts, scale, converged, rng) -> None:
+def _write_assessment(folder, number, counts, scale, converged) -> None:
     tested = number > 0
     rmse = 2 * scale
-    error = {"lattice_constant": 0.012 * 0.3**number, "bulk_modulus": 0.11 * 0.45**number}
-    reference = {"lattice_constant": 5.4737, "bulk_modulus": 88.6}
+    errors = {"lattice_constant": 0.012 * 0.3**number, "bulk_modulus": 0.11 * 0.45**number}
+    reference = {"lattice_constant": (5.4737, "Å"), "bulk_modulus": (88.6, "GPa")}
     properties = {
         name: {
-            "potential": value * (1 + error[name]),
+            "potential": value * (1 + errors[name]),
             "reference": value,
-            "relative_error": error[name],
-            "unit": WORDS[name],
+            "relative_error": errors[name],
+            "unit": unit,
         }
-        for name, value in reference.items()
-    } | {"eos_rmse": 0.02 * scale}
-    values = [("force_rmse", rmse, 0.15), ("audit_force_rmse", 1.3 * rmse, 0.15), ("lattice_constant", error["lattice_constant"], 0.003),
-              ("bulk_modulus", error["bulk_modulus"], 0.05), ("eos_rmse", 0.02 * scale, 0.005)]  # fmt: skip
+        for name, (value, unit) in reference.items()
+    }
+    fresh = {"n_structures": 12, "n_atoms": 96, "energy_mae": 0.01 * scale, "energy_rmse": 0.015 * scale}
+    fresh |= {"force_mae": 1.4 * scale, "force_rmse": rmse, "stress_rmse_gpa": 2 * scale}
+    audit = {"n_structures": 3, "force_rmse": 0.8 * rmse, "interval": [0.6 * rmse, 1.3 * rmse], "confidence": 0.9}
+    values = [
+        ("force RMSE on new labels (eV/Å)", rmse if tested else None, 0.15),
+        ("audit force RMSE, upper bound (eV/Å)", 1.3 * rmse if tested else None, 0.15),
+        ("relative error of the lattice constant", errors["lattice_constant"], 0.003),
+        ("relative error of the bulk modulus", errors["bulk_modulus"], 0.05),
+    ]
+    criteria = [{"name": n, "value": v, "target": t, "passed": v is not None and v <= t} for n, v, t in values]
+    coverage = {"name": "coverage of the 95 % uncertainty", "value": 0.93 if tested else None, "target": 0.8}
     assessment = {
-        "iteration": number, "labels_total": total, "labels_new": new, "failed_new": failed, "failed_total": failed_total,
-        "dataset": counts,
-        "fresh": {"n_structures": new, "n_atoms": new * 8, "energy_mae": 0.02 * scale, "energy_rmse": 0.03 * scale,
-                  "force_mae": 1.4 * scale, "force_rmse": rmse, "stress_rmse_gpa": 2 * scale} if tested else None,
-        "audit": {"n_structures": 3, "force_rmse": 0.8 * rmse, "interval": [0.6 * rmse, 1.3 * rmse], "confidence": 0.9} if tested else None,
+        "iteration": number,
+        **counts,
+        "fresh": fresh if tested else None,
+        "audit": audit if tested else None,
         "calibration": {"coverage": 0.93, "expected": 0.95, "spearman": 0.71} if tested else None,
-        "properties": properties,
-        "exploration": {"n_walkers": 6, "n_exploded": int(number == 0), "n_uncertain": max(0, 3 - number), "mean_uncertainty": scale / 2},
-        "criteria": [{"name": n, "value": v if tested or "force" not in n else None, "target": t, "passed": bool(tested and v <= t)}
-                     for n, v, t in values],
-        "core_hours_labels": total * 12 / 3600, "converged": converged, "stop": converged,
-        "reason": "all criteria passed" if converged else "criteria not met: force_rmse",
-    }  # fmt: skip
+        "properties": properties | {"eos_rmse": 0.02 * scale},
+        "exploration": {
+            "n_walkers": 4,
+            "n_exploded": int(number == 0),
+            "n_uncertain": max(0, 2 - number),
+            "mean_uncertainty": scale / 2,
+        },
+        "criteria": [*criteria, coverage | {"passed": tested}],
+        "core_hours_labels": counts["labels_total"] * 12 / 3600,
+        "converged": converged,
+        "stop": converged,
+        "reason": "converged" if converged else "continue",
+    }
     write_json(folder / "assess_potential" / "assessment.json", assessment)
     if tested:
-        _write_parity(folder, new, scale, rng)
-    _write_eos(folder, error["bulk_modulus"], error["lattice_constant"], scale)
+        _write_parity(folder, 12, scale, np.random.default_rng(number))
+    _write_eos(folder, errors["bulk_modulus"], errors["lattice_constant"], scale)
 
 
 def _write_parity(folder: Path, new: int, scale: float, rng) -> None:
@@ -143,8 +172,8 @@ def _write_eos(folder: Path, bulk_error: float, lattice_error: float, scale: flo
 
 
 def _write_provenance(folder: Path, number: int) -> None:
-    costs = {"label_structures": 140.0, "collect_dataset": 2.0, "train_committee": 65.0, "explore_walkers": 80.0,
-             "score_frames": 6.0, "select_candidates": 2.0, "assess_potential": 4.0}  # fmt: skip
+    costs = {"label_structures": 140.0, "collect_dataset": 2.0, "train_committee": 65.0, "explore_walkers": 80.0}
+    costs |= {"score_frames": 6.0, "select_candidates": 2.0, "assess_potential": 4.0}
     if number == 0:
         costs |= {"prepare_structures": 2.0, "label_references": 60.0}
     steps = {name: {"wall_seconds": s, "core_seconds": s} for name, s in costs.items()}
@@ -156,22 +185,30 @@ def _write_decisions(folder: Path, number: int, scale: float, rng) -> list[str]:
     uncertainty = scale * rng.lognormal(0, 0.7, n)
     order = np.argsort(-uncertainty)
     decision, reason = np.full(n, "left", dtype=object), np.full(n, "less informative than those taken", dtype=object)
-    reason[uncertainty < 0.02] = "certain enough"
+    reason[uncertainty < 0.02] = "certain enough: 0.012 eV/Å below min_uncertainty 0.02"
     decision[order[2:18:2]], reason[order[2:18:2]] = "uncertain", "most informative"
     decision[order[::50]], reason[order[::50]] = "audit", "drawn at random"
     reason[order[3:18:2]] = "too close to one taken"
-    walkers, frames = np.arange(n) % 6, np.arange(n) // 6 * 20
+    walkers, frames = np.arange(n) % 4, np.arange(n) // 4 * 20
+    names = [f"iter_{number:02d}-walker_{w:02d}-frame_{f:04d}" for w, f in zip(walkers, frames, strict=True)]
     table = pd.DataFrame(
         {
-            "structure_id": [f"iter_{number:02d}-walker_{w:02d}-frame_{f:04d}" for w, f in zip(walkers, frames, strict=True)],
-            "walker": walkers, "frame": frames, "time_fs": frames * 1.0, "temperature": rng.normal(600, 60, n),
-            "force_uncertainty": uncertainty, "novelty": rng.uniform(0, 0.3, n), "min_distance_ratio": rng.uniform(0.8, 1, n),
-            "energy_per_atom": rng.normal(-5.3, 0.02, n), "decision": decision, "reason": reason,
+            "structure_id": names,
+            "walker": walkers,
+            "frame": frames,
+            "time_fs": frames * 1.0,
+            "temperature": rng.normal(600, 60, n),
+            "force_uncertainty": uncertainty,
+            "novelty": rng.uniform(0, 0.3, n),
+            "min_distance_ratio": rng.uniform(0.8, 1, n),
+            "energy_per_atom": rng.normal(-5.3, 0.02, n),
+            "decision": decision,
+            "reason": reason,
         }
-    )  # fmt: skip
+    )
     path = folder / "select_candidates" / "decisions.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
     chosen = table[table.decision != "left"].structure_id.tolist()
-    (path.parent / "candidates.extxyz").write_text("".join(f"1\nstructure_id={name}\nSi 0 0 0\n" for name in chosen))
+    write_candidates(path.parent / "candidates.extxyz", chosen)
     return chosen

@@ -33,7 +33,7 @@ checkpoint assess_potential:
         min_iterations=CONFIG.min_iterations,
         code=code_digest("mlip.assessment"),
     message:
-        "Iteration {wildcards.iteration}: assess the potential"
+        "iter_{wildcards.iteration} assess_potential: errors, calibration, properties; go on or stop"
     script:
         "../../scripts/assess_potential.py"
 
@@ -59,6 +59,6 @@ rule record_provenance:
         config=config_in_force,
         benchmarks="results/{system}/iter_{iteration}/benchmarks",
     message:
-        "Iteration {wildcards.iteration}: record the provenance"
+        "iter_{wildcards.iteration} record_provenance: versions, hashes, costs"
     script:
         "../../scripts/record_provenance.py"

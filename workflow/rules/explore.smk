@@ -4,6 +4,7 @@ localrules:
 
 rule explore_walkers:
     input:
+        structures=STRUCTURE_FILES,
         potential="results/{system}/iter_{iteration}/train_committee/potential.json",
         weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
     output:
@@ -25,7 +26,7 @@ rule explore_walkers:
         seed=CONFIG.seed,
         code=code_digest("mlip.exploration"),
     message:
-        "Iteration {wildcards.iteration}: explore with walker {wildcards.walker}"
+        "iter_{wildcards.iteration} explore_walkers: walker {wildcards.walker}"
     script:
         "../../scripts/explore_walkers.py"
 
@@ -52,7 +53,7 @@ rule score_frames:
     params:
         code=code_digest("mlip.scoring"),
     message:
-        "Iteration {wildcards.iteration}: score the explored frames"
+        "iter_{wildcards.iteration} score_frames: uncertainty and novelty of every frame"
     script:
         "../../scripts/score_frames.py"
 
@@ -78,6 +79,6 @@ rule select_candidates:
         seed=CONFIG.seed,
         code=code_digest("mlip.selection"),
     message:
-        "Iteration {wildcards.iteration}: select the next candidates"
+        "iter_{wildcards.iteration} select_candidates: choose what the next iteration labels"
     script:
         "../../scripts/select_candidates.py"

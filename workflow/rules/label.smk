@@ -4,6 +4,8 @@ localrules:
 
 
 rule prepare_structures:
+    input:
+        structures=STRUCTURE_FILES,
     output:
         candidates="results/{system}/iter_00/prepare_structures/candidates.extxyz",
     log:
@@ -19,14 +21,14 @@ rule prepare_structures:
         seed=CONFIG.seed,
         code=code_digest("mlip.structures"),
     message:
-        "Iteration 00: prepare the first structures"
+        "iter_00 prepare_structures: perturb the starting structures"
     script:
         "../../scripts/prepare_structures.py"
 
 
 rule label_references:
     input:
-        structures=[source.file for source in CONFIG.structures[:1] if source.file],
+        structures=STRUCTURE_FILES,
     output:
         structures="results/{system}/label_references/references.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
@@ -49,7 +51,7 @@ rule label_references:
         store=LABEL_STORE,
         code=code_digest("mlip.labels"),
     message:
-        "Label the reference equation of state and isolated atoms"
+        "label_references: equation of state and isolated atoms"
     script:
         "../../scripts/label_references.py"
 
@@ -78,7 +80,7 @@ rule label_structures:
         store=LABEL_STORE,
         code=code_digest("mlip.labels"),
     message:
-        "Iteration {wildcards.iteration}: label shard {wildcards.shard}"
+        "iter_{wildcards.iteration} label_structures: shard {wildcards.shard}"
     script:
         "../../scripts/label_structures.py"
 
@@ -104,6 +106,6 @@ rule collect_dataset:
         settings=section("collect", "label"),
         code=code_digest("mlip.dataset"),
     message:
-        "Iteration {wildcards.iteration}: collect the data set"
+        "iter_{wildcards.iteration} collect_dataset: join, screen and split the labels"
     script:
         "../../scripts/collect_dataset.py"

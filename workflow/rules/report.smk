@@ -15,7 +15,7 @@ rule deploy_potential:
     conda:
         "../../envs/training.yaml"
     message:
-        "Deploy the last committee to results/{wildcards.system}/potential"
+        "deploy_potential: results/{wildcards.system}/potential"
     script:
         "../../scripts/deploy_potential.py"
 
@@ -46,6 +46,6 @@ rule report_system:
         config=CONFIG.model_dump(mode="json"),
         code=code_digest("mlip.report"),
     message:
-        "Report: results/{wildcards.system}/report.html"
+        "report_system: results/{wildcards.system}/report.html"
     script:
         "../../scripts/report_system.py"

@@ -23,6 +23,6 @@ rule train_committee:
         seed=CONFIG.seed,
         code=code_digest("mlip.training"),
     message:
-        "Iteration {wildcards.iteration}: train the committee"
+        "iter_{wildcards.iteration} train_committee: train and calibrate"
     script:
         "../../scripts/train_committee.py"

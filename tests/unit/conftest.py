@@ -1,0 +1,59 @@
+"""A small binary potential, trained once a session on EMT labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlip.config import Train
+
+SMALL = Train(n_channels=8, n_radial=6, l_max=2, hidden=(8,), committee_size=3, n_steps=60, checkpoint_every=20)
+
+
+def label_emt(atoms: Atoms) -> Atoms:
+    """``atoms`` with energy, forces and stress of ASE's effective medium theory."""
+    labelled = atoms.copy()
+    labelled.calc = EMT()
+    forces, energy, stress = labelled.get_forces(), labelled.get_potential_energy(), labelled.get_stress()
+    labelled.calc = SinglePointCalculator(labelled, energy=energy, forces=forces, stress=stress)
+    return labelled
+
+
+def make_alloy(seed: int) -> Atoms:
+    """Four atoms of strained, rattled copper with some gold, unlabelled."""
+    rng = np.random.default_rng(seed)
+    atoms = bulk("Cu", "fcc", a=3.75, cubic=True)
+    atoms.numbers[rng.random(4) < 0.4] = 79
+    atoms.set_cell(
+        atoms.cell.array @ (np.eye(3) * rng.uniform(0.95, 1.08) + rng.normal(0, 0.02, (3, 3))), scale_atoms=True
+    )
+    atoms.positions += rng.normal(0, 0.12, (4, 3))
+    return atoms
+
+
+@pytest.fixture(scope="session")
+def alloys() -> list[Atoms]:
+    """Labelled copper-gold cells."""
+    return [label_emt(make_alloy(seed)) for seed in range(24)]
+
+
+@pytest.fixture(scope="session")
+def settings() -> Train:
+    """Small enough to train in a second or two."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def potential_folder(alloys: list[Atoms], settings: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a trained copper-gold potential."""
+    from mlip.training import train_committee
+
+    folder = tmp_path_factory.mktemp("potential")
+    train_committee(alloys[:18], alloys[18:], settings, folder, seed=3, isolated_energies={"Au": -0.25, "Cu": 0.5})
+    return folder

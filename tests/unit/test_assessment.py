@@ -1,0 +1,71 @@
+"""Convergence: every criterion must pass, budgets end the loop and say which."""
+
+import numpy as np
+import pytest
+
+from mlip.assessment import Criterion, decide_stop, force_interval, list_criteria
+from mlip.config import Assess, Budget
+
+GOOD_ERRORS = {
+    "fresh": {"force_rmse": 0.05},
+    "audit": {"interval": [0.03, 0.06]},
+    "calibration": {"coverage": 0.95},
+}
+GOOD_PROPERTIES = {
+    "lattice_constant": {"relative_error": 0.001},
+    "bulk_modulus": {"relative_error": 0.01},
+    "eos_rmse": 0.001,
+}
+STABLE = {"n_walkers": 4, "n_exploded": 0}
+
+
+def verdicts(errors=GOOD_ERRORS, properties=GOOD_PROPERTIES, exploration=STABLE) -> list[Criterion]:
+    return list_criteria(errors, properties, exploration, Assess())
+
+
+def test_everything_good_passes() -> None:
+    assert all(criterion.passed for criterion in verdicts())
+    assert len(verdicts()) == 7
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "failing"),
+    [
+        ("errors", GOOD_ERRORS | {"fresh": {"force_rmse": 0.5}}, "force RMSE on new"),
+        ("errors", GOOD_ERRORS | {"fresh": None}, "force RMSE on new"),
+        ("errors", GOOD_ERRORS | {"audit": {"interval": [None, None]}}, "audit"),
+        ("errors", GOOD_ERRORS | {"calibration": {"coverage": 0.2}}, "coverage"),
+        ("properties", GOOD_PROPERTIES | {"bulk_modulus": {"relative_error": 0.2}}, "bulk modulus"),
+        ("properties", GOOD_PROPERTIES | {"lattice_constant": {"relative_error": None}}, "lattice constant"),
+        ("exploration", {"n_walkers": 4, "n_exploded": 1}, "exploded"),
+    ],
+)
+def test_each_criterion_can_fail(part: str, value: dict, failing: str) -> None:
+    failed = [c.name for c in verdicts(**{part: value}) if not c.passed]
+    assert len(failed) == 1
+    assert failing in failed[0]
+
+
+def test_systems_without_an_equation_of_state_are_not_gated_by_it() -> None:
+    assert len(verdicts(properties={})) == 4
+
+
+def test_budgets_end_the_loop_and_say_which() -> None:
+    assert decide_stop(False, 10, 1.0, Budget()) == (False, "continue")
+    assert decide_stop(True, 10, 1.0, Budget(labels=5)) == (True, "converged")
+    assert decide_stop(False, 10, 1.0, Budget(labels=10)) == (True, "budget: 10 of 10 labels used")
+    assert "core-hours" in decide_stop(False, 10, 1.0, Budget(core_hours=0.5))[1]
+
+
+def test_interval_covers_the_true_rmse() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        squared = (rng.normal(0, 0.1, (4, 24)) ** 2).mean(axis=1)
+        low, high = force_interval(squared, 0.9)
+        hits += low <= 0.1 <= high
+    assert hits / 400 == pytest.approx(0.9, abs=0.05)
+
+
+def test_one_structure_has_no_interval() -> None:
+    assert force_interval([0.01], 0.9) == [None, None]

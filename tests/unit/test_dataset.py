@@ -1,0 +1,122 @@
+"""Collecting labels: splits that never move, failures that are counted, outliers that are seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlip.config import Collect, Label
+from mlip.dataset import SPLITS, DatasetError, collect_dataset, screen_energies, split_of
+from mlip.extxyz import read_structures, write_structures
+from mlip.files import read_json, sha256_of, write_json
+
+
+def labelled(number: int, energy_per_atom: float = -5.0) -> Atoms:
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.01, seed=number)
+    forces = np.zeros((len(atoms), 3))
+    atoms.calc = SinglePointCalculator(atoms, energy=energy_per_atom * len(atoms), forces=forces, stress=np.zeros(6))
+    atoms.info.update(structure_id=f"s-{number}", label_key=sha256_of(number), origin="rattle", reason="initial")
+    return atoms
+
+
+def record(number: int, status: str = "ok") -> dict:
+    return {
+        "structure_id": f"s-{number}",
+        "key": sha256_of(number),
+        "status": status,
+        "reason": "" if status == "ok" else "because",
+        "attempts": 1,
+        "cached": False,
+        "core_seconds": 2.0,
+        "wall_seconds": 1.0,
+    }
+
+
+def shard(folder: Path, numbers: range, failed: tuple[int, ...] = ()) -> tuple[list[Path], list[Path]]:
+    structures, records = folder / "shard_000.extxyz", folder / "shard_000.json"
+    write_structures(structures, [labelled(n) for n in numbers if n not in failed])
+    rows = [record(n, "unconverged" if n in failed else "ok") for n in numbers]
+    write_json(records, {"iteration": 0, "shard": 0, "planned": len(numbers), "records": rows})
+    return [structures], [records]
+
+
+def collect(folder: Path, numbers: range, previous: Path | None = None, iteration: int = 0, **options: object) -> Path:
+    out = folder / f"collect-{iteration}"
+    shards, records = shard(folder / f"shards-{iteration}", numbers, options.pop("failed", ()))
+    label = Label(**options)
+    collect_dataset(shards, records, previous, iteration=iteration, settings=Collect(), label=label, out=out)
+    return out
+
+
+def test_split_is_stable_when_data_is_added(tmp_path: Path) -> None:
+    first = collect(tmp_path, range(60))
+    second = collect(tmp_path, range(60, 120), previous=first, iteration=1)
+    for split in SPLITS:
+        before = {a.info["label_key"] for a in read_structures(first / f"{split}.extxyz")}
+        after = {a.info["label_key"] for a in read_structures(second / f"{split}.extxyz")}
+        assert before <= after
+        assert before
+    assert len(read_structures(second / "new.extxyz")) == 60
+
+
+def test_split_shares_follow_the_settings() -> None:
+    splits = [split_of(sha256_of(n), Collect(valid_fraction=0.2, test_fraction=0.1)) for n in range(4000)]
+    assert splits.count("valid") / 4000 == pytest.approx(0.2, abs=0.03)
+    assert splits.count("test") / 4000 == pytest.approx(0.1, abs=0.03)
+
+
+def test_structure_labelled_again_counts_once(tmp_path: Path) -> None:
+    first = collect(tmp_path, range(20))
+    second = collect(tmp_path, range(10, 30), previous=first, iteration=1)
+    counts = read_json(second / "dataset.json")
+    assert sum(counts[split] for split in SPLITS) == 30
+    assert counts["usable_new"] == 10
+    assert counts["labels_total"] == 40
+
+
+def test_failures_are_reported_and_allowed_up_to_the_limit(tmp_path: Path) -> None:
+    out = collect(tmp_path, range(20), failed=(3, 7), max_failed_fraction=0.1)
+    counts = read_json(out / "dataset.json")
+    assert counts["failed_new"] == 2
+    assert {f["structure_id"] for f in counts["failures"]} == {"s-3", "s-7"}
+    assert counts["core_seconds"] == 40.0
+
+
+@pytest.mark.parametrize(("failed", "expected"), [((1, 2, 3), "3 of 20 labels failed"), (tuple(range(20)), "all 20 labels")])
+def test_too_many_failures_stop_the_loop(tmp_path: Path, failed: tuple[int, ...], expected: str) -> None:
+    with pytest.raises(DatasetError, match=expected) as caught:
+        collect(tmp_path, range(20), failed=failed, max_failed_fraction=0.1)
+    assert "--forcerun" in str(caught.value)
+    assert "unconverged" in str(caught.value)
+
+
+def test_energy_outlier_is_left_out_and_listed() -> None:
+    structures = [labelled(n, -5.0 + 0.01 * n) for n in range(10)] + [labelled(99, +20.0)]
+    kept, outliers = screen_energies(structures, window=5.0)
+    assert len(kept) == 10
+    assert [o["structure_id"] for o in outliers] == ["s-99"]
+
+
+def test_alloys_of_different_composition_are_no_outliers() -> None:
+    structures = []
+    for n in range(12):
+        atoms = labelled(n)
+        symbols = ["Ge"] * (n % 5) + ["Si"] * (8 - n % 5)
+        atoms.set_chemical_symbols(symbols)
+        energy = -50.0 * symbols.count("Ge") - 5.0 * symbols.count("Si")
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((8, 3)))
+        structures.append(atoms)
+    kept, outliers = screen_energies(structures, window=1.0)
+    assert len(kept) == 12
+    assert outliers == []
+
+
+def test_empty_iteration_keeps_the_old_data(tmp_path: Path) -> None:
+    first = collect(tmp_path, range(20))
+    second = collect(tmp_path, range(0), previous=first, iteration=1)
+    assert read_json(second / "dataset.json")["train"] == read_json(first / "dataset.json")["train"]
+    assert read_structures(second / "new.extxyz") == []

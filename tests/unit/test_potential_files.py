@@ -1,0 +1,67 @@
+"""Potentials on disk: nothing is lost, and damage is noticed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from mlip.potential import PotentialFileError, load_potential
+
+
+@pytest.fixture
+def folder(potential_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(potential_folder, tmp_path / "copy"))
+
+
+def test_round_trip_is_bitwise(folder: Path, alloys: list[Atoms], tmp_path: Path) -> None:
+    first = load_potential(folder)
+    first.save(tmp_path / "again")
+    second = load_potential(tmp_path / "again")
+    assert (tmp_path / "again/potential.safetensors").read_bytes() == (folder / "potential.safetensors").read_bytes()
+    for a, b in zip(first.predict(alloys[:3]), second.predict(alloys[:3]), strict=True):
+        assert np.array_equal(a.forces_members, b.forces_members)
+        assert np.array_equal(a.energy_members, b.energy_members)
+        assert np.array_equal(a.forces_std, b.forces_std)
+    assert first.calibration == second.calibration
+
+
+@pytest.mark.parametrize("name", ["potential.safetensors", "potential.json"])
+def test_missing_and_truncated_files_are_reported(folder: Path, name: str) -> None:
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(PotentialFileError, match=name):
+        load_potential(folder)
+    path.unlink()
+    with pytest.raises(PotentialFileError, match=f"{name}.*cannot be read"):
+        load_potential(folder)
+
+
+def test_a_flipped_bit_is_noticed(folder: Path) -> None:
+    path = folder / "potential.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(PotentialFileError, match="checksum"):
+        load_potential(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("format_version", 99, "version 99"),
+        ("backend", "magic", "'magic'"),
+        ("size", {}, "inconsistent"),
+        ("frame", 3, "inconsistent"),
+    ],
+)
+def test_unusable_descriptions_are_reported(folder: Path, key: str, value: object, message: str) -> None:
+    path = folder / "potential.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(PotentialFileError, match=message):
+        load_potential(folder)

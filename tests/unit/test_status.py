@@ -1,0 +1,146 @@
+"""Status: what it says in every phase of a loop, and that no half-written file stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from synthetic_results import synthetic_config, synthetic_results, write_candidates, write_json
+
+from mlip.status import progress_line, read_status, render_status
+
+
+@pytest.fixture
+def loop(tmp_path):
+    """Two finished iterations of five, and nothing said about stopping."""
+    root = tmp_path / "silicon"
+    synthetic_results(root, 2)
+    path = root / "iter_01" / "assess_potential" / "assessment.json"
+    write_json(path, json.loads(path.read_text()) | {"converged": False, "stop": False, "reason": "continue"})
+    return root
+
+
+def states(status, number):
+    return {step.name: step.state for step in status.iterations[number].steps}
+
+
+def test_nothing_yet(tmp_path):
+    status = read_status(synthetic_config(), tmp_path / "silicon")
+    assert status.current == 0
+    assert set(states(status, 0).values()) == {"waiting"}
+    assert "label_references" not in states(status, 1)
+    assert status.next_steps == ("prepare_structures", "label_references")
+    assert status.seconds_left is None
+    assert "iteration 1/5" in progress_line(status)
+
+
+def test_finished_loop_says_why_and_what_remains(tmp_path):
+    root = tmp_path / "silicon"
+    synthetic_results(root, 3)
+    status = read_status(synthetic_config(), root)
+    assert (status.current, status.stop_reason, len(status.iterations)) == (2, "converged", 3)
+    assert status.next_steps == ("deploy_potential", "report_system")
+    assert (status.labels_done, status.labels_planned) == (46, 46)
+    assert [f["status"] for f in status.failures] == ["rejected", "unconverged"]
+    assert "ended: converged" in progress_line(status)
+
+
+def test_iteration_limit_ends_the_loop(loop):
+    status = read_status(synthetic_config(max_iterations=2), loop)
+    assert status.stop_reason.startswith("iteration limit")
+
+
+def test_labels_in_flight_are_counted(loop):
+    folder = loop / "iter_02" / "label_structures"
+    write_json(folder / "shard_000.json", {"planned": 6, "records": [{"structure_id": "a", "status": "ok"}] * 6})
+    write_json(folder / "shard_001.progress.json", {"done": 2, "planned": 5, "failed": 0})
+    status = read_status(synthetic_config(), loop)
+    assert status.current == 2
+    step = next(s for s in status.iterations[2].steps if s.name == "label_structures")
+    assert (step.state, step.done, step.planned) == ("started", 1, 2)
+    assert (status.iterations[2].labels_done, status.iterations[2].labels_planned) == (8, 11)
+    line = progress_line(status)
+    assert line.startswith("iteration 3/5 (label structures) · labels 43/46 · force RMSE 0.22 eV/Å [0.17–0.36]")
+    assert "uncertainty" in line
+    assert status.next_steps[0] == "label_structures"
+
+
+def test_candidates_are_the_plan_before_labelling_starts(loop):
+    write_candidates(loop / "iter_01" / "select_candidates" / "candidates.extxyz", [f"s{k}" for k in range(7)])
+    status = read_status(synthetic_config(), loop)
+    assert (status.iterations[2].labels_done, status.iterations[2].labels_planned) == (0, 7)
+    path = loop / "iter_01" / "select_candidates" / "candidates.extxyz"
+    path.write_text(path.read_text()[:-20])  # cut short while it is written
+    assert read_status(synthetic_config(), loop).iterations[2].labels_planned == 6
+
+
+def test_time_left_follows_the_finished_iterations(loop):
+    stamps = {"iter_00/prepare_structures/candidates.extxyz": 1000, "iter_00/assess_potential/assessment.json": 1300}
+    for name, stamp in (stamps | {"iter_01/assess_potential/assessment.json": 1400}).items():
+        os.utime(loop / name, (stamp, stamp))
+    status = read_status(synthetic_config(), loop, now=1440)
+    assert status.seconds_left == pytest.approx(3 * 100 - 40)
+    assert progress_line(status).endswith("≤ 4 min left")
+    assert read_status(synthetic_config(), loop, now=10_000).seconds_left == pytest.approx(200)
+
+
+def test_failed_step_shows_the_end_of_its_log(loop):
+    log = loop / "logs" / "iter_02" / "label_structures-001.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("done=1\n")
+    assert states(read_status(synthetic_config(), loop), 2)["label_structures"] == "started"
+    log.write_text("Traceback (most recent call last):\n  ...\nLabelError: no PAW setup for Si; run mlip doctor\n")
+    status = read_status(synthetic_config(), loop)
+    assert states(status, 2)["label_structures"] == "failed"
+    assert "no PAW setup for Si; run mlip doctor" in render_status(status)
+    write_json(loop / "iter_02" / "label_structures" / "shard_001.json", {"planned": 0, "records": []})
+    assert states(read_status(synthetic_config(), loop), 2)["label_structures"] == "started"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"records": 3, "planned": "x", "failures": {}}', "\x00\xff", '{"audit": 1}']
+)
+def test_half_written_files_never_stop_it(loop, content):
+    for path in loop.rglob("*.json"):
+        path.write_text(content, encoding="latin-1")
+    running = loop / "iter_02" / "label_structures" / "shard_000.progress.json"
+    running.parent.mkdir(parents=True)
+    running.write_text(content, encoding="latin-1")
+    status = read_status(synthetic_config(), loop)
+    assert render_status(status)
+    assert status.force_rmse is None
+
+
+def test_step_done_again_reopens_a_finished_loop(tmp_path):
+    root = tmp_path / "silicon"
+    synthetic_results(root, 3)
+    (root / "iter_01" / "train_committee" / "potential.json").unlink()
+    status = read_status(synthetic_config(), root)
+    assert (status.current, status.stop_reason, status.next_steps) == (1, None, ("train_committee",))
+
+
+def test_text_stays_short(tmp_path):
+    root = tmp_path / "silicon"
+    synthetic_results(root, 12)
+    (root / "report.html").touch()
+    failed = [{"structure_id": f"s{k}", "status": "crashed", "reason": "r" * 300} for k in range(40)]
+    write_json(root / "iter_03" / "collect_dataset" / "dataset.json", {"failures": failed})
+    status = read_status(synthetic_config(max_iterations=50), root)
+    text = render_status(status)
+    assert len(status.failures) == 42
+    assert len(text.splitlines()) <= 25
+    assert max(map(len, text.splitlines())) <= 130
+    assert "\n" not in progress_line(status)
+
+
+def test_reading_status_loads_nothing_heavy():
+    heavy = ("torch", "ase", "numpy", "xarray", "matplotlib")
+    code = f"import sys, mlip.status; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,209 @@
+"""Training: it learns, it repeats itself, it survives being killed, it refuses bad data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+
+from mlip.config import Train
+from mlip.evaluation import evaluate_potential
+from mlip.potential import load_potential
+from mlip.training import train_committee
+from mlip.training.data import TrainingDataError
+from mlip.training.trainer import assign_members, choose_batch, learning_rate_factor
+
+FILES = ("potential.safetensors", "potential.json")
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "potential.safetensors").read_bytes()
+
+
+def test_training_beats_a_constant_by_far(potential_folder: Path, alloys: list[Atoms]) -> None:
+    errors = evaluate_potential(load_potential(potential_folder), alloys[18:])
+    typical = np.sqrt(np.mean(np.concatenate([a.get_forces() for a in alloys[18:]]) ** 2))
+    assert errors["force_rmse"] < 0.3 * 1e3 * typical
+    spread = np.std([a.get_potential_energy() / len(a) for a in alloys[18:]])
+    assert errors["energy_rmse"] < 0.5 * 1e3 * spread
+    assert errors["n_structures"] == 6
+    assert errors["n_atoms"] == 24
+
+
+def test_results_are_described(potential_folder: Path, settings: Train) -> None:
+    result = json.loads((potential_folder / "training.json").read_text())
+    assert result["settings"] == settings.model_dump(mode="json")
+    assert [entry["step"] for entry in result["history"]] == [20, 40, 60]
+    assert result["history"][-1]["force_rmse"] < result["history"][0]["force_rmse"]
+    description = json.loads((potential_folder / "potential.json").read_text())
+    assert description["species"] == ["Au", "Cu"]
+    assert set(description["frame"]["shortest"]) == {"Au-Au", "Au-Cu", "Cu-Cu"}
+
+
+def test_same_seed_same_weights_other_seed_others(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:
+    quick = settings.model_copy(update={"n_steps": 12})
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_committee(alloys[:8], [], quick, tmp_path / name, seed=seed)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b") != weights(tmp_path / "c")
+
+
+RUN = """
+import sys, time, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from ase.io import read
+from mlip.config import Train
+from mlip.training import train_committee
+folder, out, slow = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+settings = Train.model_validate_json((folder / "settings.json").read_text())
+train_committee(read(folder / "train.extxyz", ":"), [], settings, folder / out, seed=5,
+                checkpoint=folder / (out + ".checkpoint"), progress=lambda entry: time.sleep(slow))
+"""
+
+
+def start(folder: Path, out: str, slow: float = 0.0) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", RUN, str(folder), out, str(slow)])
+
+
+def test_killed_training_continues_to_the_same_weights(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:
+    quick = settings.model_copy(update={"n_steps": 40, "checkpoint_every": 5})
+    (tmp_path / "settings.json").write_text(quick.model_dump_json())
+    write(tmp_path / "train.extxyz", alloys[:8])
+    whole = start(tmp_path, "whole")
+    victim = start(tmp_path, "killed", slow=0.3)
+    checkpoint = tmp_path / "killed.checkpoint"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    victim.kill()
+    assert victim.wait() == -9
+    assert checkpoint.exists()
+    assert not (tmp_path / "killed").exists()
+    assert start(tmp_path, "killed").wait() == 0
+    assert whole.wait() == 0
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    steps = [entry["step"] for entry in json.loads((tmp_path / "killed/training.json").read_text())["history"]]
+    assert steps == list(range(5, 45, 5))
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign"])
+def test_unusable_checkpoints_are_ignored_with_a_warning(
+    alloys: list[Atoms], settings: Train, tmp_path: Path, damage: str
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(entry: dict[str, object]) -> None:
+        if entry["step"] == 8:
+            raise Stop
+
+    quick = settings.model_copy(update={"n_steps": 12, "checkpoint_every": 4})
+    path = tmp_path / "checkpoint"
+    with pytest.raises(Stop):
+        train_committee(alloys[:8], [], quick, tmp_path / "a", seed=1, checkpoint=path, progress=stop)
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[-50] ^= 4
+        path.write_bytes(content)
+    seed = 2 if damage == "foreign" else 1
+    with pytest.warns(UserWarning, match="belongs to other" if damage == "foreign" else "damaged"):
+        train_committee(alloys[:8], [], quick, tmp_path / "a", seed=seed, checkpoint=path)
+    train_committee(alloys[:8], [], quick, tmp_path / "b", seed=seed)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def relabel(atoms: Atoms, **results: object) -> Atoms:
+    copy = atoms.copy()
+    copy.calc = SinglePointCalculator(copy, **results)
+    return copy
+
+
+def test_bad_data_are_refused_by_name(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:
+    good = alloys[0]
+    energy, forces = good.get_potential_energy(), good.get_forces()
+    broken = forces.copy()
+    broken[0, 0] = np.nan
+    iron = Atoms("Fe2", [[0, 0, 0], [0, 0, 2.2]])
+    cases: list[tuple[list[Atoms], list[Atoms], dict[str, float] | None, str]] = [
+        ([], [], None, "empty"),
+        ([good, relabel(good, energy=energy)], [], None, r"train\[1\].*no forces"),
+        ([relabel(good, energy=energy, forces=broken)], [], None, r"train\[0\].*forces is NaN"),
+        ([relabel(good, energy=np.inf, forces=forces)], [], None, "energy is NaN or infinite"),
+        ([good.copy()], [], None, "no energy"),
+        ([good], [relabel(iron, energy=0.0, forces=np.zeros((2, 3)))], None, r"valid\[0\].*Fe"),
+        ([good], [], {"H": 1.0}, "isolated atom for"),
+    ]
+    for train, valid, isolated, message in cases:
+        with pytest.raises(TrainingDataError, match=message):
+            train_committee(train, valid, settings, tmp_path, seed=0, isolated_energies=isolated)
+
+
+def test_structures_without_stress_can_be_trained_on(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:
+    plain = [relabel(a, energy=a.get_potential_energy(), forces=a.get_forces()) for a in alloys[:6]]
+    plain[0].pbc = False
+    quick = settings.model_copy(update={"n_steps": 5})
+    result = train_committee(plain, [], quick, tmp_path, seed=0)
+    assert result["train_errors"]["stress_rmse"] is None
+    assert result["calibration"]["source"] == "training"
+
+
+def test_one_structure_of_one_atom_is_enough_to_run(settings: Train, tmp_path: Path) -> None:
+    atom = relabel(Atoms("Ar", cell=[20, 20, 20], pbc=True), energy=-1.5, forces=np.zeros((1, 3)))
+    train_committee(
+        [atom], [], settings.model_copy(update={"n_steps": 3}), tmp_path, seed=0, isolated_energies={"Ar": -1.5}
+    )
+    assert load_potential(tmp_path).predict([atom])[0].energy == -1.5
+
+
+def test_time_limit_ends_training(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:
+    result = train_committee(
+        alloys[:8], [], settings.model_copy(update={"n_steps": 10**6}), tmp_path, seed=0, max_seconds=1.0
+    )
+    assert 1.0 <= result["training_seconds"] < 3.0
+    assert result["history"][-1]["step"] == result["steps"]
+
+
+def test_divergence_is_reported(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:
+    hot = settings.model_copy(update={"n_steps": 40, "learning_rate": 1e30, "checkpoint_every": 5})
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        train_committee(alloys[:8], [], hot, tmp_path, seed=0)
+
+
+def test_batches_cover_the_data_once_an_epoch() -> None:
+    batches = [choose_batch(10, 3, step, seed=4) for step in range(3)]
+    assert len({k for batch in batches for k in batch}) == 9
+    assert batches != [choose_batch(10, 3, step, seed=5) for step in range(3)]
+    assert choose_batch(2, 8, 0, seed=0) == [0, 1]
+
+
+def test_every_structure_is_left_out_by_one_member() -> None:
+    left_out = assign_members(20, 4, seed=0) < 1.0
+    assert (left_out.sum(0) == 1).all()
+    assert (left_out.sum(1) == 5).all()
+
+
+def test_learning_rate_rises_and_anneals_to_zero() -> None:
+    values = [learning_rate_factor(f) for f in np.linspace(0, 1, 101)]
+    assert max(values) == pytest.approx(1.0, abs=0.01)
+    assert values[0] < 0.2
+    assert values[-1] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.gpu
+def test_training_on_cuda_gives_a_cpu_potential(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:
+    train_committee(alloys[:18], alloys[18:], settings, tmp_path, seed=0, device="cuda")
+    errors = evaluate_potential(load_potential(tmp_path), alloys[18:])
+    assert np.isfinite(errors["force_rmse"])

@@ -1,0 +1,74 @@
+"""Calibration: intervals that hold what they promise."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mlip.uncertainty import Calibration, collect_residuals, fit_calibration
+
+
+def sample(rng: np.random.Generator, n: int, overconfidence: float, symbol: str = "Si") -> tuple[list, ...]:
+    """Structures of four atoms whose errors exceed the members' spread by ``overconfidence``."""
+    symbols, forces, energies, forces_members, energy_members = [], [], [], [], []
+    for _ in range(n):
+        width = rng.uniform(0.02, 0.2, size=4)
+        members = rng.normal(0, 1, (6, 4, 3)) * width[:, None]
+        truth = members.mean(0) + overconfidence * width[:, None] * rng.normal(size=(4, 3))
+        energy = rng.normal(0, 0.1, 6)
+        symbols.append([symbol] * 4)
+        forces.append(truth)
+        energies.append(energy.mean() + overconfidence * 0.1 * rng.normal())
+        forces_members.append(members)
+        energy_members.append(energy)
+    return symbols, forces, energies, forces_members, energy_members
+
+
+@pytest.mark.parametrize("overconfidence", [0.3, 1.0, 4.0])
+def test_intervals_cover_new_errors(overconfidence: float) -> None:
+    rng = np.random.default_rng(0)
+    calibration = fit_calibration(collect_residuals(*sample(rng, 60, overconfidence)))
+    symbols, forces, energies, forces_members, energy_members = sample(rng, 300, overconfidence)
+    inside = [
+        np.abs(m.mean(0) - f) <= 1.96 * calibration.force_std(s, m)
+        for s, f, m in zip(symbols, forces, forces_members, strict=True)
+    ]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
+    ratio = [(m.mean() - e) / calibration.energy_std(m) for e, m in zip(energies, energy_members, strict=True)]
+    assert np.mean(np.abs(ratio) < 1.96) > 0.85
+
+
+def test_elements_have_their_own_scale_when_there_are_enough_atoms() -> None:
+    rng = np.random.default_rng(1)
+    parts = [sample(rng, 40, 1.0, "Na"), sample(rng, 40, 5.0, "Cl"), sample(rng, 2, 1.0, "H")]
+    merged = [sum((list(p[k]) for p in parts), []) for k in range(5)]
+    scale = fit_calibration(collect_residuals(*merged)).force_scale
+    assert scale["Cl"] > 3 * scale["Na"]
+    assert scale["Na"] < scale["H"] <= scale["Cl"]
+
+
+def test_few_or_training_data_give_wider_intervals() -> None:
+    residuals = collect_residuals(*sample(np.random.default_rng(2), 3, 1.0))
+    honest, inflated = fit_calibration(residuals), fit_calibration(residuals, source="training")
+    assert inflated.force_scale["Si"] == pytest.approx(1.5 * honest.force_scale["Si"])
+    assert inflated.energy_scale > honest.energy_scale
+    assert inflated.source == "training"
+
+
+def test_ranks_errors() -> None:
+    calibration = fit_calibration(collect_residuals(*sample(np.random.default_rng(3), 100, 1.0)))
+    assert 0.3 < calibration.spearman < 1.0
+    assert calibration.coverage == pytest.approx(0.95, abs=0.01)
+
+
+def test_agreeing_members_do_not_claim_certainty_after_calibration() -> None:
+    calibration = fit_calibration(collect_residuals(*sample(np.random.default_rng(4), 20, 1.0)))
+    assert (calibration.force_std(["Si"], np.zeros((6, 1, 3))) > 0).all()
+
+
+def test_survives_json() -> None:
+    calibration = fit_calibration(collect_residuals(*sample(np.random.default_rng(5), 20, 1.0)))
+    assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
+    assert Calibration.from_json(json.loads(json.dumps(Calibration().to_json()))) == Calibration()

@@ -1,0 +1,111 @@
+"""What a dry run shows, before any job has run."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import ROOT, Workflow
+
+STEPS = {
+    "label_structures",
+    "collect_dataset",
+    "train_committee",
+    "explore_walkers",
+    "score_frames",
+    "select_candidates",
+    "assess_potential",
+    "record_provenance",
+}
+
+
+def test_fresh_tree_is_planned_to_the_last_allowed_iteration(workflow: Workflow) -> None:
+    plan = workflow.plan()
+    for iteration in range(workflow.config["max_iterations"]):
+        assert {rule for number, rule in plan if number == f"{iteration:02d}"} >= STEPS
+    counts = Counter(rule for _, rule in plan)
+    assert counts["label_structures"] == 3 * 2
+    assert counts["explore_walkers"] == 3 * 2
+    assert counts["report_system"] == counts["deploy_potential"] == counts["label_references"] == 1
+
+
+def test_max_iterations_and_command_line_keys_shape_the_plan(workflow: Workflow) -> None:
+    plan = workflow.plan("--config", "max_iterations=5")
+    assert {number for number, _ in plan} == {"", "00", "01", "02", "03", "04"}
+
+
+@pytest.mark.parametrize("graph", ["--dag", "--rulegraph"])
+def test_graphs_are_drawn(workflow: Workflow, graph: str) -> None:
+    dot = workflow.snakemake(graph).stdout
+    assert dot.lstrip().startswith("digraph")
+    assert all(step in dot for step in STEPS)
+
+
+def test_slurm_profile_resolves_from_the_root(workflow: Workflow) -> None:
+    done = workflow.snakemake("--profile", "slurm", "-n")
+    assert "assess_potential" in done.stdout + done.stderr
+
+
+def test_demo_configuration_is_the_default() -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "snakemake", "-n", "--snakefile", str(ROOT / "Snakefile"), "--rulegraph"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True).returncode == 0
+
+
+def test_user_configuration_does_not_inherit_from_the_demo(workflow: Workflow) -> None:
+    config = {k: v for k, v in workflow.config.items() if k != "label"}
+    workflow.write_config(config)
+    text = workflow.snakemake("-n", "results/tiny/iter_00/label_structures/shard_001.json").stdout
+    assert "pw" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"max_iteration": 3}, "max_iteration: unknown key"),
+        ({"seed": "random"}, "seed"),
+        ({"structures": [{"bulk": {"name": "Cu"}, "file": "x.cif"}]}, "exactly one of"),
+    ],
+)
+def test_bad_configuration_is_explained_and_nothing_is_written(workflow: Workflow, change: dict, expected: str) -> None:
+    workflow.write_config(workflow.config | change)
+    done = workflow.snakemake("--cores", "1", check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert expected in text
+    assert "Traceback" not in text
+    assert len(text.splitlines()) < 40
+    assert not workflow.results.exists()
+
+
+def test_rules_are_small_and_named_like_their_scripts() -> None:
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        assert len(path.read_text().splitlines()) < 250
+        for name in re.findall(r"^(?:rule|checkpoint) (\w+):", path.read_text(), re.MULTILINE):
+            script = ROOT / "scripts" / f"{name}.py"
+            assert script.is_file(), name
+            assert len(script.read_text().splitlines()) < 50
+            assert f'script:\n        "../../scripts/{name}.py"' in path.read_text()
+
+
+def test_lint_is_clean() -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "snakemake", "--lint", "--snakefile", str(ROOT / "Snakefile")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_starting_structure_may_be_a_file_of_the_working_directory(workflow: Workflow) -> None:
+    from ase.build import bulk
+    from ase.io import write
+
+    write(Path(workflow.folder) / "my cell.cif", bulk("Cu", cubic=True))
+    workflow.write_config(workflow.config | {"structures": [{"file": "my cell.cif"}]})
+    target = "results/tiny/iter_00/prepare_structures/candidates.extxyz"
+    workflow.snakemake("--cores", "1", target)
+    assert (workflow.folder / target).stat().st_size > 0
