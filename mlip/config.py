@@ -147,12 +147,12 @@ class Train(Section):
     n_channels: int = Field(24, ge=1, le=512, description="Channels in which products of the density are formed.")
     body_order: int = Field(4, ge=2, le=5, description="Largest body order of the invariants.")
     hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
-        (32,), description="Widths of the readout's hidden layers."
+        (32, 32), description="Widths of the readout's hidden layers."
     )
     committee_size: int = Field(4, ge=2, le=64, description="Members of the committee.")
     n_steps: int = Field(1500, ge=1, description="Optimiser steps; the learning rate anneals over them.")
-    batch_size: int = Field(8, ge=1, description="Structures per step.")
-    learning_rate: Positive = Field(0.01, description="Peak learning rate.")
+    batch_size: int = Field(4, ge=1, description="Structures per step.")
+    learning_rate: Positive = Field(0.002, description="Peak learning rate.")
     energy_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the energy error per atom.")
     force_weight: Positive = Field(1.0, description="Weight of the force error.")
     stress_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the virial error per atom.")

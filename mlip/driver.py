@@ -43,23 +43,23 @@ def run_loop(
     Raises:
         WorkflowFailed: when Snakemake fails.
     """
+    for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal or a kill end the jobs, too
+        signal.signal(name, signal.default_int_handler)
     log = results / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--configfile", str(config_file), *arguments]
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=_environment())
+        # A process group of its own, so that an interruption reaches Snakemake and its jobs once.
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True
+        )
         try:
             _watch(process, config, results, show)
-        except KeyboardInterrupt:
-            # Snakemake got the same signal from the terminal and stops its jobs cleanly.
-            show("interrupted: waiting for running jobs; finished labels are kept")
-            with contextlib.suppress(KeyboardInterrupt):
-                process.wait()
-            raise
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                show("interrupted: stopping the running jobs; finished labels are kept")
+                os.killpg(process.pid, signal.SIGINT)
                 process.wait()
     text = log.read_text(encoding="utf-8", errors="replace")
     if process.returncode:

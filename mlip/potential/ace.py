@@ -42,7 +42,7 @@ from mlip.potential.environments import Environments
 
 SATURATION = 7.0
 """c_z rho at the sparsest training environment: g is 0.999 there and beyond."""
-ROOT_FLOOR = 0.1
+ROOT_FLOOR = 0.5
 """Below this size, relative to a typical value, roots of invariants turn linear."""
 RADIAL_PRIOR = 0.3
 """Damping of the initial weight of the n-th radial function: (1 + RADIAL_PRIOR n^2)^(-1/2)."""

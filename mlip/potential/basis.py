@@ -61,7 +61,7 @@ def spherical_harmonics(direction: Tensor, l_max: int) -> tuple[Tensor, Tensor]:
     exponents, values, slopes = (torch.from_numpy(t).to(direction.device) for t in _harmonic_polynomials(l_max))
     powers = torch.stack([torch.ones_like(direction), *(direction**k for k in range(1, l_max + 1))], -1)
     monomials = powers[:, 0, exponents[0]] * powers[:, 1, exponents[1]] * powers[:, 2, exponents[2]]
-    gradient = (monomials @ slopes.to(direction.dtype)).view(len(direction), 3, -1)
+    gradient = (monomials @ slopes.to(direction.dtype)).view(len(direction), 3, (l_max + 1) ** 2)
     radial = torch.bmm(direction[:, None], gradient)
     return monomials @ values.to(direction.dtype), gradient - direction[:, :, None] * radial
 
@@ -83,7 +83,7 @@ def _harmonic_polynomials(l_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
         for order in range(-degree, degree + 1):
             column, m = degree * (degree + 1) + order, abs(order)
             norm = math.sqrt((2 * degree + 1) / (4 * math.pi) * math.factorial(degree - m) / math.factorial(degree + m))
-            legendre = np.polynomial.legendre.Legendre.basis(degree).deriv(m).convert(kind=np.polynomial.Polynomial).coef
+            legendre = np.polynomial.polynomial.polyder(np.polynomial.legendre.leg2poly([0.0] * degree + [1.0]), m)
             for k in range(0 if order >= 0 else 1, m + 1, 2):
                 planar = norm * math.comb(m, k) * (-1.0) ** (k // 2) * (math.sqrt(2.0) if m else 1.0)
                 for c, coefficient in enumerate(legendre):

@@ -160,6 +160,7 @@ def _assign_slots(
     position = np.empty(len(key), dtype=np.int64)
     position[order] = np.arange(len(key)) - np.repeat(np.cumsum(counts) - counts, counts)
     widest = counts.reshape(n_rows, n_species).max(0)
+    widest[0] = max(widest[0], 1)  # lone atoms, too, keep an (empty) slot: no array has size zero
     slots = _offsets(widest.tolist())
     return position + np.array(slots)[neighbor_species], slots
 

@@ -13,10 +13,10 @@ from mlip.potential.ace import CommitteeNetwork, sum_forces, sum_virials
 from mlip.potential.environments import Environments
 from mlip.training.data import Dataset
 
-ENERGY_UNIT = 0.03
+ENERGY_UNIT = 0.05
 """eV/atom that weigh, at equal weights and at the end of training, as much as 1 eV/Å."""
-STRESS_UNIT = 0.3
-"""Virial in eV/atom that weighs as much as 1 eV/Å."""
+STRESS_UNIT = 0.5
+"""Virial in eV/atom that weighs as much as 1 eV/Å. Larger weights made energies worse, too: forces came later."""
 HUBER = 1.0
 """eV/Å beyond which a force error counts linearly: violent structures must not rule the fit."""
 

@@ -125,7 +125,11 @@ class Trainer:
             self.progress(entry)
 
     def _state(self) -> dict[str, Tensor]:
-        groups: dict[str, dict[str, Tensor]] = {"parameter": self.parameters, "average": self.average, **self.moments}
+        groups: dict[str, dict[str, Tensor]] = {
+            "parameter": dict(self.parameters),
+            "average": self.average,
+            **self.moments,
+        }
         return {f"{group}/{name}": t for group, tensors in groups.items() for name, t in tensors.items()}
 
     def _save(self) -> None:

@@ -86,7 +86,9 @@ def test_failures_are_reported_and_allowed_up_to_the_limit(tmp_path: Path) -> No
     assert counts["core_seconds"] == 40.0
 
 
-@pytest.mark.parametrize(("failed", "expected"), [((1, 2, 3), "3 of 20 labels failed"), (tuple(range(20)), "all 20 labels")])
+@pytest.mark.parametrize(
+    ("failed", "expected"), [((1, 2, 3), "3 of 20 labels failed"), (tuple(range(20)), "all 20 labels")]
+)
 def test_too_many_failures_stop_the_loop(tmp_path: Path, failed: tuple[int, ...], expected: str) -> None:
     with pytest.raises(DatasetError, match=expected) as caught:
         collect(tmp_path, range(20), failed=failed, max_failed_fraction=0.1)

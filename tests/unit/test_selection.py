@@ -21,7 +21,9 @@ def table(n: int = 60, seed: int = 0, **columns: np.ndarray) -> xr.Dataset:
     ids = np.array([f"frame-{k}" for k in range(n)], dtype=object)
     descriptor = values.get("descriptor", descriptor)
     data.pop("descriptor", None)
-    return xr.Dataset({**data, "structure_id": ("candidate", ids), "descriptor": (("candidate", "feature"), descriptor)})
+    return xr.Dataset(
+        {**data, "structure_id": ("candidate", ids), "descriptor": (("candidate", "feature"), descriptor)}
+    )
 
 
 def rows(verdicts: list[tuple[str, str]], decision: str) -> list[int]:

@@ -43,7 +43,7 @@ def test_intervals_cover_new_errors(overconfidence: float) -> None:
 def test_elements_have_their_own_scale_when_there_are_enough_atoms() -> None:
     rng = np.random.default_rng(1)
     parts = [sample(rng, 40, 1.0, "Na"), sample(rng, 40, 5.0, "Cl"), sample(rng, 2, 1.0, "H")]
-    merged = [sum((list(p[k]) for p in parts), []) for k in range(5)]
+    merged = [[entry for part in parts for entry in part[k]] for k in range(5)]
     scale = fit_calibration(collect_residuals(*merged)).force_scale
     assert scale["Cl"] > 3 * scale["Na"]
     assert scale["Na"] < scale["H"] <= scale["Cl"]

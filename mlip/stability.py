@@ -1,0 +1,290 @@
+"""How a potential behaves where its errors would be seen last: in long dynamics and at short distance."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.data import atomic_numbers, covalent_radii
+from ase.geometry import find_mic
+from ase.md.langevinbaoab import LangevinBAOAB
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.verlet import VelocityVerlet
+from ase.neighborlist import neighbor_list
+
+from mlip.structures import min_distance_ratio
+
+CLOSEST = 0.5
+"""Å, where compression ends: no collision at a temperature of interest comes nearer."""
+
+SPACING = 0.02
+"""Å between the points of a compression curve; narrower holes cannot trap an atom for long."""
+
+COMPRESSED_START = 0.97
+"""Share of the equilibrium's distance at which uniform compression starts: the pressure surely is positive."""
+
+EXPLODED_RATIO = 0.45
+"""Distance over summed covalent radii below which atoms have collapsed."""
+
+EXPLODED_TEMPERATURE = 3.0
+"""Kinetic over intended temperature (plus 1000 K for few atoms) above which dynamics has exploded."""
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """A run at constant energy.
+
+    ``times`` [n] fs, ``energies`` [n] eV (total), ``temperatures`` [n] K; ``failure`` says why
+    the run ended early, None when it did not.
+    """
+
+    n_atoms: int
+    times: np.ndarray
+    energies: np.ndarray
+    temperatures: np.ndarray
+    failure: str | None
+
+    @property
+    def drift(self) -> float | None:
+        """Change of the total energy over the run by a linear fit, eV/atom; None if it ended early."""
+        if self.failure is not None or len(self.times) < 3:
+            return None
+        slope = np.polyfit(self.times - self.times.mean(), self.energies - self.energies.mean(), 1)[0]
+        return float(slope * (self.times[-1] - self.times[0])) / self.n_atoms
+
+    @property
+    def fluctuation_ratio(self) -> float | None:
+        """Fluctuation of the temperature over that of as many harmonic atoms at constant energy.
+
+        There the kinetic energy of f degrees of freedom has the relative variance 1/f, half of the
+        canonical 2/f (J. L. Lebowitz, J. K. Percus, L. Verlet, Phys. Rev. 153, 250 (1967), with the
+        heat capacity of a harmonic crystal).
+        """
+        if self.failure is not None or len(self.times) < 3:
+            return None
+        return float(np.std(self.temperatures) / np.mean(self.temperatures) * math.sqrt(3 * self.n_atoms))
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Energies along a path of decreasing distance.
+
+    ``distances`` [n] Å, decreasing; ``energies`` [n] eV above the first; ``pushes`` [n], what
+    drives the atoms apart: a force in eV/Å or a pressure in eV/Å³ (``push_unit``), NaN where
+    the potential has none.
+    """
+
+    name: str
+    distances: np.ndarray
+    energies: np.ndarray
+    pushes: np.ndarray
+    push_unit: str
+
+    @property
+    def hole(self) -> float:
+        """How far the energy falls anywhere on the way in, eV; infinite where it is not finite."""
+        if not np.isfinite(self.energies).all():
+            return math.inf
+        return float((np.maximum.accumulate(self.energies) - self.energies).max())
+
+    @property
+    def weakest_push(self) -> float | None:
+        """Smallest push on the way in; negative where atoms are drawn together; None without one."""
+        if np.isnan(self.pushes).all():
+            return None
+        return float(self.pushes.min()) if np.isfinite(self.pushes).all() else -math.inf
+
+
+def make_supercell(crystal: Atoms, n_atoms: int) -> Atoms:
+    """``crystal`` repeated along its shortest vector until it has at least ``n_atoms``; a molecule as it is."""
+    repeats = [1, 1, 1]
+    lengths = crystal.cell.lengths()
+    if not crystal.pbc.all():
+        return crystal.copy()
+    while len(crystal) * math.prod(repeats) < n_atoms:
+        repeats[int(np.argmin(np.round(lengths * repeats, 6)))] += 1
+    return crystal.repeat(repeats)
+
+
+def run_nve(
+    atoms: Atoms,
+    calculator: Any,
+    *,
+    temperature: float,
+    duration: float,
+    timestep: float,
+    equilibration: float,
+    rng: np.random.Generator,
+    sample_every: int = 10,
+    progress: Progress | None = None,
+) -> Dynamics:
+    """Velocity Verlet at constant energy, from a state that Langevin dynamics has equilibrated.
+
+    Args:
+        atoms: start, at rest; left as it is.
+        calculator: ASE calculator.
+        temperature: K, of the equilibration.
+        duration: length at constant energy, fs.
+        timestep: fs.
+        equilibration: length of the Langevin dynamics before it, fs.
+        rng: source of velocities and noise.
+        sample_every: steps between samples.
+        progress: called about a hundred times with ``{"step", "n_steps", "time_fs"}``.
+    """
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    # Equipartition: half of the kinetic energy of a crystal at rest flows into its potential energy.
+    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=rng)
+    Stationary(atoms)
+    thermostat = LangevinBAOAB(atoms, timestep * units.fs, temperature_K=temperature, T_tau=100 * units.fs, rng=rng)
+    failure = _advance(thermostat, atoms, round(equilibration / timestep), temperature)
+    samples: list[tuple[float, float, float]] = []
+    dynamics = VelocityVerlet(atoms, timestep * units.fs)
+    n_samples = max(2, round(duration / timestep / sample_every))
+    for index in range(n_samples + 1):
+        if failure is not None:
+            break
+        time = index * sample_every * timestep
+        samples.append((time, atoms.get_total_energy(), atoms.get_temperature()))
+        if progress and index % max(1, n_samples // 100) == 0:
+            progress({"step": index * sample_every, "n_steps": n_samples * sample_every, "time_fs": time})
+        if index < n_samples:
+            failure = _advance(dynamics, atoms, sample_every, temperature)
+    times, energies, temperatures = np.array(samples, float).reshape(-1, 3).T
+    return Dynamics(len(atoms), times, energies, temperatures, failure)
+
+
+def _advance(dynamics: Any, atoms: Atoms, steps: int, temperature: float) -> str | None:
+    """Take ``steps``; why the structure has come apart, or None."""
+    chunk = 50
+    for start in range(0, steps, chunk):
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                dynamics.run(min(chunk, steps - start))
+        except (ValueError, FloatingPointError, np.linalg.LinAlgError, RuntimeError) as error:
+            return f"a step could not be taken: {error}"
+        kinetic = atoms.get_temperature()
+        if not kinetic <= EXPLODED_TEMPERATURE * temperature + 1000:
+            return f"the temperature reached {kinetic:.4g} K"
+        ratio = min_distance_ratio(atoms)
+        if ratio < EXPLODED_RATIO:
+            return f"two atoms came as near as {ratio:.2f} of the sum of their covalent radii"
+    return None
+
+
+def shortest_distances(structures: Sequence[Atoms]) -> dict[tuple[str, str], float]:
+    """Shortest distance in Å of every pair of species that is near anywhere in ``structures``."""
+    shortest: dict[tuple[str, str], float] = {}
+    for atoms in structures:
+        symbols = np.array(atoms.get_chemical_symbols())
+        reach = {pair: 1.5 * _covalent_sum(*pair) for pair in _pairs(atoms)}
+        i, j, distances = neighbor_list("ijd", atoms, max(reach.values()))
+        for pair in reach:
+            of_pair = distances[np.isin(symbols[i], pair[:1]) & np.isin(symbols[j], pair[1:])]
+            if len(of_pair):
+                shortest[pair] = min(shortest.get(pair, np.inf), float(of_pair.min()))
+    return shortest
+
+
+def compress_everything(
+    crystal: Atoms, calculator: Any, shortest: Mapping[tuple[str, str], float]
+) -> list[Compression]:
+    """Dimers, single pairs in the crystal and the whole crystal, from known distances to ``CLOSEST``.
+
+    Args:
+        crystal: crystal (or molecule) at equilibrium, of any size.
+        calculator: ASE calculator.
+        shortest: shortest distance in the training data per sorted pair of species. Where it is
+            longer than the sum of the covalent radii, or missing, that sum takes its place: a
+            free dimer may well be shorter than the bonds of a crystal.
+    """
+    starts = {pair: min(shortest.get(pair, np.inf), _covalent_sum(*pair)) for pair in _pairs(crystal)}
+    supercell = make_supercell(crystal, 48)
+    curves = [compress_dimer(pair, calculator, start) for pair, start in starts.items()]
+    for pair, start in starts.items():
+        curve = compress_pair(supercell, calculator, pair, start)
+        curves += [curve] if curve is not None else []
+    return [*curves, compress_uniformly(crystal, calculator)]
+
+
+def compress_dimer(pair: tuple[str, str], calculator: Any, start: float) -> Compression:
+    """Two atoms alone, from ``start`` Å inwards."""
+    structures = [Atoms("".join(pair), positions=[[0, 0, 0], [d, 0, 0]]) for d in _path(start)]
+    return _measure(f"{'–'.join(pair)} dimer", structures, _path(start), calculator, (0, 1))
+
+
+def compress_pair(crystal: Atoms, calculator: Any, pair: tuple[str, str], start: float) -> Compression | None:
+    """The nearest two atoms of ``pair`` in ``crystal`` pushed together, their midpoint and all else at rest.
+
+    None when the crystal holds no such two atoms other than images of each other.
+    """
+    symbols = np.array(crystal.get_chemical_symbols())
+    first, others = int(np.flatnonzero(symbols == pair[0])[0]), np.flatnonzero(symbols == pair[1])
+    others = others[others != first]
+    if not len(others):
+        return None
+    vectors, lengths = find_mic(crystal.positions[others] - crystal.positions[first], crystal.cell, crystal.pbc)
+    second, vector = int(others[lengths.argmin()]), vectors[lengths.argmin()]
+    direction, distances = vector / np.linalg.norm(vector), _path(start)
+    structures = []
+    for distance in distances:
+        atoms = crystal.copy()
+        middle = crystal.positions[first] + vector / 2
+        atoms.positions[first], atoms.positions[second] = (
+            middle - direction * distance / 2, middle + direction * distance / 2,
+        )  # fmt: skip
+        structures.append(atoms)
+    return _measure(f"{'–'.join(pair)} pair in the crystal", structures, distances, calculator, (first, second))
+
+
+def compress_uniformly(crystal: Atoms, calculator: Any) -> Compression:
+    """All of ``crystal`` scaled down, from near equilibrium until its shortest distance is ``CLOSEST``."""
+    pairs = shortest_distances([crystal])
+    nearest = min(pairs.values()) if pairs else CLOSEST
+    distances = _path(COMPRESSED_START * nearest)
+    structures = []
+    for distance in distances:
+        atoms = crystal.copy()
+        atoms.set_cell(atoms.cell.array * distance / nearest)
+        atoms.positions *= distance / nearest
+        structures.append(atoms)
+    return _measure("uniform compression", structures, distances, calculator, None)
+
+
+def _measure(
+    name: str, structures: Sequence[Atoms], distances: np.ndarray, calculator: Any, pair: tuple[int, int] | None
+) -> Compression:
+    energies, pushes = [], []
+    for atoms in structures:
+        atoms.calc = calculator
+        energies.append(atoms.get_potential_energy())
+        if pair is not None:
+            i, j = pair
+            outward = find_mic(atoms.positions[j] - atoms.positions[i], atoms.cell, atoms.pbc)[0]
+            forces = atoms.get_forces()
+            pushes.append((forces[j] - forces[i]) @ outward / np.linalg.norm(outward) / 2)
+        else:
+            pushes.append(-atoms.get_stress()[:3].mean() if atoms.pbc.all() else np.nan)
+    values = np.array(energies)
+    return Compression(name, distances, values - values[0], np.array(pushes), "eV/Å" if pair else "eV/Å³")
+
+
+def _path(start: float) -> np.ndarray:
+    return np.linspace(start, CLOSEST, max(2, math.ceil((start - CLOSEST) / SPACING) + 1))
+
+
+def _pairs(atoms: Atoms) -> list[tuple[str, str]]:
+    return list(combinations_with_replacement(sorted(set(atoms.get_chemical_symbols())), 2))
+
+
+def _covalent_sum(first: str, second: str) -> float:
+    return float(covalent_radii[atomic_numbers[first]] + covalent_radii[atomic_numbers[second]])

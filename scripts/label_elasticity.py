@@ -1,0 +1,18 @@
+"""Label the strained crystals from which the reference elastic constants follow."""
+
+from pathlib import Path
+
+from mlip.config import Label
+from mlip.logs import log_step, report_progress
+
+with log_step(snakemake.log[0], snakemake.threads):
+    from mlip.elasticity import label_elasticity
+    from mlip.extxyz import read_structures
+
+    label_elasticity(
+        read_structures(snakemake.input.references),
+        Label(**snakemake.params.settings["label"]),
+        store=Path(snakemake.params.store),
+        out=Path(snakemake.output.elasticity),
+        progress=report_progress(),
+    )

@@ -1,0 +1,28 @@
+"""Hold the deployed potential against the labeller and test its stability."""
+
+from pathlib import Path
+
+from mlip.config import StartingStructure
+from mlip.logs import log_step, pick_device, report_progress
+
+with log_step(snakemake.log[0], snakemake.threads):
+    import torch
+
+    from mlip.extxyz import read_structures
+    from mlip.files import read_json
+    from mlip.structures import load_starting_structure
+    from mlip.validation import Dynamic, validate_potential
+
+    torch.set_num_threads(snakemake.threads)
+    validate_potential(
+        Path(snakemake.input.potential).parent,
+        load_starting_structure(StartingStructure(**snakemake.params.source)),
+        read_structures(snakemake.input.references),
+        read_structures(snakemake.input.training),
+        read_json(snakemake.input.elasticity),
+        out=Path(snakemake.output.result).parent,
+        nve=Dynamic(**snakemake.params.nve),
+        seed=snakemake.params.seed,
+        device=pick_device(),
+        progress=report_progress(),
+    )

@@ -1,0 +1,192 @@
+"""A whole loop, run once, and what a user does with it afterwards.
+
+EMT stands in for DFT: these tests look at files, plans and identities, not at physics.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlip import load_calculator
+from mlip.extxyz import read_structures
+from tests.workflow.conftest import ROOT, Workflow
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def records(loop: Workflow, iteration: int) -> list[dict]:
+    folder = loop.results / f"iter_{iteration:02d}" / "label_structures"
+    return [r for path in sorted(folder.glob("shard_???.json")) for r in read_json(path)["records"]]
+
+
+def iterations(plan: list[tuple[str, str]]) -> set[str]:
+    return {number for number, _ in plan} - {""}
+
+
+def test_products_are_where_the_readme_says(finished: Workflow) -> None:
+    summary = read_json(finished.results / "summary.json")
+    assert summary["converged"] is True
+    assert summary["iterations"] == 2
+    assert summary["labels"] == 15
+    assert summary["failed_labels"] == 0
+    assert summary["a0"] > 0
+    assert summary["B0"] > 0
+    low, high = summary["force_rmse_interval"]
+    assert low <= summary["force_rmse"] <= high
+    assert summary["core_seconds"]["train_committee"] > 0
+    page = (finished.results / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert len(list((finished.results / "figures").glob("*.png"))) >= 5
+
+
+def test_convergence_ends_the_run_before_the_last_allowed_iteration(finished: Workflow) -> None:
+    assert not (finished.results / "iter_02").exists()
+    assert len(list((finished.folder / "label_store").glob("??/*.json"))) == 15 + 7
+
+
+def test_deployed_potential_is_an_ase_calculator(finished: Workflow) -> None:
+    from ase.build import bulk
+
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = load_calculator(finished.results / "potential")
+    assert np.isfinite(atoms.get_potential_energy())
+    assert atoms.get_forces().shape == (4, 3)
+    assert atoms.get_stress().shape == (6,)
+    assert atoms.calc.results["forces_std"].shape == (4, 3)
+    assert atoms.calc.results["energy_std"] >= 0
+
+
+def test_a_candidate_is_followed_by_name_from_frame_to_training_set(finished: Workflow) -> None:
+    first = finished.results / "iter_00"
+    chosen = read_structures(first / "select_candidates" / "candidates.extxyz")
+    with (first / "select_candidates" / "decisions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    taken = {row["structure_id"]: row for row in rows if row["decision"] != "left"}
+    assert {a.info["structure_id"] for a in chosen} == set(taken)
+    assert all(row["reason"] for row in rows)
+    labelled = {r["structure_id"]: r for r in records(finished, 1)}
+    assert set(labelled) == set(taken)
+    dataset = finished.results / "iter_01" / "collect_dataset"
+    data = [a for split in ("train", "valid", "test") for a in read_structures(dataset / f"{split}.extxyz")]
+    known = {a.info["structure_id"]: a for a in data}
+    for identity, row in taken.items():
+        info = known[identity].info
+        assert (info["walker"], info["frame"]) == (int(row["walker"]), int(row["frame"]))
+        assert info["reason"] == row["decision"]
+        assert info["label_key"] == labelled[identity]["key"]
+        assert info["iteration"] == 1
+        assert info["core_seconds"] >= 0
+
+
+def test_provenance_names_code_data_and_cost(finished: Workflow) -> None:
+    provenance = read_json(finished.results / "iter_01" / "provenance.json")
+    assert provenance["seed"] == 7
+    assert provenance["packages"]["torch"].startswith("2.13")
+    assert set(provenance["files"]) >= {"label_structures", "train_committee", "explore_walkers", "assess_potential"}
+    assert all(len(digest) == 64 for files in provenance["files"].values() for digest in files.values())
+    assert set(provenance["steps"]) >= {"label_structures", "train_committee", "explore_walkers", "assess_potential"}
+
+
+def test_file_count_does_not_grow_with_the_trajectories(finished: Workflow) -> None:
+    assert sum(path.is_file() for path in (finished.results / "iter_01").rglob("*")) < 45
+
+
+def test_second_run_has_nothing_to_do(finished: Workflow) -> None:
+    assert finished.plan() == []
+    assert finished.plan("--config", "max_iterations=9") == []
+
+
+def test_white_space_and_comments_rerun_nothing(finished: Workflow) -> None:
+    (ROOT / "scripts" / "train_committee.py").touch()
+    assert finished.plan() == []
+
+
+def test_retraining_one_iteration_plans_it_and_its_descendants(finished: Workflow) -> None:
+    plan = finished.plan("--forcerun", "results/tiny/iter_01/train_committee/potential.safetensors")
+    assert iterations(plan) == {"01", "02"}
+    assert {rule for number, rule in plan if number == "01"} == {
+        "train_committee",
+        "explore_walkers",
+        "score_frames",
+        "select_candidates",
+        "assess_potential",
+        "record_provenance",
+    }
+
+
+def test_relabelling_a_shard_plans_it_and_its_descendants(finished: Workflow) -> None:
+    plan = finished.plan("--forcerun", "results/tiny/iter_01/label_structures/shard_001.json")
+    assert [rule for number, rule in plan if number == "01"].count("label_structures") == 1
+    assert "00" not in iterations(plan)
+    assert ("01", "train_committee") in plan
+
+
+def test_new_selection_from_an_iteration_on_leaves_earlier_ones_alone(finished: Workflow) -> None:
+    config = dict(finished.config)
+    try:
+        override = {"from_iteration": 1, "select": {"n_structures": 4}}
+        finished.write_config(config | {"overrides": [override]})
+        plan = finished.plan()
+    finally:
+        finished.write_config(config)
+    assert iterations(plan) == {"01", "02"}
+    assert {rule for number, rule in plan if number == "01"} == {
+        "select_candidates",
+        "assess_potential",
+        "record_provenance",
+    }
+
+
+def test_new_convergence_targets_assess_again_and_label_nothing(finished: Workflow) -> None:
+    config = dict(finished.config)
+    try:
+        finished.write_config(config | {"assess": config["assess"] | {"force_rmse": 99.0}})
+        plan = finished.plan()
+    finally:
+        finished.write_config(config)
+    before_the_end = [rule for number, rule in plan if number in ("00", "01")]
+    assert set(before_the_end) <= {"assess_potential", "record_provenance"}
+
+
+@pytest.fixture(scope="module")
+def repeated(finished: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """The same loop in another folder, with the first one's label store."""
+    loop = Workflow(tmp_path_factory.mktemp("again"), finished.config)
+    loop.snakemake("--cores", "2", MLIP_LABEL_STORE=str(finished.folder / "label_store"))
+    return loop
+
+
+def test_same_seed_selects_the_same_structures(finished: Workflow, repeated: Workflow) -> None:
+    name = Path("select_candidates") / "candidates.extxyz"
+    for iteration in ("iter_00", "iter_01"):
+        first = (finished.results / iteration / name).read_text()
+        assert first
+        assert (repeated.results / iteration / name).read_text() == first
+
+
+def test_finished_labels_are_never_computed_again(repeated: Workflow) -> None:
+    for iteration in (0, 1):
+        assert all(record["cached"] for record in records(repeated, iteration))
+        assert all(record["core_seconds"] > 0 for record in records(repeated, iteration))
+
+
+def test_damaged_data_set_stops_the_step_that_reads_it(repeated: Workflow) -> None:
+    path = repeated.results / "iter_01" / "collect_dataset" / "train.extxyz"
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2])
+    shutil.rmtree(repeated.results / "iter_01" / "train_committee")
+    done = repeated.snakemake(
+        "--cores", "1", "--retries", "0", "results/tiny/iter_01/train_committee/potential.json", check=False
+    )
+    assert done.returncode != 0
+    assert "train.extxyz" in done.stdout + done.stderr
+    assert "cut short" in done.stdout + done.stderr

@@ -1,0 +1,65 @@
+# Beside the loop, on request: can the deployed potential be trusted? `make validate`
+
+
+def final_training_set(wildcards):
+    return f"results/{wildcards.system}/iter_{last_iteration():02d}/collect_dataset/train.extxyz"
+
+
+rule label_elasticity:
+    input:
+        references="results/{system}/label_references/references.extxyz",
+    output:
+        elasticity="results/{system}/validate_potential/elasticity.json",
+    log:
+        "results/{system}/logs/label_elasticity.log",
+    benchmark:
+        "results/{system}/validate_potential/label_elasticity.tsv"
+    retries: 2
+    conda:
+        "../../envs/dft.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
+    params:
+        settings=section("label"),
+        store=LABEL_STORE,
+        code=code_digest("mlip.elasticity"),
+    message:
+        "label_elasticity: elastic constants by the labeller"
+    script:
+        "../../scripts/label_elasticity.py"
+
+
+rule validate_potential:
+    input:
+        structures=STRUCTURE_FILES,
+        potential="results/{system}/potential/potential.json",
+        weights="results/{system}/potential/potential.safetensors",
+        references="results/{system}/label_references/references.extxyz",
+        elasticity="results/{system}/validate_potential/elasticity.json",
+        training=final_training_set,
+    output:
+        result="results/{system}/validate_potential/validation.json",
+        table="results/{system}/validate_potential/validation.md",
+        figure="results/{system}/validate_potential/validation.png",
+    log:
+        "results/{system}/logs/validate_potential.log",
+    benchmark:
+        "results/{system}/validate_potential/validate_potential.tsv"
+    retries: 2
+    conda:
+        "../../envs/training.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
+    params:
+        source=CONFIG.structures[0].model_dump(mode="json"),
+        nve={"duration": 50000, "timestep": 1.0, "temperature": 600},
+        seed=CONFIG.seed,
+        code=code_digest("mlip.validation"),
+    message:
+        "validate_potential: results/{wildcards.system}/validate_potential/validation.md"
+    script:
+        "../../scripts/validate_potential.py"
