@@ -16,7 +16,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test lint format clean distclean
+.PHONY: help setup demo smoke validate test lint format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | \
@@ -34,6 +34,12 @@ demo: $(STAMP) ## Run the loop for silicon with real GPAW labels
 
 smoke: $(STAMP) ## Run the loop for copper with EMT in place of DFT, under two minutes
 	@$(BIN)/mlip run config/copper.yaml --cores $(CORES)
+
+VALIDATION := results/silicon/validate_potential/validation
+
+validate: $(STAMP) ## Hold the demo's potential against GPAW and test its stability (15 minutes more)
+	@$(BIN)/snakemake --configfile config/silicon.yaml --cores $(CORES) --rerun-incomplete $(VALIDATION).json
+	@cat $(VALIDATION).md
 
 # `loadscope` keeps a module on one worker, so that a loop run once as a fixture stays one run;
 # pyproject.toml names the slowest folders first, and without reordering they start first.

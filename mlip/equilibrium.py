@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from ase import Atoms
 
 from mlip.properties import fit_eos
 
 
-def at_equilibrium(references: Sequence[Atoms], energies: Sequence[float]) -> Atoms:
+def at_equilibrium(references: Sequence[Atoms], energies: Sequence[float] | np.ndarray) -> Atoms:
     """The crystal of ``references`` at the volume where ``energies`` (eV, one each) are lowest.
 
     Args:

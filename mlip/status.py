@@ -142,7 +142,7 @@ def read_status(config: Config, results: Path, now: float | None = None) -> Stat
         next_steps=_next_steps(root, iterations[current], ended),
         seconds_left=0.0
         if ended
-        else _forecast(root, config.max_iterations, current, time.time() if now is None else now),
+        else _forecast(config, root, iterations[current], time.time() if now is None else now),
         failures=tuple(read_failures(root, range(len(iterations)))),
         report=report if report.exists() else None,
     )
@@ -251,21 +251,30 @@ def _errors(assessments: list[dict[str, Any]]) -> tuple[float | None, tuple[floa
     return None, None, uncertainty
 
 
-def _forecast(root: Path, max_iterations: int, current: int, now: float) -> float | None:
+def _forecast(config: Config, root: Path, iteration: IterationStatus, now: float) -> float | None:
     """Seconds left at most, from the time that finished iterations took.
 
     The first iteration labels other structures than the later ones, so it counts only as long
-    as it is the only one. The median keeps a break between two runs out.
+    as it is the only one. The median keeps a break between two runs out. Before any iteration
+    is finished, the rate of its labels stands for everything.
     """
+    current = iteration.number
     ends = [modified(iteration_folder(root, 0) / "prepare_structures" / "candidates.extxyz")]
     ends += [modified(assessment_path(root, number)) for number in range(current)]
     spans = [b - a for a, b in pairwise(ends) if a is not None and b is not None and b > a]
     if not spans:
-        return None
+        return _forecast_from_labels(config, iteration, ends[0], now)
     spans = sorted(spans[1:] or spans)
     typical = spans[len(spans) // 2]
     began = ends[-1] if ends[-1] is not None else now
-    return max(0.0, typical * (max_iterations - current) - min(max(0.0, now - began), typical))
+    return max(0.0, typical * (config.max_iterations - current) - min(max(0.0, now - began), typical))
+
+
+def _forecast_from_labels(config: Config, iteration: IterationStatus, began: float | None, now: float) -> float | None:
+    if began is None or not iteration.labels_done or now <= began:
+        return None
+    later = sum(config.at_iteration(number).select.n_structures for number in range(config.max_iterations - 1))
+    return (now - began) / iteration.labels_done * (max(0, iteration.labels_planned - iteration.labels_done) + later)
 
 
 # Text -------------------------------------------------------------------------------------------
@@ -274,9 +283,9 @@ def _forecast(root: Path, max_iterations: int, current: int, now: float) -> floa
 def progress_line(status: Status) -> str:
     """The loop in one line; the forecast comes last."""
     step = next((s.name for s in status.iterations[status.current].steps if s.state != "done"), "")
-    where = f"iteration {status.current + 1}/{status.max_iterations}"
+    where = f"iter_{status.current:02d} (of {status.max_iterations})"
     if step and status.stop_reason is None:
-        where += f" ({step.replace('_', ' ')})"
+        where += f" {step}"
     parts = [where, f"labels {status.labels_done}/{status.labels_planned}"]
     if status.force_rmse is not None:
         parts.append(f"force RMSE {status.force_rmse:.2g} eV/Å" + _interval(status.force_rmse_interval))

@@ -109,7 +109,7 @@ def validate_potential(
     dynamics = _run_dynamics(crystal, calculator, nve, seed, tell)
     checks += _check_dynamics(dynamics, nve) + [check for curve in curves for check in _check_compression(curve)]
     passed = all(check.passed is not False for check in checks)
-    result = {
+    result: dict[str, Any] = {
         "passed": passed,
         "checks": [asdict(check) for check in checks],
         "skipped": skipped,
@@ -231,13 +231,14 @@ def _check_dynamics(run: Dynamics, nve: Dynamic) -> list[Check]:
     # ensemble of harmonic atoms has the relative standard deviation 1/sqrt(3 n_atoms).
     spread = TEMPERATURE_SIGMAS * 100 / math.sqrt(3 * run.n_atoms)
     drift = None if run.drift is None else run.drift * 1000
+    size = None if drift is None else abs(drift)
     survived = Check(f"{name}: stable for", "ps", lasted, duration, duration - lasted, 0.0, "ps", run.failure is None)
     return [
         survived,
-        bound(f"{name}: energy drift in {duration:g} ps", "meV/atom", drift, None if drift is None else abs(drift), DRIFT_LIMIT),
+        bound(f"{name}: energy drift in {duration:g} ps", "meV/atom", drift, size, DRIFT_LIMIT),
         compare(f"{name}: mean temperature", "K", mean, nve.temperature, spread),
         compare(f"{name}: temperature fluctuation over a harmonic crystal's", "", ratio, 1.0, FLUCTUATION_LIMIT),
-    ]  # fmt: skip
+    ]
 
 
 def _check_compression(curve: Compression) -> list[Check]:

@@ -18,7 +18,7 @@ with log_step(snakemake.log[0], snakemake.threads):
         Path(snakemake.input.potential).parent,
         load_starting_structure(StartingStructure(**snakemake.params.source)),
         read_structures(snakemake.input.references),
-        read_structures(snakemake.input.training),
+        read_structures(snakemake.input.training[-1]),
         read_json(snakemake.input.elasticity),
         out=Path(snakemake.output.result).parent,
         nve=Dynamic(**snakemake.params.nve),

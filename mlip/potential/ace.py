@@ -261,7 +261,9 @@ class CommitteeNetwork(nn.Module):
     @torch.no_grad()
     def fit_statistics(self, density: Tensor, groups: Sequence[int]) -> None:
         """Set every scale from the training data's density [LM, N, C], sorted by species."""
-        radial = torch.arange(self.size.n_radial, dtype=density.dtype).repeat(self.size.n_species)
+        radial = torch.arange(self.size.n_radial, dtype=density.dtype, device=density.device).repeat(
+            self.size.n_species
+        )
         prior = (1.0 + RADIAL_PRIOR * radial**2) ** -0.5
         prior = prior / prior.norm()
         for species, (a, b) in enumerate(itertools.pairwise(groups)):

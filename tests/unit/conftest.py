@@ -13,7 +13,16 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config import Train
 
-SMALL = Train(n_channels=8, n_radial=6, l_max=2, hidden=(8,), committee_size=3, n_steps=60, checkpoint_every=20)
+SMALL = Train(
+    n_channels=8,
+    n_radial=6,
+    l_max=2,
+    hidden=(8,),
+    committee_size=3,
+    n_steps=120,
+    learning_rate=0.01,
+    checkpoint_every=40,
+)
 
 
 def label_emt(atoms: Atoms) -> Atoms:

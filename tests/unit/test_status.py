@@ -37,7 +37,7 @@ def test_nothing_yet(tmp_path):
     assert "label_references" not in states(status, 1)
     assert status.next_steps == ("prepare_structures", "label_references")
     assert status.seconds_left is None
-    assert "iteration 1/5" in progress_line(status)
+    assert "iter_00 (of 5)" in progress_line(status)
 
 
 def test_finished_loop_says_why_and_what_remains(tmp_path):
@@ -66,7 +66,7 @@ def test_labels_in_flight_are_counted(loop):
     assert (step.state, step.done, step.planned) == ("started", 1, 2)
     assert (status.iterations[2].labels_done, status.iterations[2].labels_planned) == (8, 11)
     line = progress_line(status)
-    assert line.startswith("iteration 3/5 (label structures) · labels 43/46 · force RMSE 0.22 eV/Å [0.17–0.36]")
+    assert line.startswith("iter_02 (of 5) label_structures · labels 43/46 · force RMSE 0.22 eV/Å [0.17–0.36]")
     assert "uncertainty" in line
     assert status.next_steps[0] == "label_structures"
 
@@ -144,3 +144,16 @@ def test_reading_status_loads_nothing_heavy():
     code = f"import sys, mlip.status; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_first_iteration_is_forecast_from_its_labels(loop):
+    import os
+
+    (loop / "iter_01").rename(loop.parent / "gone")
+    (loop / "iter_00" / "assess_potential" / "assessment.json").unlink()
+    os.utime(loop / "iter_00" / "prepare_structures" / "candidates.extxyz", (1000, 1000))
+    config = synthetic_config()
+    status = read_status(config, loop, now=1100.0)
+    rate = 100.0 / status.labels_done
+    left = status.labels_planned - status.labels_done + (config.max_iterations - 1) * config.select.n_structures
+    assert status.seconds_left == pytest.approx(rate * left)

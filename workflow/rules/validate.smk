@@ -1,10 +1,6 @@
 # Beside the loop, on request: can the deployed potential be trusted? `make validate`
 
 
-def final_training_set(wildcards):
-    return f"results/{wildcards.system}/iter_{last_iteration():02d}/collect_dataset/train.extxyz"
-
-
 rule label_elasticity:
     input:
         references="results/{system}/label_references/references.extxyz",
@@ -38,7 +34,8 @@ rule validate_potential:
         weights="results/{system}/potential/potential.safetensors",
         references="results/{system}/label_references/references.extxyz",
         elasticity="results/{system}/validate_potential/elasticity.json",
-        training=final_training_set,
+        # The last one is the deployed potential's.
+        training=every_iteration("collect_dataset/train.extxyz"),
     output:
         result="results/{system}/validate_potential/validation.json",
         table="results/{system}/validate_potential/validation.md",
