@@ -159,7 +159,7 @@ def status(
         while True:
             state = read_status(loaded, results / loaded.system)
             if watch and sys.stdout.isatty():
-                typer.clear()
+                typer.echo("\033[2J\033[H", nl=False)
             typer.echo(render_status(state))
             if not watch or (results / loaded.system / "summary.json").exists():
                 return

@@ -145,7 +145,7 @@ def _check_failures(
 
 
 def _without_duplicates(structures: Sequence[Atoms], known: set[str]) -> list[Atoms]:
-    fresh = {}
+    fresh: dict[str, Atoms] = {}
     for atoms in structures:
         if atoms.info["label_key"] not in known:
             fresh.setdefault(atoms.info["label_key"], atoms)

@@ -36,7 +36,7 @@ REPORTED_PACKAGES = (
 
 @functools.cache
 def code_digest(module: str) -> str:
-    """Digest of ``module`` and every ``mlip`` module it imports, blind to layout and comments.
+    """Digest of ``module`` and every ``mlip`` module it imports, blind to layout, comments and types of arguments.
 
     Rules pass it as a parameter: Snakemake then reruns a step when code it depends on changes
     its meaning, and not when a comment, a docstring or white space does.
@@ -75,6 +75,10 @@ def _tree(module: str) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             _strip_docstring(node)
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
     return tree
 
 

@@ -14,7 +14,7 @@ from ase import Atoms, units
 from ase.data import atomic_numbers, covalent_radii
 from ase.geometry import find_mic
 from ase.md.langevinbaoab import LangevinBAOAB
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.neighborlist import neighbor_list
 
@@ -142,7 +142,7 @@ def run_nve(
     atoms = atoms.copy()
     atoms.calc = calculator
     # Equipartition: half of the kinetic energy of a crystal at rest flows into its potential energy.
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * temperature, rng=rng)
+    thermalize_momenta(atoms, temperature_K=2 * temperature, rng=rng)
     Stationary(atoms)
     thermostat = LangevinBAOAB(atoms, timestep * units.fs, temperature_K=temperature, T_tau=100 * units.fs, rng=rng)
     failure = _advance(thermostat, atoms, round(equilibration / timestep), temperature)
@@ -209,11 +209,9 @@ def compress_everything(
     """
     starts = {pair: min(shortest.get(pair, np.inf), _covalent_sum(*pair)) for pair in _pairs(crystal)}
     supercell = make_supercell(crystal, 48)
-    curves = [compress_dimer(pair, calculator, start) for pair, start in starts.items()]
-    for pair, start in starts.items():
-        curve = compress_pair(supercell, calculator, pair, start)
-        curves += [curve] if curve is not None else []
-    return [*curves, compress_uniformly(crystal, calculator)]
+    curves: list[Compression | None] = [compress_dimer(pair, calculator, start) for pair, start in starts.items()]
+    curves += [compress_pair(supercell, calculator, pair, start) for pair, start in starts.items()]
+    return [curve for curve in [*curves, compress_uniformly(crystal, calculator)] if curve is not None]
 
 
 def compress_dimer(pair: tuple[str, str], calculator: Any, start: float) -> Compression:
@@ -246,10 +244,14 @@ def compress_pair(crystal: Atoms, calculator: Any, pair: tuple[str, str], start:
     return _measure(f"{'–'.join(pair)} pair in the crystal", structures, distances, calculator, (first, second))
 
 
-def compress_uniformly(crystal: Atoms, calculator: Any) -> Compression:
-    """All of ``crystal`` scaled down, from near equilibrium until its shortest distance is ``CLOSEST``."""
-    pairs = shortest_distances([crystal])
-    nearest = min(pairs.values()) if pairs else CLOSEST
+def compress_uniformly(crystal: Atoms, calculator: Any) -> Compression | None:
+    """All of ``crystal`` scaled down, from near equilibrium until its shortest distance is ``CLOSEST``.
+
+    None for a single atom.
+    """
+    nearest = _nearest(crystal)
+    if nearest is None:
+        return None
     distances = _path(COMPRESSED_START * nearest)
     structures = []
     for distance in distances:
@@ -258,6 +260,17 @@ def compress_uniformly(crystal: Atoms, calculator: Any) -> Compression:
         atoms.positions *= distance / nearest
         structures.append(atoms)
     return _measure("uniform compression", structures, distances, calculator, None)
+
+
+def _nearest(atoms: Atoms) -> float | None:
+    """Shortest distance in Å, periodic images included; None without one below 50 Å."""
+    cutoff = 2.0
+    while cutoff < 50.0:
+        distances = neighbor_list("d", atoms, cutoff)
+        if len(distances):
+            return float(distances.min())
+        cutoff *= 1.5
+    return None
 
 
 def _measure(

@@ -254,7 +254,7 @@ def _farthest(pool: Sequence[Atoms], chosen: Sequence[Atoms], n: int) -> list[At
     features = np.array([fingerprint(atoms) for atoms in pool])
     known = np.array([fingerprint(atoms) for atoms in chosen])
     distance = np.linalg.norm(features[:, None] - known[None], axis=2).min(axis=1)
-    picked = []
+    picked: list[Atoms] = []
     while len(picked) < n and distance.max() > 1e-6:
         best = int(distance.argmax())
         picked.append(pool[best])

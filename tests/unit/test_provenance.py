@@ -39,6 +39,16 @@ def test_white_space_comments_and_docstrings_do_not_matter(package: Path) -> Non
     assert digest_after(package / "sub" / "deep.py", '"""Doc."""\n\n# why\nX   =  1\n') == before
 
 
+def test_types_of_arguments_do_not_matter(package: Path) -> None:
+    text = "from .deep import X\n\ndef value(a{}){}:\n    return X\n"
+    (package / "sub" / "helper.py").write_text(text.format("", ""))
+    clear()
+    before = provenance.code_digest("mlip.step")
+    (package / "sub" / "helper.py").write_text(text.format(": int", " -> int"))
+    clear()
+    assert provenance.code_digest("mlip.step") == before
+
+
 def test_meaning_matters_through_lazy_and_relative_imports(package: Path) -> None:
     before = provenance.code_digest("mlip.step")
     assert digest_after(package / "sub" / "deep.py", "X = 2\n") != before

@@ -36,6 +36,8 @@ rule validate_potential:
         elasticity="results/{system}/validate_potential/elasticity.json",
         # The last one is the deployed potential's.
         training=every_iteration("collect_dataset/train.extxyz"),
+        # Named so that Snakemake asks again for the last iteration after each assessment.
+        assessments=every_iteration("assess_potential/assessment.json"),
     output:
         result="results/{system}/validate_potential/validation.json",
         table="results/{system}/validate_potential/validation.md",
