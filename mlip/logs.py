@@ -1,4 +1,4 @@
-"""What every step of the workflow does around its science: log, threads, short messages."""
+"""What every step of the workflow does around its science: log, threads, device, places."""
 
 from __future__ import annotations
 
@@ -51,3 +51,12 @@ def pick_device() -> str:
     import torch
 
     return os.environ.get("MLIP_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def label_store() -> Path:
+    """Folder of the label store: ``MLIP_LABEL_STORE``, else ``label_store`` in the working directory.
+
+    Outside ``results/``, so that a cleaned results folder costs no DFT; and no parameter of any
+    rule, so that moving the store is no reason to label again.
+    """
+    return Path(os.environ.get("MLIP_LABEL_STORE", "label_store"))

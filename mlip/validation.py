@@ -32,7 +32,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Dynamic:
+class NVESettings:
     """Length (fs), time step (fs), temperature (K) and least number of atoms of the NVE run."""
 
     duration: float = 50_000.0
@@ -69,7 +69,7 @@ def validate_potential(
     elasticity: Mapping[str, Any],
     *,
     out: Path,
-    nve: Dynamic | None = None,
+    nve: NVESettings | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -91,7 +91,7 @@ def validate_potential(
     Returns:
         Whether every check passed.
     """
-    nve = nve or Dynamic()
+    nve = nve or NVESettings()
     tell = progress or (lambda _: None)
     committee = load_potential(potential, device=device)
     calculator = MLIPCalculator(committee)
@@ -208,7 +208,7 @@ def _check_elasticity(crystal: Atoms, calculator: MLIPCalculator, reference: Map
     return [compare(names[key], "GPa", own[key], reference[key], limit) for key, limit in limits.items()]
 
 
-def _run_dynamics(crystal: Atoms, calculator: MLIPCalculator, nve: Dynamic, seed: int, tell: Progress) -> Dynamics:
+def _run_dynamics(crystal: Atoms, calculator: MLIPCalculator, nve: NVESettings, seed: int, tell: Progress) -> Dynamics:
     return run_nve(
         make_supercell(crystal, nve.n_atoms),
         calculator,
@@ -221,7 +221,7 @@ def _run_dynamics(crystal: Atoms, calculator: MLIPCalculator, nve: Dynamic, seed
     )
 
 
-def _check_dynamics(run: Dynamics, nve: Dynamic) -> list[Check]:
+def _check_dynamics(run: Dynamics, nve: NVESettings) -> list[Check]:
     name = f"NVE, {run.n_atoms} atoms"
     duration = nve.duration / 1000
     lasted = float(run.times[-1]) / 1000 if len(run.times) else 0.0

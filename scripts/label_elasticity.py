@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlip.config import Label
-from mlip.logs import log_step, report_progress
+from mlip.logs import label_store, log_step, report_progress
 
 with log_step(snakemake.log[0], snakemake.threads):
     from mlip.elasticity import label_elasticity
@@ -12,7 +12,7 @@ with log_step(snakemake.log[0], snakemake.threads):
     label_elasticity(
         read_structures(snakemake.input.references),
         Label(**snakemake.params.settings["label"]),
-        store=Path(snakemake.params.store),
+        store=label_store(),
         out=Path(snakemake.output.elasticity),
         progress=report_progress(),
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlip.config import Label, StartingStructure
-from mlip.logs import log_step, report_progress
+from mlip.logs import label_store, log_step, report_progress
 
 with log_step(snakemake.log[0], snakemake.threads):
     from mlip.labels import label_references
@@ -16,7 +16,7 @@ with log_step(snakemake.log[0], snakemake.threads):
         Label(**snakemake.params.settings["label"]),
         snakemake.params.volumes if structure.pbc.all() else [],
         symbols=sorted({symbol for atoms in [structure, *others] for symbol in atoms.symbols}),
-        store=Path(snakemake.params.store),
+        store=label_store(),
         out_structures=Path(snakemake.output.structures),
         out_isolated=Path(snakemake.output.isolated),
         progress=report_progress(),

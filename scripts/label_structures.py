@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlip.config import Label
-from mlip.logs import log_step, report_progress
+from mlip.logs import label_store, log_step, report_progress
 
 with log_step(snakemake.log[0], snakemake.threads):
     from mlip.extxyz import read_structures
@@ -15,7 +15,7 @@ with log_step(snakemake.log[0], snakemake.threads):
     label_structures(
         read_structures(str(snakemake.input.candidates))[shard :: settings.n_shards],
         settings,
-        store=Path(snakemake.params.store),
+        store=label_store(),
         iteration=int(snakemake.wildcards.iteration),
         shard=shard,
         out_structures=Path(snakemake.output.structures),

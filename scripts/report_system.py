@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlip.config import Config
+from mlip.config import parse_config
 from mlip.logs import log_step
 
 with log_step(snakemake.log[0], snakemake.threads):
@@ -10,7 +10,7 @@ with log_step(snakemake.log[0], snakemake.threads):
 
     page = Path(snakemake.output.page)
     report_system(
-        Config.model_validate(snakemake.params.config),
+        parse_config(snakemake.config),
         page.parent,
         range(len(snakemake.input.assessments)),
         out_html=page,

@@ -11,7 +11,7 @@ with log_step(snakemake.log[0], snakemake.threads):
     from mlip.extxyz import read_structures
     from mlip.files import read_json
     from mlip.structures import load_starting_structure
-    from mlip.validation import Dynamic, validate_potential
+    from mlip.validation import NVESettings, validate_potential
 
     torch.set_num_threads(snakemake.threads)
     validate_potential(
@@ -21,7 +21,7 @@ with log_step(snakemake.log[0], snakemake.threads):
         read_structures(snakemake.input.training[-1]),
         read_json(snakemake.input.elasticity),
         out=Path(snakemake.output.result).parent,
-        nve=Dynamic(**snakemake.params.nve),
+        nve=NVESettings(**snakemake.params.nve),
         seed=snakemake.params.seed,
         device=pick_device(),
         progress=report_progress(),

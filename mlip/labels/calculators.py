@@ -35,7 +35,7 @@ PHYSICS = frozenset(
 MIN_ECUT = 50.0  # eV; below, plane waves cannot hold a valence orbital and the eigensolver fails
 
 
-class LabelError(RuntimeError):
+class LabelError(ValueError):
     """A fault of the settings, not of a structure: the run has to stop. Names setting and remedy."""
 
 

@@ -13,7 +13,7 @@ from ase import Atoms
 from mlip.uncertainty import Calibration
 
 
-class PotentialFileError(RuntimeError):
+class PotentialFileError(ValueError):
     """A potential on disk that cannot be used: missing, damaged or of an unknown format."""
 
 

@@ -27,12 +27,12 @@ from mlip.stability import (
     run_nve,
     shortest_distances,
 )
-from mlip.validation import Dynamic, bound, compare, format_table, validate_potential
+from mlip.validation import NVESettings, bound, compare, format_table, validate_potential
 from tests.unit.conftest import label_emt
 
 EMT_LABELS = Label(calculator="ase.calculators.emt.EMT")
 SPRINGS = "tests.fake_calculators.SpringCalculator"
-SHORT = Dynamic(duration=40.0, timestep=2.0, temperature=300.0, equilibration=40.0, n_atoms=8)
+SHORT = NVESettings(duration=40.0, timestep=2.0, temperature=300.0, equilibration=40.0, n_atoms=8)
 
 
 def scan(structure: Atoms) -> list[Atoms]:

@@ -20,8 +20,6 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-# Labels outlive results: a cleaned results folder costs no DFT.
-LABEL_STORE = os.environ.get("MLIP_LABEL_STORE", "label_store")
 STRUCTURE_FILES = [source.file for source in CONFIG.structures if source.file]
 POTENTIAL_FILES = ("potential.safetensors", "potential.json", "training.json")
 

@@ -48,7 +48,6 @@ rule label_references:
         source=CONFIG.structures[0].model_dump(mode="json"),
         others=[source.model_dump(mode="json") for source in CONFIG.structures[1:]],
         volumes=CONFIG.assess.eos_volumes,
-        store=LABEL_STORE,
         code=code_digest("mlip.labels"),
     message:
         "label_references: equation of state and isolated atoms"
@@ -77,7 +76,6 @@ rule label_structures:
         runtime=scaled(240),
     params:
         settings=section("label"),
-        store=LABEL_STORE,
         code=code_digest("mlip.labels"),
     message:
         "iter_{wildcards.iteration} label_structures: shard {wildcards.shard}"

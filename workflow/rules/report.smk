@@ -43,7 +43,8 @@ rule report_system:
     conda:
         "../../envs/mlip.yaml"
     params:
-        config=CONFIG.model_dump(mode="json"),
+        # The script reads the configuration; here stands what makes the report outdated.
+        config=CONFIG.model_dump(mode="json", exclude={"max_iterations"}),
         code=code_digest("mlip.report"),
     message:
         "report_system: results/{wildcards.system}/report.html"

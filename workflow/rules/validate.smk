@@ -19,7 +19,6 @@ rule label_elasticity:
         runtime=scaled(240),
     params:
         settings=section("label"),
-        store=LABEL_STORE,
         code=code_digest("mlip.elasticity"),
     message:
         "label_elasticity: elastic constants by the labeller"
