@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from ase import Atoms, units
+from ase import Atoms
 from scipy import stats
 
 from mlip.config import Assess, Budget
+from mlip.evaluation import compare_with_labels
 from mlip.extxyz import read_structures
 from mlip.files import read_json, write_json
 from mlip.potential import Potential, Prediction, load_potential
@@ -20,8 +21,6 @@ from mlip.properties import EquationOfState, PropertyError, fit_eos, lattice_con
 from mlip.trajectory import read_netcdf, write_netcdf
 
 NOMINAL_COVERAGE = 0.95
-NOMINAL_WIDTH = 1.96
-"""Half-width in standard deviations of a Gaussian's 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ def assess_potential(
     dataset: Path,
     references: Path,
     frames: Path,
+    planned: Path | None,
+    candidates: Path,
     *,
     settings: Assess,
     budget: Budget,
@@ -68,6 +69,9 @@ def assess_potential(
         dataset: ``collect_dataset`` folder of this iteration.
         references: Labelled reference structures (equation of state).
         frames: Scored frames of this iteration's exploration.
+        planned: Structures that this iteration was to label, to notice audit frames whose label
+            failed; None at iteration 0.
+        candidates: Structures that the next iteration would label.
         settings: Convergence criteria.
         budget: Limits that end the loop without convergence.
         min_iterations: Iterations to run at least.
@@ -76,18 +80,24 @@ def assess_potential(
         device: Torch device.
     """
     counts = read_json(dataset / "dataset.json")
-    errors = _assess_fresh(old, read_structures(dataset / "new.extxyz"), settings, out / "parity.nc", device)
-    properties = _assess_eos(load_potential(potential, device=device), read_structures(references), out / "eos.nc")
+    n_audit = sum(a.info.get("reason") == "audit" for a in read_structures(planned)) if planned else 0
+    errors = _assess_fresh(old, read_structures(dataset / "new.extxyz"), n_audit, settings, out / "parity.nc", device)
+    committee = load_potential(potential, device=device)
+    labelled_references = read_structures(references)
+    properties = _assess_eos(committee, labelled_references, out / "eos.nc")
     exploration = _read_exploration(frames)
     criteria = list_criteria(errors, properties, exploration, settings)
-    core_hours = counts["core_seconds"] / 3600
+    core_seconds = counts["core_seconds"] + sum(a.info.get("core_seconds", 0.0) for a in labelled_references)
+    core_hours = core_seconds / 3600
     converged = iteration + 1 >= min_iterations and all(criterion.passed for criterion in criteria)
-    stop, reason = decide_stop(converged, counts["labels_total"], core_hours, budget)
+    n_next = len(read_structures(candidates))
+    stop, reason = decide_stop(converged, counts["labels_total"], n_next, core_hours, budget)
     assessment = {
         "iteration": iteration,
         **{name: counts[name] for name in ("labels_total", "labels_new", "failed_new", "failed_total")},
         "dataset": {split: counts[split] for split in ("train", "valid", "test")},
         **errors,
+        "test": _assess_test(committee, read_structures(dataset / "test.extxyz")),
         "properties": properties,
         "exploration": exploration,
         "criteria": [criterion.as_dict() for criterion in criteria],
@@ -99,12 +109,22 @@ def assess_potential(
     write_json(out / "assessment.json", assessment)
 
 
-def decide_stop(converged: bool, labels: int, core_hours: float, budget: Budget) -> tuple[bool, str]:
-    """Whether the loop ends after this iteration, and why; ``continue`` when it does not."""
+def decide_stop(converged: bool, labels: int, n_next: int, core_hours: float, budget: Budget) -> tuple[bool, str]:
+    """Whether the loop ends after this iteration, and why; ``continue`` when it does not.
+
+    Args:
+        converged: Whether every criterion passed.
+        labels: Labels used so far.
+        n_next: Labels that the next iteration would need.
+        core_hours: Core-hours of labels used so far.
+        budget: Limits.
+    """
     if converged:
         return True, "converged"
-    if budget.labels is not None and labels >= budget.labels:
-        return True, f"budget: {labels} of {budget.labels} labels used"
+    if not n_next:
+        return True, "nothing to label: exploration found no sane frame that is uncertain or new"
+    if budget.labels is not None and labels + n_next > budget.labels:
+        return True, f"budget: {labels} labels used, {n_next} more would exceed {budget.labels}"
     if budget.core_hours is not None and core_hours >= budget.core_hours:
         return True, f"budget: {core_hours:.2f} of {budget.core_hours} core-hours used"
     return False, "continue"
@@ -115,17 +135,18 @@ def list_criteria(
 ) -> list[Criterion]:
     """Every criterion with its value; properties count only where the system has them."""
     fresh, audit, calibration = (errors[name] or {} for name in ("fresh", "audit", "calibration"))
-    unstable = exploration["n_exploded"] / max(exploration["n_walkers"], 1)
+    stopped = (exploration["n_exploded"] + exploration["n_uncertain"]) / max(exploration["n_walkers"], 1)
     criteria = [
         Criterion("force RMSE on new labels (eV/Å)", fresh.get("force_rmse"), settings.force_rmse),
         Criterion(
-            "audit force RMSE, upper bound (eV/Å)", audit.get("interval", [None, None])[1], settings.audit_force_rmse
-        ),
-        Criterion(
             "coverage of the 95 % uncertainty", calibration.get("coverage"), settings.min_coverage, at_least=True
         ),
-        Criterion("share of exploded walkers", unstable, settings.max_unstable_fraction),
+        Criterion("share of walkers stopped early", stopped, settings.max_unstable_fraction),
     ]
+    if settings.audit_force_rmse is not None:
+        # A frame that could not be labelled may have been the worst one: without it there is no bound.
+        bound = None if audit.get("n_failed") else audit.get("interval", [None, None])[1]
+        criteria.insert(1, Criterion("audit force RMSE, upper bound (eV/Å)", bound, settings.audit_force_rmse))
     for name in ("lattice_constant", "bulk_modulus"):
         if name in properties:
             label = f"relative error of the {name.replace('_', ' ')}"
@@ -149,7 +170,7 @@ def force_interval(squared: Sequence[float], confidence: float) -> list[float | 
 
 
 def _assess_fresh(
-    old: Path | None, new: Sequence[Atoms], settings: Assess, parity: Path, device: str
+    old: Path | None, new: Sequence[Atoms], n_audit: int, settings: Assess, parity: Path, device: str
 ) -> dict[str, Any]:
     """Errors and calibration of the old committee on new labels; every value None without one."""
     if old is None or not new:
@@ -158,54 +179,26 @@ def _assess_fresh(
     predictions = load_potential(old, device=device).predict(new)
     write_netcdf(parity, _parity_table(new, predictions))
     audited = [(a, p) for a, p in zip(new, predictions, strict=True) if a.info.get("reason") == "audit"]
-    return {
-        "fresh": _errors(new, predictions),
-        "audit": _audit(audited, settings.confidence),
-        "calibration": _calibration(new, predictions),
-    }
+    errors = compare_with_labels(new, predictions)
+    calibration = {"coverage": errors.pop("coverage"), "expected": NOMINAL_COVERAGE, "spearman": errors.pop("spearman")}
+    return {"fresh": errors, "audit": _audit(audited, n_audit, settings.confidence), "calibration": calibration}
 
 
-def _audit(audited: Sequence[tuple[Atoms, Prediction]], confidence: float) -> dict[str, Any] | None:
+def _assess_test(potential: Potential, structures: Sequence[Atoms]) -> dict[str, Any] | None:
+    """Errors of the new committee on the test set, which no training ever sees."""
+    return compare_with_labels(structures, potential.predict(structures)) if structures else None
+
+
+def _audit(audited: Sequence[tuple[Atoms, Prediction]], n_planned: int, confidence: float) -> dict[str, Any] | None:
     if not audited:
         return None
     squared = [float(np.mean((a.get_forces() - p.forces) ** 2)) for a, p in audited]
     return {
         "n_structures": len(audited),
+        "n_failed": max(0, n_planned - len(audited)),
         "force_rmse": float(np.sqrt(np.mean(squared))),
         "interval": force_interval(squared, confidence),
         "confidence": confidence,
-    }
-
-
-def _errors(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, Any]:
-    pairs = list(zip(structures, predictions, strict=True))
-    energy = np.array([(p.energy - a.get_potential_energy()) / len(a) for a, p in pairs])
-    force = np.concatenate([(p.forces - a.get_forces()).ravel() for a, p in pairs])
-    stress = [
-        p.stress - a.get_stress()
-        for a, p in pairs
-        if p.stress is not None and "stress" in getattr(a.calc, "results", {})
-    ]
-    return {
-        "n_structures": len(pairs),
-        "n_atoms": len(force) // 3,
-        "energy_mae": float(np.abs(energy).mean()),
-        "energy_rmse": float(np.sqrt((energy**2).mean())),
-        "force_mae": float(np.abs(force).mean()),
-        "force_rmse": float(np.sqrt((force**2).mean())),
-        "stress_rmse_gpa": float(np.sqrt(np.mean(np.square(stress))) / units.GPa) if stress else None,
-    }
-
-
-def _calibration(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, float | None]:
-    residual = np.concatenate([a.get_forces() - p.forces for a, p in zip(structures, predictions, strict=True)])
-    std = np.concatenate([p.forces_std for p in predictions])
-    uncertainty = np.concatenate([p.force_uncertainty for p in predictions])
-    spearman = stats.spearmanr(uncertainty, np.linalg.norm(residual, axis=1)).statistic if len(residual) > 2 else np.nan
-    return {
-        "coverage": float(np.mean(np.abs(residual) <= NOMINAL_WIDTH * std)),
-        "expected": NOMINAL_COVERAGE,
-        "spearman": float(spearman) if np.isfinite(spearman) else None,
     }
 
 

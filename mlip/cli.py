@@ -47,7 +47,7 @@ def run(
 ) -> None:
     """Run the loop with progress. Further options go to Snakemake, e.g. --profile slurm."""
     from mlip.config import load_config
-    from mlip.driver import WorkflowFailed, read_summary, run_loop
+    from mlip.driver import WorkflowFailed, read_summary, run_loop, show_plan
     from mlip.report import summary_table
 
     arguments = list(context.args)
@@ -56,6 +56,8 @@ def run(
     try:
         loaded = load_config(config)
         results = Path("results") / loaded.system
+        if {"-n", "--dry-run", "--dryrun"} & set(arguments):
+            raise typer.Exit(show_plan(config, arguments))
         busy = run_loop(config, loaded, arguments, results=results, show=typer.echo)
         typer.echo("" if busy else "Nothing to do: the loop is finished and no input has changed.")
         typer.echo(summary_table(read_summary(results)))
@@ -161,7 +163,7 @@ def status(
             if watch and sys.stdout.isatty():
                 typer.echo("\033[2J\033[H", nl=False)
             typer.echo(render_status(state))
-            if not watch or (results / loaded.system / "summary.json").exists():
+            if not watch or state.stop_reason is not None:
                 return
             time.sleep(5)
     except (ValueError, OSError) as error:

@@ -15,8 +15,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mlip.values import find_number_text, merge_deeply
+
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+RelativeVolume = Annotated[float, Field(gt=-0.7, le=3)]
 Triple = tuple[int, int, int]
 
 
@@ -66,7 +69,7 @@ class Prepare(Section):
     volume_range: tuple[float, float] = Field((-0.10, 0.10), description="Relative volume change of the volume scan.")
     max_strain: float = Field(0.04, ge=0, le=0.3, description="Largest component of the random symmetric strains.")
     rattle: tuple[Positive, ...] = Field(
-        (0.03, 0.08, 0.16), description="Standard deviations of the random displacements, Å."
+        (0.03, 0.08, 0.16), min_length=1, description="Standard deviations of the random displacements, Å."
     )
     vacancies: bool = Field(True, description="Include structures with one atom removed.")
 
@@ -86,7 +89,9 @@ class Guards(Section):
     )
     max_force: Positive = Field(30.0, description="Largest allowed force on an atom, eV/Å.")
     max_force_sum: Positive = Field(0.05, description="Largest allowed norm of the summed forces per atom, eV/Å.")
-    energy_window: Positive = Field(5.0, description="Largest allowed energy above the iteration's median, eV/atom.")
+    energy_window: Positive = Field(
+        5.0, description="Largest allowed distance of an energy from the data's median, composition aside, eV/atom."
+    )
 
 
 class Label(Section):
@@ -117,9 +122,17 @@ class Label(Section):
     )
     max_failed_fraction: Fraction = Field(0.3, description="Failed labels of an iteration above which the loop stops.")
     n_shards: int = Field(
-        2, ge=1, le=10_000, description="Label jobs per iteration; structures are dealt to them in turn."
+        2, ge=1, le=1000, description="Label jobs per iteration; structures are dealt to them in turn."
     )
     guards: Guards = Field(default_factory=Guards, description="Sanity checks.")
+
+    @field_validator("parameters", "isolated_atom_parameters", "escalations")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any) -> Any:
+        found = find_number_text(value)
+        if found:
+            raise ValueError(f"{found} is text to YAML; write a number with a decimal point, e.g. 1.0e-6")
+        return value
 
     @field_validator("calculator")
     @classmethod
@@ -166,7 +179,7 @@ class Walker(Section):
         "nvt", description="Langevin NVT, NPT with a breathing volume, or NPT with a fully flexible cell (solids only)."
     )
     temperatures: tuple[Positive, ...] = Field((300.0, 600.0), min_length=1, description="Temperatures, K.")
-    volumes: tuple[float, ...] = Field(
+    volumes: tuple[RelativeVolume, ...] = Field(
         (0.0,), min_length=1, description="Relative volume changes of the starting structure."
     )
     pressure: float = Field(0.0, description="Pressure of NPT walkers, GPa.")
@@ -218,20 +231,28 @@ class Assess(Section):
     force_rmse: Positive = Field(
         0.15, description="Force RMSE of the old potential on the newly labelled structures, eV/Å."
     )
-    audit_force_rmse: Positive = Field(
-        0.15, description="Upper confidence bound of the force RMSE on audit frames, eV/Å."
+    audit_force_rmse: Positive | None = Field(
+        0.15, description="Upper confidence bound of the force RMSE on audit frames, eV/Å; null for no such criterion."
     )
     confidence: float = Field(0.9, gt=0.5, lt=1, description="Confidence level of the audit interval.")
     min_coverage: Fraction = Field(0.8, description="Share of new force errors that the 95 % uncertainty must cover.")
     lattice_constant: Positive = Field(0.003, description="Allowed relative error of the lattice constant.")
     bulk_modulus: Positive = Field(0.05, description="Allowed relative error of the bulk modulus.")
     eos_rmse: Positive = Field(0.005, description="Allowed RMSE of the equation of state, eV/atom.")
-    max_unstable_fraction: Fraction = Field(0.0, description="Allowed share of walkers that exploded.")
-    eos_volumes: tuple[float, ...] = Field(
-        (-0.08, -0.05, -0.025, 0.0, 0.025, 0.05, 0.08),
-        min_length=5,
-        description="Relative volumes of the reference EOS.",
+    max_unstable_fraction: Fraction = Field(
+        0.0, description="Allowed share of walkers that stopped early, uncertain or exploded."
     )
+    eos_volumes: tuple[RelativeVolume, ...] = Field(
+        (-0.08, -0.05, -0.025, 0.0, 0.025, 0.05, 0.08),
+        description="Relative volumes of the reference equation of state; `[]` for slabs and molecules.",
+    )
+
+    @field_validator("eos_volumes")
+    @classmethod
+    def _both_sides(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if value and (len(set(value)) < 5 or min(value) >= 0 or max(value) <= 0):
+            raise ValueError("need at least 5 different volumes on both sides of 0, or [] for no equation of state")
+        return value
 
 
 class Budget(Section):
@@ -278,18 +299,26 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.min_iterations > self.max_iterations:
             raise ValueError(f"min_iterations ({self.min_iterations}) exceeds max_iterations ({self.max_iterations})")
+        self._check_iteration(0)
         for override in self.overrides:
-            self._check_override(override)
+            for (section, key), why in FIXED.items():
+                if key in getattr(override, section):
+                    raise ValueError(f"overrides: {section}.{key} cannot change between iterations: {why}")
+            self._check_iteration(override.from_iteration)
         return self
 
-    def _check_override(self, override: Override) -> None:
-        fixed = sorted({"calculator", "parameters", "isolated_atoms", "isolated_atom_parameters"} & set(override.label))
-        if fixed:
+    def _check_iteration(self, iteration: int) -> None:
+        try:
+            current = self.at_iteration(iteration)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"])
+            raise ValueError(f"overrides at iteration {iteration}: {error.title}.{key}: {problem['msg']}") from None
+        if current.assess.audit_force_rmse is not None and current.select.n_audit < 2:
             raise ValueError(
-                f"overrides: label.{fixed[0]} cannot change between iterations: labels of two settings do not mix"
+                f"select.n_audit is {current.select.n_audit} at iteration {iteration}, but assess.audit_force_rmse "
+                "needs at least 2 audit frames for an interval (4 or more are wise); or set it to null"
             )
-        for section in OVERRIDABLE:
-            _merge(getattr(self, section), getattr(override, section))
 
     @property
     def n_walkers(self) -> int:
@@ -298,19 +327,27 @@ class Config(Section):
 
     def at_iteration(self, iteration: int) -> Config:
         """The configuration with every override up to ``iteration`` applied."""
-        sections = {name: getattr(self, name) for name in OVERRIDABLE}
-        for override in sorted(self.overrides, key=lambda o: o.from_iteration):
-            if override.from_iteration <= iteration:
-                sections = {name: _merge(value, getattr(override, name)) for name, value in sections.items()}
+        applied = [o for o in sorted(self.overrides, key=lambda o: o.from_iteration) if o.from_iteration <= iteration]
+        if not applied:
+            return self
+        sections = {}
+        for name in OVERRIDABLE:
+            section = getattr(self, name)
+            values = section.model_dump()
+            for override in applied:
+                values = merge_deeply(values, getattr(override, name))
+            sections[name] = type(section).model_validate(values)
         return self.model_copy(update=sections)
 
 
 OVERRIDABLE = ("label", "train", "explore", "select", "assess")
-
-
-def _merge(section: Section, changes: dict[str, Any]) -> Section:
-    """``section`` with ``changes``, validated anew."""
-    return type(section).model_validate(section.model_dump() | changes) if changes else section
+FIXED = {
+    ("label", "calculator"): "labels of two settings do not mix",
+    ("label", "parameters"): "labels of two settings do not mix",
+    ("label", "isolated_atoms"): "every potential shares them",
+    ("label", "isolated_atom_parameters"): "every potential shares them",
+    ("assess", "eos_volumes"): "the reference is labelled once",
+}
 
 
 def parse_config(values: dict[str, Any], source: str = "config") -> Config:

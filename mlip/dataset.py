@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from mlip.config import Collect, Label
+from mlip.config import Collect
 from mlip.extxyz import read_structures, write_structures
 from mlip.files import read_json, write_json
 
@@ -29,7 +29,8 @@ def collect_dataset(
     *,
     iteration: int,
     settings: Collect,
-    label: Label,
+    energy_window: float,
+    max_failed_fraction: float,
     out: Path,
 ) -> None:
     """Join this iteration's labels with all earlier ones and write train, valid, test and new sets.
@@ -40,74 +41,112 @@ def collect_dataset(
         previous: ``collect_dataset`` folder of the previous iteration, or None.
         iteration: Number of this iteration.
         settings: Split fractions.
-        label: Labeller settings; its guards screen the energies.
+        energy_window: Largest distance of an energy from the data's median, eV/atom.
+        max_failed_fraction: Share of failed labels above which the loop stops.
         out: Folder for ``{train,valid,test,new}.extxyz`` and ``dataset.json``.
 
     Raises:
-        DatasetError: when more than ``label.max_failed_fraction`` of the labels failed, or all.
+        DatasetError: when more than ``max_failed_fraction`` of the labels failed, or all, and when
+            labels of different settings meet.
     """
     labelled = [atoms for path in shards for atoms in read_structures(path)]
-    failures, planned, cost = _read_records(records)
-    _check_failures(failures, planned, len(labelled), label.max_failed_fraction, first=previous is None)
+    failures, planned, cost, warnings = _read_records(records)
+    _check_failures(failures, planned, len(labelled), max_failed_fraction, first=previous is None)
     old = {split: read_structures(previous / f"{split}.extxyz") if previous else [] for split in SPLITS}
-    known = {atoms.info["label_key"] for structures in old.values() for atoms in structures}
-    fresh = _without_duplicates(labelled, known)
-    new, outliers = screen_energies(fresh, label.guards.energy_window)
+    earlier_data = [atoms for structures in old.values() for atoms in structures]
+    _check_settings([*earlier_data, *labelled])
+    fresh = _without_duplicates(labelled, {atoms.info["label_key"] for atoms in earlier_data})
+    new, outliers = screen_energies(fresh, earlier_data, energy_window)
     splits = {split: list(old[split]) for split in SPLITS}
     for atoms in new:
-        splits[split_of(atoms.info["label_key"], settings)].append(atoms)
+        splits[split_of(atoms, settings)].append(atoms)
     _fill_empty_valid(splits)
     for split, structures in splits.items():
         write_structures(out / f"{split}.extxyz", structures)
     write_structures(out / "new.extxyz", new)
     earlier = read_json(previous / "dataset.json") if previous else {}
-    write_json(out / "dataset.json", _summarise(iteration, splits, new, failures, outliers, planned, cost, earlier))
+    write_json(
+        out / "dataset.json",
+        _summarise(iteration, splits, new, failures, outliers, planned, cost, earlier) | {"warnings": warnings},
+    )
 
 
-def split_of(key: str, settings: Collect) -> str:
-    """``train``, ``valid`` or ``test``, from the label key alone, so that it never changes."""
+def split_of(atoms: Atoms, settings: Collect) -> str:
+    """``train``, ``valid`` or ``test``, from the structure's identity alone, so that it never changes.
+
+    Frames of one walker go together: neighbours in time are nearly alike, and a validation set
+    that resembles the training set makes errors and uncertainties look better than they are.
+    Unperturbed starting structures always train, so that every element is known.
+    """
+    if atoms.info.get("origin") == "start":
+        return "train"
+    if atoms.info.get("origin") == "walker":
+        key = f"iteration {atoms.info['iteration']}, walker {atoms.info['walker']}"
+    else:
+        key = atoms.info["label_key"]
     position = int(hashlib.sha256(f"split/{key}".encode()).hexdigest()[:8], 16) / 16**8
     if position < settings.valid_fraction:
         return "valid"
     return "test" if position < settings.valid_fraction + settings.test_fraction else "train"
 
 
-def screen_energies(structures: Sequence[Atoms], window: float) -> tuple[list[Atoms], list[dict[str, Any]]]:
-    """Structures within ``window`` (eV/atom) of the median residual, and records of the others.
+def screen_energies(
+    new: Sequence[Atoms], known: Sequence[Atoms], window: float
+) -> tuple[list[Atoms], list[dict[str, Any]]]:
+    """The structures of ``new`` within ``window`` (eV/atom) of the median, and records of the others.
 
-    Residuals are taken against a least-squares composition model, so that alloys of different
-    composition are judged alike.
+    Energies count after a robust fit of one energy per element to ``known`` and ``new``, so that
+    alloys of different composition are judged alike and an outlier does not tilt the fit.
     """
-    if len(structures) < 3:
-        return list(structures), []
-    per_atom = composition_residuals(structures)
-    deviation = np.abs(per_atom - np.median(per_atom))
-    kept = [atoms for atoms, d in zip(structures, deviation, strict=True) if d <= window]
+    if not new:
+        return [], []
+    residuals = composition_residuals([*new, *known])
+    deviation = np.abs(residuals - np.median(residuals))[: len(new)]
     outliers = [
         {
             "structure_id": atoms.info.get("structure_id", "?"),
             "status": "outlier",
-            "reason": f"energy {d:.2f} eV/atom from the median, more than energy_window = {window}",
+            "reason": f"energy {d:.2f} eV/atom from the median, more than label.guards.energy_window ({window})",
         }
-        for atoms, d in zip(structures, deviation, strict=True)
+        for atoms, d in zip(new, deviation, strict=True)
         if d > window
     ]
-    return kept, outliers
+    return [atoms for atoms, d in zip(new, deviation, strict=True) if d <= window], outliers
 
 
-def composition_residuals(structures: Sequence[Atoms]) -> np.ndarray:
-    """Energy per atom left after a least-squares fit of one energy per element, ``[n]`` eV/atom."""
+def composition_residuals(structures: Sequence[Atoms], n_rounds: int = 50) -> np.ndarray:
+    """Energy per atom left after fitting one energy per element, ``[n]`` eV/atom.
+
+    Least absolute deviations by iteratively reweighted least squares (E. J. Schlossmacher,
+    J. Am. Stat. Assoc. 68, 857 (1973)): each round weights a structure by its inverse residual.
+    """
     elements = sorted({int(z) for atoms in structures for z in atoms.numbers})
     counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in elements] for atoms in structures], float)
     sizes = counts.sum(axis=1)
     energies = np.array([atoms.get_potential_energy() for atoms in structures]) / sizes
     fractions = counts / sizes[:, None]
-    offsets = np.linalg.lstsq(fractions, energies, rcond=None)[0]
-    return energies - fractions @ offsets
+    residuals = energies - np.median(energies)
+    for _ in range(n_rounds):
+        weights = np.sqrt(1 / np.maximum(np.abs(residuals), 1e-4))
+        offsets = np.linalg.lstsq(fractions * weights[:, None], energies * weights, rcond=None)[0]
+        residuals = energies - fractions @ offsets
+    return residuals
 
 
-def _read_records(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, dict[str, float]]:
+def _check_settings(structures: Sequence[Atoms]) -> None:
+    settings = Counter(str(atoms.info.get("label_settings")) for atoms in structures)
+    if len(settings) > 1:
+        found = ", ".join(f"{n} with settings {name[:12]}" for name, n in settings.most_common())
+        raise DatasetError(
+            f"collect_dataset: labels of different settings do not mix: {found}. The calculator's version, data sets "
+            "or parameters have changed since the first labels; go back to the old ones, or label everything anew with "
+            "`snakemake --cores N --configfile CONFIG --forcerun label_structures label_references`."
+        )
+
+
+def _read_records(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, dict[str, float], dict[str, int]]:
     failures, planned = [], 0
+    warnings: Counter[str] = Counter()
     cost = {"core_seconds": 0.0, "wall_seconds": 0.0}
     for path in paths:
         shard = read_json(path)
@@ -117,7 +156,9 @@ def _read_records(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, dic
                 cost[name] += record[name]
             if record["status"] != "ok":
                 failures.append({**record, "shard_file": str(path)})
-    return failures, planned, cost
+            for warning in record.get("warnings", []):
+                warnings[warning] += 1
+    return failures, planned, cost, dict(warnings)
 
 
 def _check_failures(
@@ -139,7 +180,7 @@ def _check_failures(
         "  Finished labels are kept. Mend the cause (SCF settings, time limit, guards) in the configuration and run"
     )
     lines.append("  again, or, when the machine was to blame, label once more with")
-    lines.append(f"    snakemake --configfile CONFIG --forcerun {shards}")
+    lines.append(f"    snakemake --cores N --configfile CONFIG --forcerun {shards}")
     lines.append("  Only what failed is computed anew. Raising label.max_failed_fraction goes on without it.")
     raise DatasetError("\n".join(lines))
 

@@ -48,8 +48,7 @@ def run_loop(
         signal.signal(name, signal.default_int_handler)
     log = results / "logs" / "snakemake.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--configfile", str(config_file), *arguments]
+    command = _snakemake(config_file, arguments)
     with log.open("w", encoding="utf-8") as stream:
         # A process group of its own, so that an interruption reaches Snakemake and its jobs once.
         process = subprocess.Popen(
@@ -67,6 +66,16 @@ def run_loop(
         raise WorkflowFailed(f"{_last_lines(text)}\n\nSnakemake failed; its whole log: {log}")
     # With a checkpoint in the plan Snakemake runs the empty rule `all` rather than saying so.
     return re.search(r"^Job \d+: ", text, re.MULTILINE) is not None
+
+
+def show_plan(config_file: Path, arguments: Sequence[str]) -> int:
+    """Let Snakemake print its plan for a dry run; return its exit code."""
+    return subprocess.run(_snakemake(config_file, arguments), env=_environment(), check=False).returncode
+
+
+def _snakemake(config_file: Path, arguments: Sequence[str]) -> list[str]:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    return [*command, "--configfile", str(config_file), *arguments]
 
 
 def _environment() -> dict[str, str]:

@@ -26,17 +26,24 @@ def evaluate_potential(potential: Potential, structures: Sequence[Atoms]) -> dic
     """
     if not structures:
         raise ValueError("no structures to evaluate the potential on")
-    predictions = potential.predict(structures)
+    errors = compare_with_labels(structures, potential.predict(structures))
+    milli = {name: 1e3 * errors[name] for name in ("energy_mae", "energy_rmse", "force_mae", "force_rmse")}
+    rest = {name: errors[name] for name in ("coverage", "spearman", "n_structures", "n_atoms")}
+    return milli | {"stress_rmse": errors["stress_rmse_gpa"]} | rest
+
+
+def compare_with_labels(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """The same errors from ``predictions`` already made, energies in eV/atom and forces in eV/Å."""
     pairs = list(zip(predictions, structures, strict=True))
     energy = np.array([(p.energy - a.get_potential_energy()) / len(a) for p, a in pairs])
     forces = np.concatenate([p.forces - a.get_forces() for p, a in pairs])
     std = np.concatenate([p.forces_std[:, 0] for p in predictions])
     return {
-        "energy_mae": 1e3 * float(np.abs(energy).mean()),
-        "energy_rmse": 1e3 * float(np.sqrt((energy**2).mean())),
-        "force_mae": 1e3 * float(np.abs(forces).mean()),
-        "force_rmse": 1e3 * float(np.sqrt((forces**2).mean())),
-        "stress_rmse": _stress_rmse(pairs),
+        "energy_mae": float(np.abs(energy).mean()),
+        "energy_rmse": float(np.sqrt((energy**2).mean())),
+        "force_mae": float(np.abs(forces).mean()),
+        "force_rmse": float(np.sqrt((forces**2).mean())),
+        "stress_rmse_gpa": _stress_rmse(pairs),
         "coverage": coverage(forces, std),
         "spearman": rank_correlation(std, np.linalg.norm(forces, axis=1)),
         "n_structures": len(structures),

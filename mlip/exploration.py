@@ -12,7 +12,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.md import MolecularDynamics
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary, thermalize_momenta
 
 from mlip.config import Explore
 from mlip.seeds import derive_rng
@@ -31,6 +31,9 @@ EXPLODED_TEMPERATURE = 5.0
 
 EXPLODED_VOLUME = 2.0
 """Volume over its start, or the inverse, at which it has, too."""
+
+EXPLODED_POSITION = 1e6
+"""Coordinate, Å, at which it has, too: no neighbour list is asked to span it."""
 
 
 def explore_walker(
@@ -65,7 +68,7 @@ def explore_walker(
     atoms.calc = load_calculator(potential, device=device)
     rng = derive_rng(seed, "explore_walkers", iteration, walker)
     # Equipartition: half of the kinetic energy of an ideal crystal flows into its potential energy.
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * plan.temperature, rng=rng)
+    thermalize_momenta(atoms, 2 * plan.temperature, rng=rng)
     Stationary(atoms)
     frames, reason = run_walker(atoms, plan, settings, rng, progress)
     write_trajectory(
@@ -100,23 +103,26 @@ def run_walker(
     Returns:
         Frames every ``settings.sample_every`` steps, followed by the last sane ones where the
         walker stopped early; and ``finished``, ``uncertain`` or ``exploded``.
+
+    Raises:
+        Exception: whatever the calculator raises; only numbers that are no longer physical count
+            as an explosion, never a failing program or machine.
     """
     dynamics = _dynamics(atoms, plan, settings, rng)
     frames: list[Frame] = []
     recent: deque[Frame] = deque(maxlen=RING_SIZE)
-    volume = atoms.get_volume() if atoms.pbc.all() else 0.0
     stride = max(1, settings.sample_every // (2 * RING_SIZE))
     reason = "finished"
     for step in range(settings.n_steps + 1):
-        frame = _observe(atoms, step * settings.timestep)
-        if frame is None or _has_exploded(frame, plan, volume):
+        frame = _observe(atoms, step * settings.timestep, regular=step % settings.sample_every == 0)
+        if frame is None or _has_exploded(frame, plan):
             reason = "exploded"
             break
         if float(frame.force_uncertainty.max()) > settings.max_uncertainty:
             reason = "uncertain"
             recent.append(frame)
             break
-        if step % settings.sample_every == 0:
+        if frame.regular:
             frames.append(frame)
             recent.clear()
             if progress:
@@ -127,6 +133,30 @@ def run_walker(
             reason = "exploded"
             break
     return (frames if reason == "finished" else frames + list(recent)), reason
+
+
+class _GuardedBAOAB(LangevinBAOAB):
+    """BAOAB that never asks a calculator for the forces of a structure that has come apart."""
+
+    def __init__(self, atoms: Atoms, *args: Any, **kwargs: Any) -> None:
+        self._start_volume = atoms.get_volume() if atoms.pbc.all() else 0.0
+        super().__init__(atoms, *args, **kwargs)
+
+    def _update_accel(self) -> None:
+        # Called between the drift and the force evaluation of a step. A neighbour list of NaN, of a
+        # collapsed cell or of a boundless cloud may fail, hang or fill the memory.
+        if not _is_bounded(self.atoms, self._start_volume):
+            raise FloatingPointError("positions, momenta or cell are no longer physical")
+        super()._update_accel()
+
+
+def _is_bounded(atoms: Atoms, start_volume: float) -> bool:
+    """Whether positions, momenta and cell are finite and within the limits of an explosion."""
+    if not all(np.all(np.isfinite(x)) for x in (atoms.positions, atoms.get_momenta(), atoms.cell.array)):
+        return False
+    if np.abs(atoms.positions).max() > EXPLODED_POSITION:
+        return False
+    return not start_volume or 1 / EXPLODED_VOLUME < atoms.get_volume() / start_volume < EXPLODED_VOLUME
 
 
 def _dynamics(atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.Generator) -> MolecularDynamics:
@@ -143,7 +173,7 @@ def _dynamics(atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.
         }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # ASE announces its heuristic barostat mass
-        return LangevinBAOAB(
+        return _GuardedBAOAB(
             atoms,
             settings.timestep * units.fs,
             temperature_K=plan.temperature,
@@ -158,34 +188,26 @@ def _advance(dynamics: MolecularDynamics) -> bool:
     try:
         with np.errstate(all="ignore"):
             dynamics.run(1)
-    except (ValueError, FloatingPointError, np.linalg.LinAlgError, RuntimeError):
+    except (FloatingPointError, OverflowError, np.linalg.LinAlgError):
         return False
     return True
 
 
-def _observe(atoms: Atoms, time: float) -> Frame | None:
+def _observe(atoms: Atoms, time: float, regular: bool) -> Frame | None:
     """The present frame, or None when it is no longer finite."""
-    try:
-        energy = atoms.get_potential_energy()
-    except (ValueError, RuntimeError, np.linalg.LinAlgError):
-        return None
-    temperature = atoms.get_temperature()
+    energy, forces, temperature = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_temperature()
     uncertainty = np.asarray(atoms.calc.results["force_uncertainty"])
-    if not (np.isfinite(energy) and np.isfinite(temperature) and np.all(np.isfinite(uncertainty))):
+    stress = atoms.calc.results.get("stress", 0.0)
+    if not all(np.all(np.isfinite(x)) for x in (energy, forces, temperature, uncertainty, stress)):
         return None
     pressure = np.nan
     if atoms.pbc.all() and "stress" in atoms.calc.results:
         pressure = -atoms.get_stress(include_ideal_gas=True)[:3].mean() / units.GPa
     snapshot = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=atoms.pbc)
-    return Frame(snapshot, time, energy, uncertainty, temperature, pressure, min_distance_ratio(snapshot))
+    ratio = min_distance_ratio(snapshot)
+    return Frame(snapshot, time, energy, uncertainty, temperature, pressure, ratio, regular)
 
 
-def _has_exploded(frame: Frame, plan: WalkerPlan, start_volume: float) -> bool:
-    if frame.min_distance_ratio < EXPLODED_RATIO:
-        return True
-    if frame.temperature > EXPLODED_TEMPERATURE * plan.temperature + 1000.0:
-        return True
-    if start_volume:
-        ratio = frame.atoms.get_volume() / start_volume
-        return not 1 / EXPLODED_VOLUME < ratio < EXPLODED_VOLUME
-    return False
+def _has_exploded(frame: Frame, plan: WalkerPlan) -> bool:
+    limit = EXPLODED_TEMPERATURE * plan.temperature + 1000.0
+    return frame.min_distance_ratio < EXPLODED_RATIO or frame.temperature > limit

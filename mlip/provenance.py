@@ -35,14 +35,14 @@ REPORTED_PACKAGES = (
 
 
 @functools.cache
-def code_digest(module: str) -> str:
-    """Digest of ``module`` and every ``mlip`` module it imports, blind to layout, comments and types of arguments.
+def code_digest(*modules: str) -> str:
+    """Digest of ``modules`` and every ``mlip`` module they import, blind to layout, comments and types of arguments.
 
     Rules pass it as a parameter: Snakemake then reruns a step when code it depends on changes
     its meaning, and not when a comment, a docstring or white space does.
     """
     digest = hashlib.sha256()
-    for name in sorted(_closure(module)):
+    for name in sorted(set().union(*(_closure(module) for module in modules))):
         digest.update(f"{name}:{_meaning(name)}".encode())
     return digest.hexdigest()[:16]
 

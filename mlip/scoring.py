@@ -40,7 +40,7 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
     known_descriptors = describe_structures(committee, known)
     scale = descriptor_scale(known_descriptors)
     lowest = _lowest_energies(known)
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ["walker", "frame", *UNITS]}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ["walker", "frame", "regular", *UNITS]}
     ids: list[str] = []
     descriptors: list[np.ndarray] = []
     reasons: list[str] = []
@@ -57,6 +57,7 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
         row = {
             "walker": np.full(len(structures), int(data.attrs["walker"])),
             "frame": np.arange(len(structures)),
+            "regular": data.regular.values,
             "time_fs": data.time.values,
             "temperature": data.temperature.values,
             "energy_per_atom": per_atom,

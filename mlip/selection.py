@@ -40,7 +40,6 @@ def select_candidates(
     iteration: int,
     out: Path,
     decisions: Path,
-    labels_left: int | None = None,
 ) -> None:
     """Choose the structures that iteration ``iteration + 1`` labels and say why each frame was taken or left.
 
@@ -53,12 +52,10 @@ def select_candidates(
         iteration: Number of this iteration.
         out: Extended XYZ of the chosen structures.
         decisions: CSV with a row per frame considered.
-        labels_left: What remains of the label budget, if there is one.
     """
-    table = read_netcdf(frames, required=("force_uncertainty", "novelty", "descriptor"))
+    table = read_netcdf(frames, required=("force_uncertainty", "novelty", "descriptor", "regular"))
     rng = derive_rng(seed, "select_candidates", iteration)
-    size = settings.n_structures if labels_left is None else min(settings.n_structures, labels_left)
-    verdicts = decide(table, settings, guards.min_distance_factor, size, rng)
+    verdicts = decide(table, settings, guards.min_distance_factor, rng)
     structures = _structures(walkers)
     chosen = []
     for row, (decision, _) in enumerate(verdicts):
@@ -80,23 +77,24 @@ def select_candidates(
     write_atomic(decisions, _csv(table, verdicts))
 
 
-def decide(
-    table: xr.Dataset, settings: Select, min_ratio: float, size: int, rng: np.random.Generator
-) -> list[tuple[str, str]]:
+def decide(table: xr.Dataset, settings: Select, min_ratio: float, rng: np.random.Generator) -> list[tuple[str, str]]:
     """A ``(decision, reason)`` for each row of ``table``; decisions are ``uncertain``, ``audit`` or ``left``.
 
-    Audit frames are drawn first, uniformly from every sane frame whatever its uncertainty, so
-    that their error is an unbiased estimate over what the walkers visit. The rest of the batch
+    Audit frames are drawn first, uniformly from every sane frame of the regular sampling whatever
+    its uncertainty, so that their error is an unbiased estimate over what the walkers visit. The
+    starting frame, which no dynamics produced, and the extra ones before an early stop, which
+    are there because they are bad, would bias it. The rest of the batch
     is grown greedily: the next frame is the one with the largest product of uncertainty and
     descriptor distance to the training set and to everything already taken.
     """
     verdicts = [_filter(table, row, settings, min_ratio) for row in range(table.sizes["candidate"])]
-    sane = [row for row, (decision, _) in enumerate(verdicts) if decision != "broken"]
-    audit = [int(row) for row in rng.permutation(sane)[: min(settings.n_audit, size)]]
+    sampled = (table.regular.values == 1) & (table.time_fs.values > 0)
+    sane = [row for row, (decision, _) in enumerate(verdicts) if decision != "broken" and sampled[row]]
+    audit = [int(row) for row in rng.permutation(sane)[: settings.n_audit]]
     for row in audit:
-        verdicts[row] = ("audit", "drawn at random from the sane frames")
+        verdicts[row] = ("audit", "drawn at random from the sane regular frames")
     open_rows = [row for row, (decision, _) in enumerate(verdicts) if decision == "open"]
-    _grow_batch(table, settings, verdicts, audit, open_rows, size)
+    _grow_batch(table, settings, verdicts, audit, open_rows)
     return [("left", reason) if decision == "broken" else (decision, reason) for decision, reason in verdicts]
 
 
@@ -127,14 +125,13 @@ def _grow_batch(
     verdicts: list[tuple[str, str]],
     audit: Sequence[int],
     open_rows: Sequence[int],
-    size: int,
 ) -> None:
-    """Fill ``verdicts`` of the open rows in place, until the batch holds ``size`` frames."""
+    """Fill ``verdicts`` of the open rows in place, until the batch holds ``settings.n_structures`` frames."""
     descriptors = table.descriptor.values.astype(float)
     uncertainty = table.force_uncertainty.values
     distance = table.novelty.values.astype(float).copy()
     nearest = np.full(len(distance), -1)
-    remaining = list(open_rows)
+    remaining, size = list(open_rows), settings.n_structures
     taken = len(audit)
 
     def update(row: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,15 @@ from mlip.config import Prepare, StartingStructure
 from mlip.extxyz import write_structures
 from mlip.seeds import derive_rng
 
-SHARES = {"volume_scan": 0.2, "strain": 0.3, "rattle": 0.35, "vacancy": 0.15}
-"""Share of each kind of perturbation in iteration 0."""
+SHARES = {"volume_scan": 0.2, "strain": 0.3, "rattle": 0.35, "vacancy": 0.15, "swap": 0.15}
+"""Relative share of each kind of perturbation in iteration 0, among the kinds that a structure allows.
+
+``swap`` exchanges unlike atoms, so that the order of an alloy varies; it needs a periodic structure
+of two elements or more, because in a molecule it would make another molecule.
+"""
+
+FULL_OCCUPANCY = 0.999
+"""Occupancy from which a site counts as full; files round."""
 
 POOL_FACTOR = 4
 """Random candidates drawn for each structure kept, so that the kept ones can be diverse."""
@@ -37,15 +44,18 @@ def load_starting_structure(source: StartingStructure) -> Atoms:
     Raises:
         StructureError: when the file cannot be read or the structure is not physical.
     """
-    if source.bulk is not None:
-        name, atoms = source.bulk.name, _build_bulk(source)
-    else:
-        name, atoms = str(source.file), _read_file(Path(str(source.file)))
-    check_structure(atoms, name)
+    atoms = _build_bulk(source) if source.bulk is not None else _read_file(Path(str(source.file)))
+    check_structure(atoms, _name(source))
     clean = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     if atoms.has("initial_magmoms"):
         clean.set_initial_magnetic_moments(atoms.get_initial_magnetic_moments())
+    if atoms.has("initial_charges"):
+        clean.set_initial_charges(atoms.get_initial_charges())
     return clean.repeat(source.repeat)
+
+
+def _name(source: StartingStructure) -> str:
+    return source.bulk.name if source.bulk is not None else str(source.file)
 
 
 def _build_bulk(source: StartingStructure) -> Atoms:
@@ -70,6 +80,8 @@ def _read_file(path: Path) -> Atoms:
     for reader in (_read_with_ase, _read_with_pymatgen):
         try:
             return reader(path)
+        except StructureError:
+            raise
         except Exception as error:
             # Readers of dozens of formats raise whatever they meet in a broken file.
             problems.append(f"{reader.__name__.removeprefix('_read_with_')}: {type(error).__name__}: {error}"[:200])
@@ -79,10 +91,33 @@ def _read_file(path: Path) -> Atoms:
 
 
 def _read_with_ase(path: Path) -> Atoms:
-    atoms = read(path, index=-1)
-    if not isinstance(atoms, Atoms):
+    images = read(path, index=slice(None))
+    if not isinstance(images, list) or not images or not isinstance(images[0], Atoms):
         raise TypeError("the file holds no structure")
-    return atoms
+    if len(images) > 1:
+        raise StructureError(
+            f"{path}: {len(images)} structures in one file; split it and give each structure a file of its own"
+        )
+    _check_occupancy(images[0], path)
+    return images[0]
+
+
+def _check_occupancy(atoms: Atoms, path: Path) -> None:
+    """Refuse partly occupied or mixed sites, of which ASE silently makes full ones."""
+    sites = atoms.info.get("occupancy", {})
+    partial = {symbol for site in sites.values() for symbol, share in site.items() if share < FULL_OCCUPANCY}
+    # PDB files keep occupancies per atom, and programs that know none write zero.
+    shares = atoms.arrays.get("occupancy", np.ones(len(atoms)))
+    partial |= {atoms.symbols[k] for k in np.flatnonzero((shares > 0) & (shares < FULL_OCCUPANCY))}
+    if partial:
+        raise _partial_occupancy(path, partial)
+
+
+def _partial_occupancy(path: Path, symbols: Iterable[str]) -> StructureError:
+    return StructureError(
+        f"{path}: sites of {', '.join(sorted(symbols))} are occupied only partly; "
+        "give an ordered supercell in which every site holds one whole atom"
+    )
 
 
 def _read_with_pymatgen(path: Path) -> Atoms:
@@ -91,7 +126,11 @@ def _read_with_pymatgen(path: Path) -> Atoms:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return AseAtomsAdaptor.get_atoms(Structure.from_file(str(path)))
+        structure = Structure.from_file(str(path))
+        if not structure.is_ordered:
+            mixed = {str(element) for site in structure if not site.is_ordered for element in site.species.elements}
+            raise _partial_occupancy(path, mixed)
+        return AseAtomsAdaptor.get_atoms(structure)
 
 
 def check_structure(atoms: Atoms, name: str) -> None:
@@ -147,7 +186,13 @@ def scale_volume(atoms: Atoms, relative_volume: float) -> Atoms:
 
 
 def prepare_structures(
-    sources: Sequence[StartingStructure], settings: Prepare, *, seed: int, min_ratio: float, out: Path
+    sources: Sequence[StartingStructure],
+    settings: Prepare,
+    *,
+    seed: int,
+    min_ratio: float,
+    out: Path,
+    ensembles: Sequence[str] = (),
 ) -> None:
     """Write iteration 0's candidates: diverse, seeded perturbations of the starting structures.
 
@@ -157,27 +202,47 @@ def prepare_structures(
         seed: Seed of the configuration.
         min_ratio: Shortest allowed distance over the sum of covalent radii.
         out: Extended XYZ file written.
+        ensembles: Ensembles of the walkers that will start from these structures.
 
     Raises:
-        StructureError: when a starting structure is unusable or no perturbation is sane.
+        StructureError: when a starting structure is unusable or they are more than ``n_structures``.
     """
+    if settings.n_structures < len(sources):
+        raise StructureError(
+            f"prepare.n_structures ({settings.n_structures}) must be at least the number of structures ({len(sources)})"
+        )
     chosen: list[Atoms] = []
     for index, source in enumerate(sources):
         quota = settings.n_structures // len(sources) + (index < settings.n_structures % len(sources))
         start = load_starting_structure(source)
+        _check_explorable(start, _name(source), ensembles)
         chosen += perturb_structure(start, settings, quota, seed=seed, index=index, min_ratio=min_ratio)
-    if not chosen:
-        raise StructureError("prepare: every perturbed structure has atoms too close; lower `rattle` and `max_strain`")
     for number, atoms in enumerate(chosen):
         atoms.info["structure_id"] = f"iter_00-{atoms.info['origin']}-{number:03d}"
         atoms.info.update(iteration=0, reason="initial")
     write_structures(out, chosen)
 
 
+def _check_explorable(start: Atoms, name: str, ensembles: Sequence[str]) -> None:
+    """Refuse, before any label is paid for, what no walker could start from."""
+    if len(start) == 1:
+        raise StructureError(
+            f"{name}: a one-atom periodic cell has no forces to learn from; use repeat: [2, 2, 2]"
+            if start.pbc.any()
+            else f"{name}: a single atom has no forces to learn from; give a molecule, cluster or crystal"
+        )
+    npt = [ensemble for ensemble in ensembles if ensemble != "nvt"]
+    if npt and not start.pbc.all():
+        raise StructureError(
+            f"{name}: `{npt[0]}` walkers need a structure that is periodic in three directions; "
+            "use `ensemble: nvt` in explore.walkers"
+        )
+
+
 def perturb_structure(
     start: Atoms, settings: Prepare, n_structures: int, *, seed: int, index: int, min_ratio: float
 ) -> list[Atoms]:
-    """``n_structures`` perturbations of ``start``, the unperturbed structure first.
+    """``n_structures`` structures: ``start`` as it is (origin ``start``), then perturbations of it.
 
     Within each kind of perturbation the kept ones are those farthest from one another in a
     structural fingerprint (farthest-point sampling), which removes duplicates too.
@@ -189,8 +254,10 @@ def perturb_structure(
         kinds.pop("strain")
     if settings.vacancies and len(start) > 1:
         kinds["vacancy"] = _vacancy
+    if start.pbc.any() and len(set(start.numbers)) > 1:
+        kinds["swap"] = _swap
     first = start.copy()
-    first.info = {"origin": next(iter(kinds))}
+    first.info = {"origin": "start"}
     chosen = [first]
     total_share = sum(SHARES[kind] for kind in kinds)
     for position, (kind, perturb) in enumerate(kinds.items()):
@@ -228,23 +295,34 @@ def _vacancy(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms
     return _displace(atoms, float(rng.choice(settings.rattle[:2])), rng)
 
 
+def _swap(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
+    """One to ``1 + n_atoms // 8`` random pairs of unlike atoms exchanged, with a small rattle."""
+    atoms = start.copy()
+    for _ in range(int(rng.integers(1, 2 + len(atoms) // 8))):
+        one = int(rng.integers(len(atoms)))
+        other = int(rng.choice(np.flatnonzero(atoms.numbers != atoms.numbers[one])))
+        # Moving the atoms takes their magnetic moments and charges along.
+        atoms.positions[[one, other]] = atoms.positions[[other, one]]
+    return _displace(atoms, min(settings.rattle), rng)
+
+
 def _displace(atoms: Atoms, stdev: float, rng: np.random.Generator) -> Atoms:
     atoms.positions += rng.normal(0.0, stdev, atoms.positions.shape)
     return atoms
 
 
 def fingerprint(atoms: Atoms, cutoff: float = 6.0, width: float = 0.25) -> np.ndarray:
-    """Radial fingerprint ``[n_bins]``: smeared counts of pair distances per atom, plus the density.
+    """Radial fingerprint ``[2 * n_bins + 1]``: smeared counts of pair distances per atom, plus the density.
 
-    Cheap and invariant; it only has to tell perturbed copies of one structure apart.
+    Counts of all pairs, then of the unlike ones, so that the order of an alloy shows. Cheap and
+    invariant; it only has to tell perturbed copies of one structure apart.
     """
     centres = np.arange(1.0, cutoff, width)
-    _, distances = ase_neighbor_list("id", atoms, cutoff)
+    i, j, distances = ase_neighbor_list("ijd", atoms, cutoff)
     density = len(atoms) / atoms.get_volume() if atoms.pbc.all() else 0.0
-    if len(distances) == 0:
-        return np.append(np.zeros_like(centres), density)
     smeared = np.exp(-0.5 * ((distances[:, None] - centres) / width) ** 2) / distances[:, None] ** 2
-    return np.append(smeared.sum(axis=0) / len(atoms), density)
+    unlike = smeared[atoms.numbers[i] != atoms.numbers[j]]
+    return np.concatenate([smeared.sum(axis=0), unlike.sum(axis=0), [density * len(atoms)]]) / len(atoms)
 
 
 def _farthest(pool: Sequence[Atoms], chosen: Sequence[Atoms], n: int) -> list[Atoms]:

@@ -12,6 +12,9 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
+INITIAL_ARRAYS = {"initial_magmoms": "µB", "initial_charges": "e"}
+"""Per-atom starting values of a label that a frame inherits from its walker's structure, and their units."""
+
 
 class TrajectoryError(ValueError):
     """A NetCDF file that is missing, truncated or not ours."""
@@ -22,13 +25,14 @@ class Frame:
     """A moment of a walker.
 
     Attributes:
-        atoms: Positions (Å), cell (Å) and momenta at this moment.
+        atoms: Positions and cell (Å) at this moment.
         time: fs since the walker started.
         energy: Potential energy of the committee mean, eV.
         force_uncertainty: Calibrated uncertainty per atom, ``[n_atoms]`` eV/Å.
         temperature: Kinetic temperature, K.
         pressure: Virial and kinetic pressure, GPa; NaN where there is no stress.
         min_distance_ratio: Shortest distance over the sum of covalent radii.
+        regular: Sampled at the fixed interval; False for what was kept besides, before an early stop.
     """
 
     atoms: Atoms
@@ -38,6 +42,7 @@ class Frame:
     temperature: float
     pressure: float
     min_distance_ratio: float
+    regular: bool = True
 
 
 def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attributes: Mapping[str, Any]) -> None:
@@ -60,7 +65,9 @@ def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attribut
             "temperature": _variable("frame", stack([f.temperature for f in frames], ()), "K"),
             "pressure": _variable("frame", stack([f.pressure for f in frames], ()), "GPa"),
             "min_distance_ratio": _variable("frame", stack([f.min_distance_ratio for f in frames], ()), "1"),
+            "regular": _variable("frame", np.array([f.regular for f in frames], np.int8), "1"),
             "numbers": _variable("atom", start.numbers, "1"),
+            **_initial_arrays(start),
             "pbc": _variable("cell_vector", start.pbc.astype(np.int8), "1"),
         },
         coords={"time": _variable("frame", stack([f.time for f in frames], ()), "fs")},
@@ -70,17 +77,30 @@ def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attribut
 
 
 def read_frames(path: Path) -> tuple[list[Atoms], xr.Dataset]:
-    """The structures of a trajectory and the whole data set they come from.
+    """The structures of a trajectory, with its initial moments and charges, and the data set they come from.
 
     Raises:
         TrajectoryError: when the file is damaged.
     """
-    data = read_netcdf(path, required=("positions", "cell", "numbers", "force_uncertainty"))
+    data = read_netcdf(path, required=("positions", "cell", "numbers", "force_uncertainty", "regular"))
     structures = [
         Atoms(data.numbers.values, positions=positions, cell=cell, pbc=data.pbc.values.astype(bool))
         for positions, cell in zip(data.positions.values, data.cell.values, strict=True)
     ]
+    for name in INITIAL_ARRAYS:
+        if name in data:
+            for atoms in structures:
+                atoms.set_array(name, data[name].values)
     return structures, data
+
+
+def _initial_arrays(start: Atoms) -> dict[str, Any]:
+    present = {name: start.get_array(name) for name in INITIAL_ARRAYS if start.has(name)}
+    # Non-collinear moments are vectors.
+    return {
+        name: _variable(("atom", "space")[: values.ndim], values.astype(float), INITIAL_ARRAYS[name])
+        for name, values in present.items()
+    }
 
 
 def write_netcdf(path: Path, data: xr.Dataset) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlip.config import Collect, Label
+from mlip.config import Collect
 from mlip.logs import log_step
 
 with log_step(snakemake.log[0], snakemake.threads):
@@ -14,6 +14,6 @@ with log_step(snakemake.log[0], snakemake.threads):
         Path(snakemake.input.previous[0]).parent if snakemake.input.previous else None,
         iteration=int(snakemake.wildcards.iteration),
         settings=Collect(**snakemake.params.settings["collect"]),
-        label=Label(**snakemake.params.settings["label"]),
+        **snakemake.params.screens,
         out=Path(snakemake.output.train).parent,
     )

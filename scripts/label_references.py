@@ -1,8 +1,8 @@
-"""Label the reference equation of state and isolated atoms."""
+"""Label the reference equation of state."""
 
 from pathlib import Path
 
-from mlip.config import Label, StartingStructure
+from mlip.config import StartingStructure, parse_config
 from mlip.logs import label_store, log_step, report_progress
 
 with log_step(snakemake.log[0], snakemake.threads):
@@ -10,14 +10,12 @@ with log_step(snakemake.log[0], snakemake.threads):
     from mlip.structures import load_starting_structure
 
     structure = load_starting_structure(StartingStructure(**snakemake.params.source))
-    others = [load_starting_structure(StartingStructure(**source)) for source in snakemake.params.others]
     label_references(
         structure,
-        Label(**snakemake.params.settings["label"]),
+        # The rule's params hold only what is a reason to label again; time limits and the like are none.
+        parse_config(snakemake.config).label,
         snakemake.params.volumes if structure.pbc.all() else [],
-        symbols=sorted({symbol for atoms in [structure, *others] for symbol in atoms.symbols}),
         store=label_store(),
-        out_structures=Path(snakemake.output.structures),
-        out_isolated=Path(snakemake.output.isolated),
+        out=Path(snakemake.output.structures),
         progress=report_progress(),
     )

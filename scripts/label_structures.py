@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from mlip.config import Label
+from mlip.config import parse_config
 from mlip.logs import label_store, log_step, report_progress
 
 with log_step(snakemake.log[0], snakemake.threads):
     from mlip.extxyz import read_structures
     from mlip.labels import label_structures
 
-    settings = Label(**snakemake.params.settings["label"])
+    # The rule's params hold only what is a reason to label again; time limits and the like are none.
+    settings = parse_config(snakemake.config).at_iteration(int(snakemake.wildcards.iteration)).label
     shard = int(snakemake.wildcards.shard)
     records = Path(snakemake.output.records)
     label_structures(

@@ -14,4 +14,5 @@ with log_step(snakemake.log[0], snakemake.threads):
         seed=snakemake.params.seed,
         min_ratio=snakemake.params.min_ratio,
         out=Path(snakemake.output.candidates),
+        ensembles=snakemake.params.ensembles,
     )

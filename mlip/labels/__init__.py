@@ -11,16 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlip.labels.calculators import LABELLER_VERSION, LabelError
+    from mlip.labels.isolated import label_isolated_atoms
     from mlip.labels.references import label_references
     from mlip.labels.shard import label_structures
     from mlip.labels.store import LabelStore
 
-__all__ = ["LABELLER_VERSION", "LabelError", "LabelStore", "label_references", "label_structures"]
+__all__ = [
+    "LABELLER_VERSION",
+    "LabelError",
+    "LabelStore",
+    "label_isolated_atoms",
+    "label_references",
+    "label_structures",
+]
 
 _HOMES = {
     "LABELLER_VERSION": "calculators",
     "LabelError": "calculators",
     "LabelStore": "store",
+    "label_isolated_atoms": "isolated",
     "label_references": "references",
     "label_structures": "shard",
 }

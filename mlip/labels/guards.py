@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers, covalent_radii
-from ase.neighborlist import neighbor_list
+from ase.data import atomic_numbers
 
 from mlip.config import Guards
+from mlip.labels.calculators import is_gpaw
+from mlip.structures import min_distance_ratio
 
 MIN_VOLUME = 0.1  # Å³/atom, far below any solid
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
@@ -28,20 +29,13 @@ def check_structure(atoms: Atoms, guards: Guards) -> str | None:
         return "the periodic cell vectors are zero or parallel"
     if atoms.pbc.all() and atoms.get_volume() < MIN_VOLUME * len(atoms):
         return f"the cell has {atoms.get_volume():.3g} Å³, less than {MIN_VOLUME} Å³/atom"
-    ratio = shortest_distance_ratio(atoms, guards.min_distance_factor)
+    ratio = min_distance_ratio(atoms)
     if ratio < guards.min_distance_factor:
         return (
             f"atoms too close: shortest distance is {ratio:.3f} of the sum of covalent radii,"
             f" label.guards.min_distance_factor is {guards.min_distance_factor:g}"
         )
     return None
-
-
-def shortest_distance_ratio(atoms: Atoms, limit: float) -> float:
-    """Shortest distance over the sum of covalent radii, looked for up to ``limit``; infinity beyond it."""
-    radii = covalent_radii[atoms.numbers]
-    i, j, distances = neighbor_list("ijd", atoms, cutoff=(radii * limit).tolist())
-    return float((distances / (radii[i] + radii[j])).min()) if len(distances) else float("inf")
 
 
 def check_results(results: dict[str, Any], n_atoms: int, guards: Guards) -> str | None:
@@ -71,9 +65,9 @@ def find_traps(atoms: Atoms, calculator: str, parameters: dict[str, Any]) -> lis
     traps = []
     spin = bool(atoms.get_initial_magnetic_moments().any() or parameters.get("spinpol") or parameters.get("hund"))
     magnetic = sorted(MAGNETIC & set(atoms.get_chemical_symbols()))
-    if magnetic and not spin and calculator == "gpaw":
+    if magnetic and not spin and is_gpaw(calculator):
         traps.append(f"{', '.join(magnetic)} without initial magnetic moments: the result is non-magnetic")
-    if calculator != "gpaw":
+    if not is_gpaw(calculator):
         return traps
     charge = parameters.get("charge", 0)
     charge = charge if isinstance(charge, int | float) else 0

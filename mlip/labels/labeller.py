@@ -15,20 +15,29 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config import Label
 from mlip.files import sha256_of
-from mlip.labels.calculators import LabelError, check_settings, escalation_ladder, settings_identity
+from mlip.labels.calculators import LabelError
+from mlip.labels.checks import check_settings
+from mlip.labels.escalation import difference, escalation_ladder, foreign_changes
 from mlip.labels.guards import check_results, check_structure, find_traps
+from mlip.labels.identity import settings_identity
 from mlip.labels.process import Worker
 from mlip.labels.store import LabelStore, encode_structure, label_key
 from mlip.labels.triage import Status
+from mlip.values import merge_deeply
 
 LOG_TAIL = 4096  # characters of a failed label's log that its record keeps
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one label request; ``record`` is what the store holds."""
+    """What became of one label request; ``record`` is what the store holds.
+
+    ``settings_id`` is the labeller's own, unless an escalation changed more than the way to
+    the solution: then the label has settings of its own.
+    """
 
     key: str
+    settings_id: str
     status: Status
     reason: str
     cached: bool
@@ -56,15 +65,12 @@ class Labeller:
         settings: the ``label`` section.
         store: folder of the label store.
         scratch: folder for files of running calculations; a temporary one if None.
-        parameters: calculator parameters, instead of those of ``settings``.
     """
 
-    def __init__(
-        self, settings: Label, store: Path, scratch: Path | None = None, parameters: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, settings: Label, store: Path, scratch: Path | None = None) -> None:
         check_settings(settings)
         self.settings = settings
-        self.parameters = dict(settings.parameters if parameters is None else parameters)
+        self.parameters = dict(settings.parameters)
         self.store = LabelStore(store)
         self.identity = settings_identity(settings.calculator, self.parameters)
         # As JSON gives it back, to compare with records: lists, no tuples.
@@ -86,6 +92,10 @@ class Labeller:
         """Short hash that equal settings share: labels with different ones must not be mixed."""
         return sha256_of(self.identity)[:16]
 
+    def _settings_id_of(self, record: dict[str, Any]) -> str:
+        foreign = foreign_changes(record["changed"])
+        return sha256_of([self.identity, foreign])[:16] if foreign else self.settings_id
+
     def label(self, atoms: Atoms) -> Outcome:
         """Label ``atoms``, from the store if it is there.
 
@@ -99,7 +109,7 @@ class Labeller:
             record = self._compute(key, atoms)
             self.store.put(key, record)
         status, reason = self._judge(atoms, record)
-        return Outcome(key, status, reason, cached, record)
+        return Outcome(key, self._settings_id_of(record), status, reason, cached, record)
 
     def _is_reusable(self, record: dict[str, Any]) -> bool:
         if record["results"] is not None:
@@ -127,6 +137,7 @@ class Labeller:
             **self.identity,
             "guards": self.settings.guards.model_dump(),
             "ladder": self.ladder,
+            "changed": {},  # leaves of the parameters that the last attempt had otherwise
             "warnings": find_traps(atoms, self.settings.calculator, self.parameters),
             "status": "rejected",
             "results": None,
@@ -146,13 +157,14 @@ class Labeller:
         parameters, log = self.parameters, ""
         answer: dict[str, Any] = {}
         for changes in [{}, *self.ladder]:
-            parameters = parameters | changes
+            parameters = merge_deeply(parameters, changes)
             answer, text = self._attempt(record["structure"], parameters, max(0.1, deadline - time.monotonic()))
             log += f"=== attempt {len(record['attempts']) + 1}: changes {changes}\n{text}"
             attempt = {name: answer.get(name, "") for name in ("status", "reason", "core_seconds", "wall_seconds")}
             record["attempts"].append({"changes": changes} | attempt)
             if answer["status"] != "unconverged":
                 break
+        record["changed"] = difference(self.parameters, parameters)
         for name in ("core_seconds", "wall_seconds"):
             record[name] = sum(attempt[name] for attempt in record["attempts"])
         record |= {"status": answer["status"], "reason": answer.get("reason", "")}
@@ -185,7 +197,7 @@ class Labeller:
         return answer, _read_from(folder / "scf.txt", 0) + _read_from(self._worker.output, printed)
 
 
-def attach_label(atoms: Atoms, outcome: Outcome, settings_id: str, iteration: int) -> Atoms:
+def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:
     """A copy of ``atoms`` without constraints that carries the label as ASE results and its origin in ``info``."""
     results = outcome.record["results"]
     labelled = atoms.copy()
@@ -193,7 +205,7 @@ def attach_label(atoms: Atoms, outcome: Outcome, settings_id: str, iteration: in
     labelled.info |= {
         "iteration": iteration,
         "label_key": outcome.key,
-        "label_settings": settings_id,
+        "label_settings": outcome.settings_id,
         "core_seconds": outcome.record["core_seconds"],
     }
     values = {name: results[name] for name in ("energy", "forces", "stress") if results[name] is not None}

@@ -52,7 +52,7 @@ def label_structures(
             structure_id = str(atoms.info.get("structure_id", outcome.key))
             records.append(outcome.summary(structure_id))
             if outcome.status == "ok":
-                labelled.append(attach_label(atoms, outcome, labeller.settings_id, iteration))
+                labelled.append(attach_label(atoms, outcome, iteration))
             report(progress, len(records), len(structures), structure_id, outcome)
     write_structures(out_structures, labelled)
     write_json(
@@ -62,9 +62,11 @@ def label_structures(
 
 def report(progress: Progress | None, done: int, planned: int, structure_id: str, outcome: Outcome) -> None:
     """Tell ``progress`` that one more label is finished."""
-    if progress is not None:
-        seconds = 0.0 if outcome.cached else outcome.record["wall_seconds"]
-        event = {"done": done, "planned": planned, "structure_id": structure_id}
-        progress(
-            event | {"status": outcome.status, "seconds": seconds, "reason": outcome.reason, "cached": outcome.cached}
-        )
+    if progress is None:
+        return
+    seconds = 0.0 if outcome.cached else outcome.record["wall_seconds"]
+    event = {"done": done, "planned": planned, "structure_id": structure_id}
+    event |= {"status": outcome.status, "seconds": seconds, "reason": outcome.reason, "cached": outcome.cached}
+    if outcome.record["warnings"]:
+        event["warnings"] = "; ".join(outcome.record["warnings"])
+    progress(event)

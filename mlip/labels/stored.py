@@ -96,6 +96,11 @@ class StoredCalculator(Calculator):
                 f"{identity}: label {outcome.key[:16]} {outcome.status}: {outcome.reason}; log, if there is one:"
                 f" {self._labeller.store.log_path(outcome.key)}"
             )
+        if outcome.settings_id != self.settings_id:
+            raise FailedLabelError(
+                f"{identity}: label {outcome.key[:16]} converged only with {outcome.record['changed']}, which may alter"
+                " its value; change `label.parameters` or `label.escalations`"
+            )
         self._count(identity, outcome)
         results = outcome.record["results"]
         self.results = {"energy": results["energy"], "free_energy": results["energy"]}

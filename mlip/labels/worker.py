@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from mlip.labels.calculators import LabelError, import_calculator, scf_converged
+from mlip.labels.calculators import LabelError, import_calculator, is_gpaw, scf_converged
 from mlip.labels.store import decode_structure
 from mlip.labels.triage import classify_failure
 
@@ -99,7 +99,7 @@ def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
 def _construct(factory: Callable[..., Any], request: dict[str, Any]) -> Any:
     parameters = dict(request["parameters"])
     scratch = Path(request["scratch"])
-    if request["calculator"] == "gpaw":
+    if is_gpaw(request["calculator"]):
         return factory(**parameters, txt=str(scratch / "scf.txt"))
     calculator = factory(**parameters)
     if "directory" not in parameters and hasattr(calculator, "directory"):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from ase import Atoms
+
+from mlip.files import write_atomic, write_json
 from mlip.potential.interface import Potential, PotentialFileError
 from mlip.uncertainty import Calibration
 
@@ -35,20 +38,28 @@ def write_potential(potential: ACEPotential, folder: Path) -> None:
         "isolated_energies": potential.isolated_energies,
         "calibration": potential.calibration.to_json(),
         "sha256": hashlib.sha256(weights).hexdigest(),
+        "probe_energies": _probe_energies(potential),
         "details": potential.details,
     }
-    write_atomically(folder / WEIGHTS, weights)
-    write_atomically(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
+    write_atomic(folder / WEIGHTS, weights)
+    write_json(folder / DESCRIPTION, description)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``: a reader, or a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+def _probe_energies(potential: Potential) -> list[float]:
+    """Energies (eV) of every member for a small made-up cluster of all species."""
+    numbers = [symbol for symbol in potential.species for _ in range(2)] * 2
+    spiral = [(1.3 * np.cos(1.9 * k), 1.3 * np.sin(1.9 * k), 0.9 * k) for k in range(len(numbers))]
+    return [float(e) for e in potential.predict([Atoms(numbers, positions=spiral)])[0].energy_members]
+
+
+def _check_probe(potential: Potential, description: dict[str, Any], folder: Path) -> None:
+    """Refuse weights that this version of the code would evaluate differently from the one that wrote them."""
+    stored, found = description["probe_energies"], _probe_energies(potential)
+    if not np.allclose(stored, found, rtol=1e-4, atol=1e-3):
+        raise PotentialFileError(
+            f"{folder}: written by an incompatible version of the code: it gives {found} eV for a test cluster where "
+            f"{stored} eV were stored. Use the version that trained it, or repeat the training"
+        )
 
 
 def load_potential(folder: str | Path, device: str = "cpu") -> Potential:
@@ -66,7 +77,11 @@ def load_potential(folder: str | Path, device: str = "cpu") -> Potential:
             "or belongs to another potential. Copy both files again or repeat the training"
         )
     try:
-        return _assemble(description, weights, device)
+        potential = _assemble(description, weights, device)
+        _check_probe(potential, description, folder)
+        return potential
+    except PotentialFileError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PotentialFileError(f"{folder / DESCRIPTION}: inconsistent description: {error!r}") from error
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mlip.potential.files import write_atomically
+from mlip.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     metadata = {"state": json.dumps(state), "sha256": _digest(tensors, state)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save(tensors, metadata=metadata))
+    write_atomic(path, save(tensors, metadata=metadata))
 
 
 def read_checkpoint(path: Path, identity: str) -> Checkpoint | None:

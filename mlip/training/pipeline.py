@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from ase import Atoms
 
 from mlip.config import Train
 from mlip.evaluation import evaluate_potential
+from mlip.files import write_json
 from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.committee import ACEPotential
 from mlip.potential.environments import Frame
-from mlip.potential.files import write_atomically
 from mlip.training.data import (
     Dataset,
     TrainingDataError,
@@ -123,5 +122,5 @@ def write_results(
         "valid_errors": evaluate_potential(potential, valid) if valid else None,
         "history": trainer.history,
     }
-    write_atomically(out / "training.json", (json.dumps(result, indent=2) + "\n").encode())
+    write_json(out / "training.json", result)
     return result

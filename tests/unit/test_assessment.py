@@ -16,7 +16,7 @@ GOOD_PROPERTIES = {
     "bulk_modulus": {"relative_error": 0.01},
     "eos_rmse": 0.001,
 }
-STABLE = {"n_walkers": 4, "n_exploded": 0}
+STABLE = {"n_walkers": 4, "n_exploded": 0, "n_uncertain": 0}
 
 
 def verdicts(errors=GOOD_ERRORS, properties=GOOD_PROPERTIES, exploration=STABLE) -> list[Criterion]:
@@ -37,7 +37,9 @@ def test_everything_good_passes() -> None:
         ("errors", GOOD_ERRORS | {"calibration": {"coverage": 0.2}}, "coverage"),
         ("properties", GOOD_PROPERTIES | {"bulk_modulus": {"relative_error": 0.2}}, "bulk modulus"),
         ("properties", GOOD_PROPERTIES | {"lattice_constant": {"relative_error": None}}, "lattice constant"),
-        ("exploration", {"n_walkers": 4, "n_exploded": 1}, "exploded"),
+        ("exploration", STABLE | {"n_exploded": 1}, "stopped early"),
+        ("exploration", STABLE | {"n_uncertain": 1}, "stopped early"),
+        ("errors", GOOD_ERRORS | {"audit": {"interval": [0.03, 0.06], "n_failed": 1}}, "audit"),
     ],
 )
 def test_each_criterion_can_fail(part: str, value: dict, failing: str) -> None:
@@ -50,11 +52,23 @@ def test_systems_without_an_equation_of_state_are_not_gated_by_it() -> None:
     assert len(verdicts(properties={})) == 4
 
 
-def test_budgets_end_the_loop_and_say_which() -> None:
-    assert decide_stop(False, 10, 1.0, Budget()) == (False, "continue")
-    assert decide_stop(True, 10, 1.0, Budget(labels=5)) == (True, "converged")
-    assert decide_stop(False, 10, 1.0, Budget(labels=10)) == (True, "budget: 10 of 10 labels used")
-    assert "core-hours" in decide_stop(False, 10, 1.0, Budget(core_hours=0.5))[1]
+def test_audit_criterion_can_be_switched_off() -> None:
+    criteria = list_criteria(GOOD_ERRORS | {"audit": None}, GOOD_PROPERTIES, STABLE, Assess(audit_force_rmse=None))
+    assert all(criterion.passed for criterion in criteria)
+
+
+def test_budgets_end_the_loop_before_they_are_exceeded_and_say_which() -> None:
+    assert decide_stop(False, 10, 5, 1.0, Budget()) == (False, "continue")
+    assert decide_stop(True, 10, 5, 1.0, Budget(labels=5)) == (True, "converged")
+    assert decide_stop(False, 10, 5, 1.0, Budget(labels=15)) == (False, "continue")
+    assert decide_stop(False, 10, 5, 1.0, Budget(labels=14))[1].startswith("budget: 10 labels used, 5 more")
+    assert "core-hours" in decide_stop(False, 10, 5, 1.0, Budget(core_hours=0.5))[1]
+
+
+def test_nothing_left_to_label_ends_the_loop() -> None:
+    stop, reason = decide_stop(False, 10, 0, 1.0, Budget())
+    assert stop
+    assert "nothing to label" in reason
 
 
 def test_interval_covers_the_true_rmse() -> None:

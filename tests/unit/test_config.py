@@ -38,6 +38,16 @@ def test_schema_and_reference_are_generated_from_the_models() -> None:
         ({"system": "../escape"}, "system"),
         ({"overrides": [{"from_iteration": 2, "select": {"n_structure": 3}}]}, "n_structure"),
         ({"overrides": [{"from_iteration": 2, "label": {"parameters": {}}}]}, "labels of two settings do not mix"),
+        ({"overrides": [{"from_iteration": 2, "assess": {"eos_volumes": []}}]}, "the reference is labelled once"),
+        ({"overrides": [{"from_iteration": 2, "select": {"n_audit": 1}}]}, "n_audit is 1 at iteration 2"),
+        ({"select": {"n_audit": 1}}, "needs at least 2 audit frames"),
+        ({"assess": {"eos_volumes": [0.0, 0.0, 0.0, 0.0, 0.0]}}, "both sides of 0"),
+        (
+            {"label": {"parameters": {"convergence": {"density": "1e-6"}}}},
+            "convergence.density: '1e-6' is text to YAML",
+        ),
+        ({"prepare": {"rattle": []}}, "prepare.rattle"),
+        ({"explore": {"walkers": [{"volumes": [-2]}]}}, "volumes"),
     ],
 )
 def test_mistakes_are_named_with_key_and_remedy(change: dict, expected: str) -> None:
@@ -76,6 +86,22 @@ def test_overrides_apply_from_their_iteration_on() -> None:
     sizes = [config.at_iteration(i).select.n_structures for i in range(4)]
     default = config.select.n_structures
     assert sizes == [default, default, 30, 30]
+
+
+def test_overrides_merge_deeply_and_are_judged_together() -> None:
+    config = parse_config(
+        MINIMAL
+        | {
+            "label": {"guards": {"max_force": 10.0}},
+            "overrides": [
+                {"from_iteration": 3, "select": {"n_audit": 15}},
+                {"from_iteration": 2, "select": {"n_structures": 20}, "label": {"guards": {"energy_window": 3.0}}},
+            ],
+        }
+    )
+    assert config.at_iteration(3).select.n_audit == 15
+    assert config.at_iteration(2).label.guards.max_force == 10.0
+    assert config.at_iteration(2).label.guards.energy_window == 3.0
 
 
 def test_number_of_walkers_counts_the_ladder() -> None:

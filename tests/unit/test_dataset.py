@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip.config import Collect, Label
+from mlip.config import Collect
 from mlip.dataset import SPLITS, DatasetError, collect_dataset, screen_energies, split_of
 from mlip.extxyz import read_structures, write_structures
 from mlip.files import read_json, sha256_of, write_json
@@ -47,8 +47,8 @@ def shard(folder: Path, numbers: range, failed: tuple[int, ...] = ()) -> tuple[l
 def collect(folder: Path, numbers: range, previous: Path | None = None, iteration: int = 0, **options: object) -> Path:
     out = folder / f"collect-{iteration}"
     shards, records = shard(folder / f"shards-{iteration}", numbers, options.pop("failed", ()))
-    label = Label(**options)
-    collect_dataset(shards, records, previous, iteration=iteration, settings=Collect(), label=label, out=out)
+    options = {"energy_window": 5.0, "max_failed_fraction": 0.3, **options}
+    collect_dataset(shards, records, previous, iteration=iteration, settings=Collect(), out=out, **options)
     return out
 
 
@@ -64,7 +64,12 @@ def test_split_is_stable_when_data_is_added(tmp_path: Path) -> None:
 
 
 def test_split_shares_follow_the_settings() -> None:
-    splits = [split_of(sha256_of(n), Collect(valid_fraction=0.2, test_fraction=0.1)) for n in range(4000)]
+    settings = Collect(valid_fraction=0.2, test_fraction=0.1)
+    splits = []
+    for n in range(4000):
+        atoms = Atoms("Si")
+        atoms.info = {"label_key": sha256_of(n), "origin": "rattle"}
+        splits.append(split_of(atoms, settings))
     assert splits.count("valid") / 4000 == pytest.approx(0.2, abs=0.03)
     assert splits.count("test") / 4000 == pytest.approx(0.1, abs=0.03)
 
@@ -98,9 +103,57 @@ def test_too_many_failures_stop_the_loop(tmp_path: Path, failed: tuple[int, ...]
 
 def test_energy_outlier_is_left_out_and_listed() -> None:
     structures = [labelled(n, -5.0 + 0.01 * n) for n in range(10)] + [labelled(99, +20.0)]
-    kept, outliers = screen_energies(structures, window=5.0)
+    kept, outliers = screen_energies(structures, [], window=5.0)
     assert len(kept) == 10
     assert [o["structure_id"] for o in outliers] == ["s-99"]
+
+
+def test_outlier_in_a_small_batch_is_judged_by_the_earlier_data() -> None:
+    known = [labelled(n) for n in range(10)]
+    kept, outliers = screen_energies([labelled(50), labelled(51, 900.0)], known, window=5.0)
+    assert [a.info["structure_id"] for a in kept] == ["s-50"]
+    assert len(outliers) == 1
+
+
+def test_outlier_does_not_tilt_the_composition_fit() -> None:
+    structures = []
+    for n in range(12):
+        atoms = labelled(n)
+        symbols = ["Ge"] * (n % 7 + 1) + ["Si"] * (7 - n % 7)
+        atoms.set_chemical_symbols(symbols)
+        energy = -4.0 * symbols.count("Ge") - 5.0 * symbols.count("Si") + (12_000.0 if n == 6 else 0.0)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((8, 3)))
+        structures.append(atoms)
+    kept, outliers = screen_energies(structures, [], window=5.0)
+    assert [o["structure_id"] for o in outliers] == ["s-6"]
+    assert len(kept) == 11
+
+
+def test_labels_of_two_settings_do_not_mix(tmp_path: Path) -> None:
+    first = collect(tmp_path, range(20))
+    for path in first.glob("*.extxyz"):
+        structures = read_structures(path)
+        for atoms in structures:
+            atoms.info["label_settings"] = "other"
+        write_structures(path, structures)
+    with pytest.raises(DatasetError, match="different settings"):
+        collect(tmp_path, range(20, 30), previous=first, iteration=1)
+
+
+def test_frames_of_one_walker_stay_together_and_starts_train() -> None:
+    def walker_frame(walker: int, frame: int) -> Atoms:
+        atoms = Atoms("Si")
+        atoms.info = {"origin": "walker", "iteration": 1, "walker": walker, "label_key": sha256_of([walker, frame])}
+        return atoms
+
+    for walker in range(30):
+        assert len({split_of(walker_frame(walker, frame), Collect()) for frame in range(5)}) == 1
+    assert len({split_of(walker_frame(walker, 0), Collect()) for walker in range(30)}) > 1
+    start = Atoms("Si")
+    start.info = {"origin": "start"}
+    for n in range(50):
+        start.info["label_key"] = sha256_of(n)
+        assert split_of(start, Collect()) == "train"
 
 
 def test_alloys_of_different_composition_are_no_outliers() -> None:
@@ -112,7 +165,7 @@ def test_alloys_of_different_composition_are_no_outliers() -> None:
         energy = -50.0 * symbols.count("Ge") - 5.0 * symbols.count("Si")
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=np.zeros((8, 3)))
         structures.append(atoms)
-    kept, outliers = screen_energies(structures, window=1.0)
+    kept, outliers = screen_energies(structures, [], window=1.0)
     assert len(kept) == 12
     assert outliers == []
 

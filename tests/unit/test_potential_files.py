@@ -65,3 +65,12 @@ def test_unusable_descriptions_are_reported(folder: Path, key: str, value: objec
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(PotentialFileError, match=message):
         load_potential(folder)
+
+
+def test_code_that_evaluates_the_weights_differently_is_noticed(folder: Path) -> None:
+    path = folder / "potential.json"
+    description = json.loads(path.read_text())
+    description["probe_energies"] = [e + 0.1 for e in description["probe_energies"]]
+    path.write_text(json.dumps(description))
+    with pytest.raises(PotentialFileError, match="incompatible version"):
+        load_potential(folder)

@@ -131,14 +131,18 @@ def test_relabelling_a_shard_plans_it_and_its_descendants(finished: Workflow) ->
     assert ("01", "train_committee") in plan
 
 
-def test_new_selection_from_an_iteration_on_leaves_earlier_ones_alone(finished: Workflow) -> None:
-    config = dict(finished.config)
+def plan_with(loop: Workflow, **changes: dict) -> list[tuple[str, str]]:
+    """The plan after changing sections of the configuration, which is put back afterwards."""
+    original = dict(loop.config)
     try:
-        override = {"from_iteration": 1, "select": {"n_structures": 4}}
-        finished.write_config(config | {"overrides": [override]})
-        plan = finished.plan()
+        loop.write_config(original | changes)
+        return loop.plan()
     finally:
-        finished.write_config(config)
+        loop.write_config(original)
+
+
+def test_new_selection_from_an_iteration_on_leaves_earlier_ones_alone(finished: Workflow) -> None:
+    plan = plan_with(finished, overrides=[{"from_iteration": 1, "select": {"n_structures": 4}}])
     assert iterations(plan) == {"01", "02"}
     assert {rule for number, rule in plan if number == "01"} == {
         "select_candidates",
@@ -147,15 +151,31 @@ def test_new_selection_from_an_iteration_on_leaves_earlier_ones_alone(finished: 
     }
 
 
-def test_new_convergence_targets_assess_again_and_label_nothing(finished: Workflow) -> None:
-    config = dict(finished.config)
-    try:
-        finished.write_config(config | {"assess": config["assess"] | {"force_rmse": 99.0}})
-        plan = finished.plan()
-    finally:
-        finished.write_config(config)
-    before_the_end = [rule for number, rule in plan if number in ("00", "01")]
-    assert set(before_the_end) <= {"assess_potential", "record_provenance"}
+@pytest.mark.parametrize(
+    "changes",
+    [{"assess": {"force_rmse": 99.0}}, {"budget": {"labels": 1000, "core_hours": 10.0}}, {"min_iterations": 1}],
+    ids=["targets", "budget", "min_iterations"],
+)
+def test_new_stopping_rules_assess_again_and_compute_nothing(finished: Workflow, changes: dict) -> None:
+    if "assess" in changes:
+        changes = {"assess": finished.config["assess"] | changes["assess"]}
+    plan = plan_with(finished, **changes)
+    assert plan
+    assert {rule for number, rule in plan if number in ("00", "01")} <= {"assess_potential", "record_provenance"}
+
+
+def test_bookkeeping_of_labels_is_no_reason_to_label_or_train(finished: Workflow) -> None:
+    label = finished.config["label"]
+    plan = plan_with(finished, label=label | {"timeout_minutes": 7.0, "reuse_failures": False})
+    assert {rule for _, rule in plan} <= {"record_provenance", "report_system"}
+
+
+def test_other_reference_volumes_train_nothing(finished: Workflow) -> None:
+    volumes = [-0.06, -0.03, 0.0, 0.03, 0.06]
+    plan = plan_with(finished, assess=finished.config["assess"] | {"eos_volumes": volumes})
+    rules = {rule for number, rule in plan if number in ("", "00", "01")}
+    assert "label_references" in rules
+    assert not {"label_structures", "label_isolated_atoms", "train_committee", "explore_walkers"} & rules
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ checkpoint assess_potential:
         dataset="results/{system}/iter_{iteration}/collect_dataset/dataset.json",
         references="results/{system}/label_references/references.extxyz",
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
+        planned=previous_candidates,
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
     output:
         assessment="results/{system}/iter_{iteration}/assess_potential/assessment.json",
@@ -21,7 +22,6 @@ checkpoint assess_potential:
         "results/{system}/logs/iter_{iteration}/assess_potential.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/assess_potential.tsv"
-    retries: 2
     conda:
         "../../envs/training.yaml"
     threads: 1

@@ -41,6 +41,33 @@ def config_in_force(wildcards):
     return settings_at(wildcards).model_dump(mode="json", exclude={"max_iterations", "min_iterations", "overrides"})
 
 
+def label_settings(wildcards):
+    """What decides a label's value or fate; time limits and bookkeeping are no reason to label again."""
+    current = settings_at(wildcards) if hasattr(wildcards, "iteration") else CONFIG
+    label = current.label.model_dump(mode="json", include={"calculator", "parameters", "escalations", "guards"})
+    label["guards"].pop("energy_window")  # judged when the data set is collected
+    return label
+
+
+def shard_settings(wildcards):
+    return label_settings(wildcards) | {"n_shards": settings_at(wildcards).label.n_shards}
+
+
+def isolated_settings(wildcards):
+    names = {"calculator", "parameters", "isolated_atoms", "isolated_atom_parameters"}
+    return CONFIG.label.model_dump(mode="json", include=names)
+
+
+def guards_in_force(wildcards):
+    return settings_at(wildcards).label.guards.model_dump(mode="json")
+
+
+def collect_screens(wildcards):
+    """Limits that are applied when labels become data."""
+    label = settings_at(wildcards).label
+    return {"energy_window": label.guards.energy_window, "max_failed_fraction": label.max_failed_fraction}
+
+
 def section(*names):
     """A params function: the named sections of the configuration as plain values."""
 
@@ -71,6 +98,10 @@ def candidates(wildcards):
     """The structures that an iteration labels."""
     if int(wildcards.iteration) == 0:
         return f"results/{wildcards.system}/iter_00/prepare_structures/candidates.extxyz"
+    return previous(wildcards, "select_candidates", "candidates.extxyz")
+
+
+def previous_candidates(wildcards):
     return previous(wildcards, "select_candidates", "candidates.extxyz")
 
 

@@ -13,7 +13,6 @@ rule explore_walkers:
         "results/{system}/logs/iter_{iteration}/explore_walkers-{walker}.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/explore_walkers-{walker}.tsv"
-    retries: 2
     conda:
         "../../envs/training.yaml"
     threads: 1
@@ -43,7 +42,6 @@ rule score_frames:
         "results/{system}/logs/iter_{iteration}/score_frames.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/score_frames.tsv"
-    retries: 2
     conda:
         "../../envs/training.yaml"
     threads: 1
@@ -62,7 +60,6 @@ rule select_candidates:
     input:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
         walkers=walker_files,
-        dataset="results/{system}/iter_{iteration}/collect_dataset/dataset.json",
     output:
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
         decisions="results/{system}/iter_{iteration}/select_candidates/decisions.csv",
@@ -74,8 +71,7 @@ rule select_candidates:
         "../../envs/mlip.yaml"
     params:
         settings=section("select"),
-        guards=CONFIG.label.guards.model_dump(mode="json"),
-        max_labels=CONFIG.budget.labels,
+        guards=guards_in_force,
         seed=CONFIG.seed,
         code=code_digest("mlip.selection"),
     message:

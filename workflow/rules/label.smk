@@ -18,6 +18,7 @@ rule prepare_structures:
         settings=section("prepare"),
         min_ratio=CONFIG.label.guards.min_distance_factor,
         sources=[source.model_dump(mode="json") for source in CONFIG.structures],
+        ensembles=sorted({group.ensemble for group in CONFIG.explore.walkers}),
         seed=CONFIG.seed,
         code=code_digest("mlip.structures"),
     message:
@@ -31,12 +32,10 @@ rule label_references:
         structures=STRUCTURE_FILES,
     output:
         structures="results/{system}/label_references/references.extxyz",
-        isolated="results/{system}/label_references/isolated_atoms.json",
     log:
         "results/{system}/logs/label_references.log",
     benchmark:
         "results/{system}/label_references/benchmark.tsv"
-    retries: 2
     conda:
         "../../envs/dft.yaml"
     threads: 1
@@ -44,15 +43,39 @@ rule label_references:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
-        settings=section("label"),
+        settings=label_settings,
         source=CONFIG.structures[0].model_dump(mode="json"),
-        others=[source.model_dump(mode="json") for source in CONFIG.structures[1:]],
         volumes=CONFIG.assess.eos_volumes,
-        code=code_digest("mlip.labels"),
+        code=code_digest("mlip.labels.references"),
     message:
-        "label_references: equation of state and isolated atoms"
+        "label_references: equation of state"
     script:
         "../../scripts/label_references.py"
+
+
+rule label_isolated_atoms:
+    input:
+        structures=STRUCTURE_FILES,
+    output:
+        isolated="results/{system}/label_references/isolated_atoms.json",
+    log:
+        "results/{system}/logs/label_isolated_atoms.log",
+    benchmark:
+        "results/{system}/label_references/benchmark_isolated_atoms.tsv"
+    conda:
+        "../../envs/dft.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
+    params:
+        settings=isolated_settings,
+        sources=[source.model_dump(mode="json") for source in CONFIG.structures],
+        code=code_digest("mlip.labels.isolated"),
+    message:
+        "label_isolated_atoms: energies of isolated atoms"
+    script:
+        "../../scripts/label_isolated_atoms.py"
 
 
 rule label_structures:
@@ -67,7 +90,6 @@ rule label_structures:
         "results/{system}/logs/iter_{iteration}/label_structures-{shard}.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/label_structures-{shard}.tsv"
-    retries: 2
     conda:
         "../../envs/dft.yaml"
     threads: 1
@@ -75,8 +97,8 @@ rule label_structures:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
-        settings=section("label"),
-        code=code_digest("mlip.labels"),
+        settings=shard_settings,
+        code=code_digest("mlip.labels.shard"),
     message:
         "iter_{wildcards.iteration} label_structures: shard {wildcards.shard}"
     script:
@@ -101,7 +123,8 @@ rule collect_dataset:
     conda:
         "../../envs/mlip.yaml"
     params:
-        settings=section("collect", "label"),
+        settings=section("collect"),
+        screens=collect_screens,
         code=code_digest("mlip.dataset"),
     message:
         "iter_{wildcards.iteration} collect_dataset: join, screen and split the labels"

@@ -11,7 +11,6 @@ rule train_committee:
         "results/{system}/logs/iter_{iteration}/train_committee.log",
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/train_committee.tsv"
-    retries: 2
     conda:
         "../../envs/training.yaml"
     threads: 1
@@ -21,7 +20,7 @@ rule train_committee:
     params:
         settings=section("train"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.training"),
+        code=code_digest("mlip.training", "mlip.extxyz"),
     message:
         "iter_{wildcards.iteration} train_committee: train and calibrate"
     script:

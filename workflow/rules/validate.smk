@@ -10,7 +10,6 @@ rule label_elasticity:
         "results/{system}/logs/label_elasticity.log",
     benchmark:
         "results/{system}/validate_potential/label_elasticity.tsv"
-    retries: 2
     conda:
         "../../envs/dft.yaml"
     threads: 1
@@ -45,7 +44,6 @@ rule validate_potential:
         "results/{system}/logs/validate_potential.log",
     benchmark:
         "results/{system}/validate_potential/validate_potential.tsv"
-    retries: 2
     conda:
         "../../envs/training.yaml"
     threads: 1
