@@ -17,7 +17,7 @@ with log_step(snakemake.log[0], snakemake.threads):
         Path(snakemake.input.dataset).parent,
         Path(snakemake.input.references),
         Path(snakemake.input.frames),
-        Path(snakemake.input.planned) if snakemake.input.planned else None,
+        Path(snakemake.input.planned[0]) if snakemake.input.planned else None,
         Path(snakemake.input.candidates),
         settings=Assess(**snakemake.params.settings["assess"]),
         budget=Budget(**snakemake.params.settings["budget"]),

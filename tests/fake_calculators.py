@@ -20,14 +20,14 @@ class SpringCalculator(Calculator):
 
     ``behaviours`` maps the number of atoms, as a string, to ``segfault``, ``hang``, ``exit``,
     ``sysexit``, ``nan``, ``unconverged``, ``silently_unconverged``, ``drift``, ``large`` or
-    ``raise <type> <message>``. ``calls`` is a file that receives one line per calculation.
+    ``raise <type> <message>``. ``logfile`` is a file that receives one line per calculation.
     """
 
     implemented_properties = ("energy", "forces")
     default_parameters: ClassVar[dict[str, Any]] = {
         "k": 1.0,
         "behaviours": {},
-        "calls": None,
+        "logfile": None,
         "seconds": 0.0,
         "maxiter": 10,
         "mixer": 1.0,
@@ -35,8 +35,8 @@ class SpringCalculator(Calculator):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
         super().calculate(atoms, properties, system_changes)
-        if self.parameters.calls:
-            with Path(self.parameters.calls).open("a", encoding="utf-8") as stream:
+        if self.parameters.logfile:
+            with Path(self.parameters.logfile).open("a", encoding="utf-8") as stream:
                 stream.write(f"{len(atoms)} {os.environ.get('OMP_NUM_THREADS')}\n")
         time.sleep(self.parameters.seconds)
         behaviour = self.parameters.behaviours.get(str(len(atoms)), "ok")

@@ -12,7 +12,7 @@ from ase import Atoms
 from mlip.config import Label
 from mlip.files import write_json
 from mlip.labels.calculators import LabelError, is_gpaw
-from mlip.labels.references import label_all
+from mlip.labels.complete import label_all
 from mlip.labels.shard import Progress
 
 ISOLATED_BOX = 9.0  # Å, edge of the cubic box around an isolated atom

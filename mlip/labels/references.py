@@ -10,8 +10,9 @@ from ase import Atoms
 from mlip.config import Label
 from mlip.extxyz import write_structures
 from mlip.labels.calculators import LabelError
-from mlip.labels.labeller import Labeller, Outcome, attach_label
-from mlip.labels.shard import Progress, report
+from mlip.labels.complete import label_all
+from mlip.labels.labeller import attach_label
+from mlip.labels.shard import Progress
 from mlip.properties import PropertyError, fit_eos
 from mlip.structures import scale_volume
 
@@ -49,37 +50,6 @@ def label_references(
     if len(set(volumes)) >= FEWEST_FOR_FIT:
         _check_minimum(labelled)
     write_structures(out, labelled)
-
-
-def label_all(
-    structures: Sequence[Atoms],
-    settings: Label,
-    *,
-    store: Path,
-    scratch: Path | None = None,
-    progress: Progress | None = None,
-) -> list[Outcome]:
-    """Outcomes of ``structures``, none of which may fail.
-
-    Raises:
-        LabelError: naming all that failed.
-    """
-    outcomes, failed = [], []
-    with Labeller(settings, store, scratch) as labeller:
-        for atoms in structures:
-            outcome = labeller.label(atoms)
-            outcomes.append(outcome)
-            if outcome.status != "ok":
-                failed.append(f"{atoms.info['structure_id']}: {outcome.status}, {outcome.reason}")
-            elif outcome.settings_id != labeller.settings_id:
-                failed.append(f"{atoms.info['structure_id']}: escalated to other settings, {outcome.record['changed']}")
-            report(progress, len(outcomes), len(structures), atoms.info["structure_id"], outcome)
-    if failed:
-        raise LabelError(
-            "reference labels must all succeed, these did not; change `label.parameters`, `assess.eos_volumes` or"
-            " `label.isolated_atoms`:\n  " + "\n  ".join(failed)
-        )
-    return outcomes
 
 
 def _scaled(structure: Atoms, volume: float, index: int) -> Atoms:

@@ -13,7 +13,7 @@ from ase.build import bulk
 from mlip.config import Label
 from mlip.extxyz import read_structures
 from mlip.files import read_json
-from mlip.labels import LabelError, LabelStore, label_references, label_structures
+from mlip.labels import LabelError, LabelStore, label_isolated_atoms, label_references, label_structures
 
 pytestmark = [pytest.mark.gpaw, pytest.mark.slow]
 pytest.importorskip("gpaw")
@@ -95,7 +95,7 @@ def test_escalation_of_a_forced_failure(tmp_path):
 
 def test_the_whole_default_ladder_runs(tmp_path):
     """Its steps are valid settings that lead to the same result."""
-    from mlip.labels.calculators import GPAW_LADDER
+    from mlip.labels.escalation import GPAW_LADDER
 
     _, (plain,) = run(tmp_path / "plain", [silicon()], settings())
     for index, step in enumerate(GPAW_LADDER):
@@ -154,19 +154,13 @@ def test_references_with_an_isolated_atom(tmp_path):
     kpts = {"size": [4, 4, 4], "gamma": True}  # fewer shift the equilibrium volume by more than 5 %
     label = settings({"mode": {"name": "pw", "ecut": 150}, "kpts": kpts}, isolated_atoms="compute")
     events: list[dict] = []
-    label_references(
-        silicon(seed=None),
-        label,
-        (-0.05, 0.0, 0.05),
-        symbols=["Si"],
-        store=tmp_path / "store",
-        out_structures=tmp_path / "references.extxyz",
-        out_isolated=tmp_path / "isolated_atoms.json",
-        progress=events.append,
-    )
-    energies = [a.get_potential_energy() for a in read_structures(tmp_path / "references.extxyz")]
+    references, isolated_file = tmp_path / "references.extxyz", tmp_path / "isolated_atoms.json"
+    common = {"store": tmp_path / "store", "progress": events.append}
+    label_references(silicon(seed=None), label, (-0.05, 0.0, 0.05), out=references, **common)
+    label_isolated_atoms(["Si"], label, out=isolated_file, **common)
+    energies = [a.get_potential_energy() for a in read_structures(references)]
     assert energies[1] < min(energies[0], energies[2])
-    isolated = read_json(tmp_path / "isolated_atoms.json")["Si"]
+    isolated = read_json(isolated_file)["Si"]
     cohesion = isolated - energies[1] / 2
     assert 3.5 < cohesion < 6.0  # 4.6 eV in PBE and experiment; low cutoff and k-mesh, and smearing, cost some of it
     assert len(events) == 4

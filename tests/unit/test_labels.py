@@ -20,11 +20,12 @@ from ase.constraints import FixAtoms
 from mlip.config import Guards, Label
 from mlip.extxyz import read_structures
 from mlip.files import read_json
-from mlip.labels import LabelError, LabelStore, label_references, label_structures
-from mlip.labels import calculators as calculators_module
+from mlip.labels import LabelError, LabelStore, label_isolated_atoms, label_references, label_structures
+from mlip.labels import identity as identity_module
 from mlip.labels.store import label_key
 
 TESTS = Path(__file__).parents[1]
+EMT_PATH = "ase.calculators.emt.EMT"
 SPRING = "fake_calculators.SpringCalculator"
 
 
@@ -54,7 +55,7 @@ class Bench:
         return len(self.calls_file.read_text().splitlines()) if self.calls_file.exists() else 0
 
     def settings(self, behaviours: dict | None = None, parameters: dict | None = None, **changes) -> Label:
-        base = {"behaviours": behaviours or {}, "calls": str(self.calls_file)}
+        base = {"behaviours": behaviours or {}, "logfile": str(self.calls_file)}
         return Label(calculator=SPRING, parameters=base | (parameters or {}), **changes)
 
     def label(self, structures: list[Atoms], settings: Label, shard: int = 0) -> tuple[list[dict], list[Atoms]]:
@@ -81,7 +82,7 @@ def test_labels_are_those_of_the_calculator(bench):
     copper.rattle(0.05, seed=1)
     copper.set_constraint(FixAtoms([0]))
     copper.info |= {"structure_id": "iter_02-rattle-000", "origin": "rattle", "iteration": 2}
-    records, (labelled,) = bench.label([copper], Label(calculator="ase.calculators.emt.EMT"))
+    records, (labelled,) = bench.label([copper], Label(calculator=EMT_PATH))
     copper.set_constraint()
     copper.calc = EMT()
     assert labelled.get_potential_energy() == copper.get_potential_energy()
@@ -146,7 +147,7 @@ def test_settings_and_versions_separate_labels(bench, monkeypatch):
     bench.label([chain(2)], bench.settings())
     bench.label([chain(2)], bench.settings(parameters={"k": 2.0}))
     assert bench.calls == 2
-    monkeypatch.setattr(calculators_module, "LABELLER_VERSION", 99)
+    monkeypatch.setattr(identity_module, "LABELLER_VERSION", 99)
     bench.label([chain(2)], bench.settings())
     assert bench.calls == 3
 
@@ -339,7 +340,7 @@ def test_settings_that_would_corrupt_labels_are_refused(bench, changes, message)
 
 def test_order_does_not_matter(bench, tmp_path):
     other = Bench(tmp_path / "other")
-    settings = Label(calculator="ase.calculators.emt.EMT")
+    settings = Label(calculator=EMT_PATH)
     structures = []
     for i in range(4):
         structures.append(bulk("Cu", cubic=True))
@@ -365,6 +366,16 @@ def test_silent_traps_are_reported():
     assert find_traps(bulk("Al"), "ase.calculators.emt.EMT", {}) == []
 
 
+def test_warnings_reach_the_log_and_the_records(bench, monkeypatch):
+    monkeypatch.setattr("mlip.labels.labeller.find_traps", lambda *_: ["odd number of electrons"])
+    records, _ = bench.label([chain(2)], bench.settings())
+    assert records[0]["warnings"] == ["odd number of electrons"]
+    assert bench.events[0]["warnings"] == "odd number of electrons"
+    bench.label([chain(2)], bench.settings())
+    assert bench.events[1]["cached"]
+    assert bench.events[1]["warnings"] == "odd number of electrons"
+
+
 SHARD_SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -374,7 +385,7 @@ from mlip.config import Label
 from mlip.labels import label_structures
 folder = Path(sys.argv[1])
 structures = [Atoms(f"Si{n}", [[2.5 * i, 0, 0] for i in range(n)], info={"structure_id": str(n)}) for n in range(2, 8)]
-parameters = {"calls": str(folder / "calls"), "seconds": 0.2}
+parameters = {"logfile": str(folder / "calls"), "seconds": 0.2}
 settings = Label(calculator="fake_calculators.SpringCalculator", parameters=parameters)
 label_structures(structures, settings, store=folder / "store", iteration=0, shard=0,
                  out_structures=folder / "s.extxyz", out_records=folder / "s.json", scratch=folder / "scratch")
@@ -423,41 +434,68 @@ def test_killing_the_shard_keeps_finished_labels_and_leaves_no_child(tmp_path):
     assert [r["cached"] for r in read_json(tmp_path / "s.json")["records"]].count(True) == finished
 
 
-def reference(bench: Bench, settings: Label, symbols=("Cu",)) -> None:
-    label_references(
-        bulk("Cu", cubic=True), settings, (-0.05, 0.0, 0.05), symbols=symbols, store=bench.store,
-        out_structures=bench.folder / "r.extxyz", out_isolated=bench.folder / "i.json", progress=bench.events.append,
-    )  # fmt: skip
+VOLUMES = (-0.1, -0.05, 0.0, 0.05, 0.1)
+
+
+def reference(bench: Bench, settings: Label, volumes=VOLUMES, a: float | None = None) -> Path:
+    out = bench.folder / "r.extxyz"
+    copper = bulk("Cu", cubic=True, a=a)
+    label_references(copper, settings, volumes, store=bench.store, out=out, progress=bench.events.append)
+    return out
+
+
+def isolated(bench: Bench, settings: Label, symbols=("Cu",)) -> dict[str, float]:
+    out = bench.folder / "i.json"
+    label_isolated_atoms(symbols, settings, store=bench.store, out=out, progress=bench.events.append)
+    return read_json(out)
 
 
 def test_references(bench):
-    reference(bench, Label(calculator="ase.calculators.emt.EMT", isolated_atoms="compute"))
-    copies = read_structures(bench.folder / "r.extxyz")
+    copies = read_structures(reference(bench, Label(calculator=EMT_PATH)))
     volume = bulk("Cu", cubic=True).get_volume()
-    assert [a.info["structure_id"] for a in copies] == [f"reference-eos-0{i}" for i in range(3)]
-    for atoms, change in zip(copies, (-0.05, 0.0, 0.05), strict=True):
+    assert [a.info["structure_id"] for a in copies] == [f"reference-eos-0{i}" for i in range(5)]
+    for atoms, change in zip(copies, VOLUMES, strict=True):
         assert atoms.get_volume() == pytest.approx(volume * (1 + change), rel=1e-12)
         assert atoms.info["relative_volume"] == change
         assert atoms.info["origin"] == "reference"
+    assert bench.events[-1]["done"] == bench.events[-1]["planned"] == 5
+
+
+def test_no_volumes_no_references(bench):
+    assert read_structures(reference(bench, Label(calculator=EMT_PATH), ())) == []
+    assert bench.events == []
+
+
+def test_references_without_a_minimum_stop_early(bench):
+    with pytest.raises(LabelError, match=r"assess.eos_volumes.*no energy minimum"):
+        reference(bench, Label(calculator=EMT_PATH), a=4.2)
+    assert not (bench.folder / "r.extxyz").exists()
+
+
+def test_isolated_atoms_given_computed_or_fitted(bench):
+    settings = Label(calculator=EMT_PATH)
+    assert isolated(bench, settings) == {}
+    assert isolated(bench, settings.model_copy(update={"isolated_atoms": {"Cu": -1.5}})) == {"Cu": -1.5}
+    with pytest.raises(LabelError, match=r"label.isolated_atoms: no energy for Ag"):
+        isolated(bench, settings.model_copy(update={"isolated_atoms": {"Cu": -1.5}}), symbols=("Cu", "Ag"))
+    assert bench.events == []
     lone = Atoms("Cu")
     lone.calc = EMT()
-    assert read_json(bench.folder / "i.json") == {"Cu": pytest.approx(lone.get_potential_energy(), abs=1e-12)}
-    assert bench.events[-1]["done"] == bench.events[-1]["planned"] == 4
+    computed = isolated(bench, settings.model_copy(update={"isolated_atoms": "compute"}), ("Cu", "Cu"))
+    assert computed == {"Cu": pytest.approx(lone.get_potential_energy(), abs=1e-12)}
+    assert bench.events[-1]["done"] == bench.events[-1]["planned"] == 1
 
 
-def test_isolated_atoms_given_or_fitted(bench):
-    settings = Label(calculator="ase.calculators.emt.EMT")
-    reference(bench, settings)
-    assert read_json(bench.folder / "i.json") == {}
-    reference(bench, settings.model_copy(update={"isolated_atoms": {"Cu": -1.5}}))
-    assert read_json(bench.folder / "i.json") == {"Cu": -1.5}
-    with pytest.raises(LabelError, match=r"label.isolated_atoms: no energy for Ag"):
-        reference(bench, settings.model_copy(update={"isolated_atoms": {"Cu": -1.5}}), symbols=("Cu", "Ag"))
+def test_isolated_atoms_have_parameters_of_their_own(bench):
+    changes = {"isolated_atoms": "compute", "isolated_atom_parameters": {"behaviours": {"1": "large"}}}
+    isolated(bench, bench.settings(**changes))
+    (path,) = bench.store.glob("??/*.json")
+    assert read_json(path)["parameters"]["behaviours"] == {"1": "large"}
 
 
 def test_references_must_all_succeed(bench):
     settings = Label(calculator=SPRING, parameters={"behaviours": {"4": "large"}})
-    with pytest.raises(LabelError, match=r"(?s)reference-eos-00: rejected.*reference-eos-02: rejected"):
+    with pytest.raises(LabelError, match=r"(?s)reference-eos-00: rejected.*reference-eos-04: rejected"):
         reference(bench, settings)
     assert not (bench.folder / "r.extxyz").exists()
 
@@ -465,6 +503,6 @@ def test_references_must_all_succeed(bench):
 def test_molecules_have_no_stress(bench):
     water = molecule("H2O")
     water.info["structure_id"] = "water"
-    records, (labelled,) = bench.label([water], Label(calculator="ase.calculators.emt.EMT"))
+    records, (labelled,) = bench.label([water], Label(calculator=EMT_PATH))
     assert records[0]["status"] == "ok"
     assert "stress" not in labelled.calc.results

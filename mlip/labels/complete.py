@@ -1,0 +1,44 @@
+"""Labels of which none may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ase import Atoms
+
+from mlip.config import Label
+from mlip.labels.calculators import LabelError
+from mlip.labels.labeller import Labeller, Outcome
+from mlip.labels.shard import Progress, report
+
+
+def label_all(
+    structures: Sequence[Atoms],
+    settings: Label,
+    *,
+    store: Path,
+    scratch: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Outcomes of ``structures``, none of which may fail.
+
+    Raises:
+        LabelError: naming all that failed.
+    """
+    outcomes, failed = [], []
+    with Labeller(settings, store, scratch) as labeller:
+        for atoms in structures:
+            outcome = labeller.label(atoms)
+            outcomes.append(outcome)
+            if outcome.status != "ok":
+                failed.append(f"{atoms.info['structure_id']}: {outcome.status}, {outcome.reason}")
+            elif outcome.settings_id != labeller.settings_id:
+                failed.append(f"{atoms.info['structure_id']}: escalated to other settings, {outcome.record['changed']}")
+            report(progress, len(outcomes), len(structures), atoms.info["structure_id"], outcome)
+    if failed:
+        raise LabelError(
+            "reference labels must all succeed, these did not; change `label.parameters`, `assess.eos_volumes` or"
+            " `label.isolated_atoms`:\n  " + "\n  ".join(failed)
+        )
+    return outcomes
