@@ -91,12 +91,12 @@ def _watch(process: subprocess.Popen[bytes], config: Config, results: Path, show
     last, shown = "", 0.0
     while process.poll() is None:
         status = read_status(config, results)
-        # While Snakemake runs, an end can only be one left over from an earlier run.
-        line = progress_line(status) if status.stop_reason is None else last
-        settled = line.rpartition(" · ")[0] or line  # the forecast ticks; it alone is no news
-        if settled != last or time.monotonic() - shown > HEARTBEAT_SECONDS:
-            show(line)
-            last, shown = settled, time.monotonic()
+        if status.stop_reason is None:  # else it is an end left over from an earlier run, or the table follows
+            line = progress_line(status)
+            settled = line.rpartition(" · ")[0]  # the forecast ticks; it alone is no news
+            if settled != last or time.monotonic() - shown > HEARTBEAT_SECONDS:
+                show(line)
+                last, shown = settled, time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL_SECONDS)
 
