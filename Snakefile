@@ -9,7 +9,7 @@ min_version("9.0")
 # file would silently take the demo's value.
 if not workflow.overwrite_configfiles:
 
-    configfile: "config/silicon.yaml"
+    configfile: f"{workflow.basedir}/config/silicon.yaml"
 
 
 include: "workflow/rules/common.smk"

@@ -59,7 +59,7 @@ def test_scf_that_never_converges_is_reported_and_stops_the_loop(workflow: Workf
 
 
 def test_missing_paw_setup_is_a_configuration_error(workflow: Workflow) -> None:
-    source = {"bulk": {"name": "U", "crystalstructure": "fcc", "a": 4.9, "cubic": False}}
+    source = {"bulk": {"name": "U", "crystalstructure": "fcc", "a": 4.9}}
     workflow.write_config(SILICON | {"structures": [source], "prepare": {"n_structures": 4}})
     done = workflow.snakemake("--cores", "1", "--retries", "0", f"{SHARD}.json", check=False)
     text = done.stdout + done.stderr
