@@ -20,20 +20,10 @@ from mlip.status_files import (
     read_failures,
     read_object,
 )
+from mlip.steps import STEPS
 
 State = Literal["done", "started", "failed", "waiting"]
 
-STEPS = (
-    "prepare_structures",
-    "label_references",
-    "label_structures",
-    "collect_dataset",
-    "train_committee",
-    "explore_walkers",
-    "score_frames",
-    "select_candidates",
-    "assess_potential",
-)
 FIRST_ONLY = ("prepare_structures", "label_references")
 OUTPUTS = {
     "prepare_structures": "candidates.extxyz",

@@ -16,19 +16,8 @@ import pandas as pd
 import xarray as xr
 
 from mlip.files import FileContentError, read_json
+from mlip.steps import STEPS
 from mlip.trajectory import TrajectoryError, read_netcdf
-
-STEPS = (
-    "prepare_structures",
-    "label_references",
-    "label_structures",
-    "collect_dataset",
-    "train_committee",
-    "explore_walkers",
-    "score_frames",
-    "select_candidates",
-    "assess_potential",
-)
 
 
 @dataclass(frozen=True)
