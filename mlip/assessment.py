@@ -138,6 +138,7 @@ def list_criteria(
     stopped = (exploration["n_exploded"] + exploration["n_uncertain"]) / max(exploration["n_walkers"], 1)
     criteria = [
         Criterion("force RMSE on new labels (eV/Å)", fresh.get("force_rmse"), settings.force_rmse),
+        Criterion("force RMSE over RMS force", _relative(fresh), settings.relative_force_rmse),
         Criterion(
             "coverage of the 95 % uncertainty", calibration.get("coverage"), settings.min_coverage, at_least=True
         ),
@@ -146,7 +147,7 @@ def list_criteria(
     if settings.audit_force_rmse is not None:
         # A frame that could not be labelled may have been the worst one: without it there is no bound.
         bound = None if audit.get("n_failed") else audit.get("interval", [None, None])[1]
-        criteria.insert(1, Criterion("audit force RMSE, upper bound (eV/Å)", bound, settings.audit_force_rmse))
+        criteria.insert(2, Criterion("audit force RMSE, upper bound (eV/Å)", bound, settings.audit_force_rmse))
     for name in ("lattice_constant", "bulk_modulus"):
         if name in properties:
             label = f"relative error of the {name.replace('_', ' ')}"
@@ -154,6 +155,11 @@ def list_criteria(
     if "eos_rmse" in properties:
         criteria.append(Criterion("RMSE of the equation of state (eV/atom)", properties["eos_rmse"], settings.eos_rmse))
     return criteria
+
+
+def _relative(fresh: Mapping[str, Any]) -> float | None:
+    """Force RMSE over the labels' RMS force: a target in eV/Å alone is met by no forces at all in a soft system."""
+    return fresh["force_rmse"] / fresh["force_rms"] if fresh.get("force_rms") else None
 
 
 def force_interval(squared: Sequence[float], confidence: float) -> list[float | None]:

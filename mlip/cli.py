@@ -142,8 +142,9 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
+        units = result.pop("units")
         for name, value in result.items():
-            typer.echo(f"{name:24s} {_short(value)}")
+            typer.echo(f"{name:14s} {_short(value):>10s} {units.get(name, '')}")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from mlip.values import find_number_text, merge_deeply
+from mlip.values import describe_problems, find_number_text, merge_deeply
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -234,9 +234,15 @@ class Assess(Section):
     audit_force_rmse: Positive | None = Field(
         0.15, description="Upper confidence bound of the force RMSE on audit frames, eV/Å; null for no such criterion."
     )
+    relative_force_rmse: Positive = Field(
+        0.3, description="The same over the RMS force of those structures: 1 is what predicting no forces would reach."
+    )
     confidence: float = Field(0.9, gt=0.5, lt=1, description="Confidence level of the audit interval.")
     min_coverage: Fraction = Field(0.8, description="Share of new force errors that the 95 % uncertainty must cover.")
-    lattice_constant: Positive = Field(0.003, description="Allowed relative error of the lattice constant.")
+    lattice_constant: Positive = Field(
+        0.003,
+        description="Allowed relative error of the lattice constant (cube root of the conventional cell's volume).",
+    )
     bulk_modulus: Positive = Field(0.05, description="Allowed relative error of the bulk modulus.")
     eos_rmse: Positive = Field(0.005, description="Allowed RMSE of the equation of state, eV/atom.")
     max_unstable_fraction: Fraction = Field(
@@ -244,7 +250,7 @@ class Assess(Section):
     )
     eos_volumes: tuple[RelativeVolume, ...] = Field(
         (-0.08, -0.05, -0.025, 0.0, 0.025, 0.05, 0.08),
-        description="Relative volumes of the reference equation of state; `[]` for slabs and molecules.",
+        description="Relative volumes of the first structure for the equation of state; `[]` for slabs and molecules.",
     )
 
     @field_validator("eos_volumes")
@@ -359,7 +365,7 @@ def parse_config(values: dict[str, Any], source: str = "config") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_describe(error, source)) from None
+        raise ConfigError(describe_problems(error, source, _keys())) from None
 
 
 def load_config(path: str | Path) -> Config:
@@ -377,16 +383,7 @@ def load_config(path: str | Path) -> Config:
     return parse_config(values, str(path))
 
 
-def _describe(error: ValidationError, source: str) -> str:
-    lines = [f"{source}: {error.error_count()} problem(s) in the configuration"]
-    for item in error.errors()[:20]:
-        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
-        value = repr(item["input"])
-        value = value if len(value) <= 60 else value[:57] + "..."
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message, value = "unknown key; see config/README.md for the keys that exist", ""
-        elif item["type"] == "missing":
-            message, value = "this key is required; see config/README.md", ""
-        lines.append(f"  {key}: {message}" + (f" (found {value})" if value and len(value) < 60 else ""))
-    return "\n".join(lines)
+def _keys() -> set[str]:
+    """Every key of every section, for suggestions."""
+    sections: list[type[Section]] = list(Section.__subclasses__())
+    return {name for section in sections for name in section.model_fields}

@@ -63,7 +63,7 @@ def run_loop(
                 process.wait()
     text = log.read_text(encoding="utf-8", errors="replace")
     if process.returncode:
-        raise WorkflowFailed(f"{_last_lines(text)}\n\nSnakemake failed; its whole log: {log}")
+        raise WorkflowFailed(f"{config_file}: {_explain(text)}\n\nAll that Snakemake said: {log}")
     # With a checkpoint in the plan Snakemake runs the empty rule `all` rather than saying so.
     return re.search(r"^Job \d+: ", text, re.MULTILINE) is not None
 
@@ -101,8 +101,15 @@ def _watch(process: subprocess.Popen[bytes], config: Config, results: Path, show
             process.wait(POLL_SECONDS)
 
 
-def _last_lines(text: str) -> str:
-    return "\n".join(text.rstrip().splitlines()[-LOG_TAIL:])
+def _explain(text: str) -> str:
+    """What to tell of a failed run: the last words of each failed step, else of Snakemake itself."""
+    words = {}
+    for rule, path in re.findall(r"Error in rule (\w+):.*?\n +log: (\S+)", text, re.DOTALL):
+        # A step's message for its user is the last paragraph of its log, after the traceback.
+        log = Path(path)
+        content = log.read_text(encoding="utf-8", errors="replace").strip() if log.is_file() else ""
+        words[rule] = f"{rule} failed\n{content.rpartition(chr(10) * 2)[2] or 'without a log'}\n(log: {path})"
+    return "\n\n".join(words.values()) or "\n".join(text.rstrip().splitlines()[-LOG_TAIL:])
 
 
 def read_summary(results: Path) -> dict[str, object]:

@@ -12,14 +12,25 @@ from ase.units import GPa
 from mlip.potential.interface import Potential, Prediction
 from mlip.uncertainty import coverage, rank_correlation
 
+UNITS = {
+    "energy_mae": "meV/atom",
+    "energy_rmse": "meV/atom",
+    "force_mae": "meV/Å",
+    "force_rmse": "meV/Å",
+    "force_rms": "meV/Å",
+    "stress_rmse": "GPa",
+}
+"""Units of what :func:`evaluate_potential` returns."""
+
 
 def evaluate_potential(potential: Potential, structures: Sequence[Atoms]) -> dict[str, Any]:
     """Errors against the labels that ``structures`` carry.
 
     Returns ``energy_mae``, ``energy_rmse`` (meV/atom), ``force_mae``, ``force_rmse`` (meV/Å, per
-    component), ``stress_rmse`` (GPa, None without stress labels), ``coverage`` (share of force
-    components within 1.96 calibrated standard deviations), ``spearman`` (rank correlation of
-    force uncertainty and force error per atom), ``n_structures`` and ``n_atoms``.
+    component), ``force_rms`` (the labels' own, meV/Å), ``stress_rmse`` (GPa, None without stress
+    labels), ``coverage`` (share of force components within 1.96 calibrated standard deviations),
+    ``spearman`` (rank correlation of force uncertainty and force error per atom),
+    ``n_structures``, ``n_atoms`` and ``units``.
 
     Raises:
         ValueError: for an empty list.
@@ -27,9 +38,9 @@ def evaluate_potential(potential: Potential, structures: Sequence[Atoms]) -> dic
     if not structures:
         raise ValueError("no structures to evaluate the potential on")
     errors = compare_with_labels(structures, potential.predict(structures))
-    milli = {name: 1e3 * errors[name] for name in ("energy_mae", "energy_rmse", "force_mae", "force_rmse")}
+    milli = {name: 1e3 * errors[name] for name in ("energy_mae", "energy_rmse", "force_mae", "force_rmse", "force_rms")}
     rest = {name: errors[name] for name in ("coverage", "spearman", "n_structures", "n_atoms")}
-    return milli | {"stress_rmse": errors["stress_rmse_gpa"]} | rest
+    return milli | {"stress_rmse": errors["stress_rmse_gpa"]} | rest | {"units": UNITS}
 
 
 def compare_with_labels(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -43,6 +54,7 @@ def compare_with_labels(structures: Sequence[Atoms], predictions: Sequence[Predi
         "energy_rmse": float(np.sqrt((energy**2).mean())),
         "force_mae": float(np.abs(forces).mean()),
         "force_rmse": float(np.sqrt((forces**2).mean())),
+        "force_rms": float(np.sqrt(np.mean(np.concatenate([a.get_forces() for a in structures]) ** 2))),
         "stress_rmse_gpa": _stress_rmse(pairs),
         "coverage": coverage(forces, std),
         "spearman": rank_correlation(std, np.linalg.norm(forces, axis=1)),

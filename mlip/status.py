@@ -34,6 +34,8 @@ OUTPUTS = {
     "assess_potential": "assessment.json",
 }
 MAX_ROWS = 8
+CHEAP_LABEL = 2.0
+"""Seconds a label, below which other steps take the time and labels forecast nothing."""
 MAX_FAILURES = 5
 
 
@@ -261,7 +263,9 @@ def _forecast(config: Config, root: Path, iteration: IterationStatus, now: float
 
 
 def _forecast_from_labels(config: Config, iteration: IterationStatus, began: float | None, now: float) -> float | None:
-    if began is None or not iteration.labels_done or now <= began:
+    if began is None or not 0 < iteration.labels_done < iteration.labels_planned or now <= began:
+        return None
+    if (now - began) / iteration.labels_done < CHEAP_LABEL:
         return None
     later = sum(config.at_iteration(number).select.n_structures for number in range(config.max_iterations - 1))
     return (now - began) / iteration.labels_done * (max(0, iteration.labels_planned - iteration.labels_done) + later)

@@ -119,8 +119,9 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
+    content = _read_bytes(path)
     try:
-        description = json.loads(_read_bytes(path))
+        description = json.loads(content)
     except ValueError as error:
         raise PotentialFileError(f"{path}: not valid JSON, probably truncated: {error}") from None
     version = description.get("format_version") if isinstance(description, dict) else None

@@ -7,7 +7,7 @@ from mlip.assessment import Criterion, decide_stop, force_interval, list_criteri
 from mlip.config import Assess, Budget
 
 GOOD_ERRORS = {
-    "fresh": {"force_rmse": 0.05},
+    "fresh": {"force_rmse": 0.05, "force_rms": 1.0},
     "audit": {"interval": [0.03, 0.06]},
     "calibration": {"coverage": 0.95},
 }
@@ -25,14 +25,14 @@ def verdicts(errors=GOOD_ERRORS, properties=GOOD_PROPERTIES, exploration=STABLE)
 
 def test_everything_good_passes() -> None:
     assert all(criterion.passed for criterion in verdicts())
-    assert len(verdicts()) == 7
+    assert len(verdicts()) == 8
 
 
 @pytest.mark.parametrize(
     ("part", "value", "failing"),
     [
-        ("errors", GOOD_ERRORS | {"fresh": {"force_rmse": 0.5}}, "force RMSE on new"),
-        ("errors", GOOD_ERRORS | {"fresh": None}, "force RMSE on new"),
+        ("errors", GOOD_ERRORS | {"fresh": {"force_rmse": 0.5, "force_rms": 9.0}}, "force RMSE on new"),
+        ("errors", GOOD_ERRORS | {"fresh": {"force_rmse": 0.05, "force_rms": 0.06}}, "over RMS force"),
         ("errors", GOOD_ERRORS | {"audit": {"interval": [None, None]}}, "audit"),
         ("errors", GOOD_ERRORS | {"calibration": {"coverage": 0.2}}, "coverage"),
         ("properties", GOOD_PROPERTIES | {"bulk_modulus": {"relative_error": 0.2}}, "bulk modulus"),
@@ -49,7 +49,7 @@ def test_each_criterion_can_fail(part: str, value: dict, failing: str) -> None:
 
 
 def test_systems_without_an_equation_of_state_are_not_gated_by_it() -> None:
-    assert len(verdicts(properties={})) == 4
+    assert len(verdicts(properties={})) == 5
 
 
 def test_audit_criterion_can_be_switched_off() -> None:

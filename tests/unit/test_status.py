@@ -150,6 +150,7 @@ def test_first_iteration_is_forecast_from_its_labels(loop):
     import os
 
     (loop / "iter_01").rename(loop.parent / "gone")
+    (loop / "iter_00" / "label_structures" / "shard_001.json").unlink()
     (loop / "iter_00" / "assess_potential" / "assessment.json").unlink()
     os.utime(loop / "iter_00" / "prepare_structures" / "candidates.extxyz", (1000, 1000))
     config = synthetic_config()

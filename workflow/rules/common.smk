@@ -21,6 +21,9 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 STRUCTURE_FILES = [source.file for source in CONFIG.structures if source.file]
+for missing in (file for file in STRUCTURE_FILES if not Path(file).is_file()):
+    raise WorkflowError(f"structures: no file {missing}; give a path relative to the working directory {Path.cwd()}")
+
 POTENTIAL_FILES = ("potential.safetensors", "potential.json", "training.json")
 
 
