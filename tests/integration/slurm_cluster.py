@@ -83,7 +83,11 @@ class SlurmCluster:
     @property
     def environment(self) -> dict[str, str]:
         """What a program needs to talk to this Slurm and no other."""
-        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        return {"SLURM_CONF": str(self._conf), "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+    @property
+    def _conf(self) -> Path:
+        return self.folder / "slurm.conf"
 
     def __enter__(self) -> SlurmCluster:
         try:
@@ -132,10 +136,16 @@ class SlurmCluster:
         port, *node_ports = free_ports(1 + len(NODES))
         nodes = [NODE.format(name=name, host=host, port=p) for name, p in zip(NODES, node_ports, strict=True)]
         content = SLURM_CONF.format(host=host, port=port, folder=self.folder, nodes="\n".join(nodes))
-        (self.folder / "slurm.conf").write_text(content)
+        self._conf.write_text(content)
         (self.folder / "gres.conf").write_text(GRES_CONF)
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         (self.folder / "state").mkdir()
+        # Snakemake's executor takes SLURM_CONF away from the srun inside jobs, which then looks in
+        # /etc/slurm; an installed Slurm is found there, this one is not.
+        srun = self.folder / "bin" / "srun"
+        srun.parent.mkdir()
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self._conf} exec {shutil.which("srun")} "$@"\n')
+        srun.chmod(0o755)
 
     def _start_munge(self) -> None:
         key, munge_socket = self.folder / "munge.key", self.folder / "munge.socket"
