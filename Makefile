@@ -9,6 +9,7 @@ BIN := .venv/bin
 # The set-up is done when the stamp of exactly these files and this folder exists.
 SETUP_FILES := pyproject.toml envs/constraints.txt envs/gpaw_siteconfig.py envs/install.sh
 STAMP := .venv/installed-$(shell { cat $(SETUP_FILES); pwd; } | sha256sum | cut -c 1-16)
+STAMP_MACE := $(subst .venv/,.venv-mace/,$(STAMP))
 
 # One thread a process: small matrices get slower with more, GPAW by a factor of ten.
 export OMP_NUM_THREADS := 1
@@ -16,17 +17,19 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke validate test lint format clean distclean
+.PHONY: help setup setup-mace demo smoke validate benchmark benchmark-report test lint format clean distclean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | \
 	    while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo "  Variables: CORES=$(CORES)  PYTHON=$(PYTHON)  GPAW_CXX=g++  PYTEST_ARGS="
 
 setup: $(STAMP) ## Make .venv with all pinned dependencies (GPAW is compiled)
 
-$(STAMP):
+setup-mace: $(STAMP_MACE) ## Make .venv-mace, for backend mace; with GPAW too: make setup-mace DFT=1
+
+$(STAMP) $(STAMP_MACE):
 	@bash envs/install.sh $@
 
 demo: $(STAMP) ## Run the loop for silicon with real GPAW labels
@@ -41,6 +44,16 @@ validate: $(STAMP) ## Hold the demo's potential against GPAW and test its stabil
 	@$(BIN)/snakemake --configfile config/silicon.yaml --cores $(CORES) --rerun-incomplete $(VALIDATION).json
 	@cat $(VALIDATION).md
 
+BENCHMARK := $(BIN)/snakemake -s tests/benchmarks/Snakefile --cores 1 --rerun-incomplete --keep-going
+
+# e.g. make benchmark BENCHMARK_CONFIG="data=FOLDER max_budget=60"; every run is a file of its own.
+benchmark: $(STAMP) ## Measure accuracy and speed beside MACE, NequIP and NEP (a night of one core)
+	@$(BENCHMARK) $(if $(BENCHMARK_CONFIG),--config $(BENCHMARK_CONFIG))
+	@echo "results/benchmarks/report/benchmarks.md"
+
+benchmark-report: $(STAMP) ## ... tables and pictures of its finished runs, into docs/
+	@$(BIN)/python tests/benchmarks/build_report.py --update-docs docs
+
 # `loadscope` keeps a module on one worker, so that a loop run once as a fixture stays one run;
 # pyproject.toml names the slowest folders first, and without reordering they start first.
 test: $(STAMP) ## Run all tests
@@ -49,18 +62,18 @@ test: $(STAMP) ## Run all tests
 lint: $(STAMP) ## Check format, style, types and rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakefmt --check Snakefile workflow tests/benchmarks/Snakefile
 	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
 format: $(STAMP) ## Put Python files and rules into their format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt Snakefile workflow
+	$(BIN)/snakefmt Snakefile workflow tests/benchmarks/Snakefile
 
 clean: ## Remove caches and the results of demo and smoke run; finished labels stay
 	rm -rf results/silicon results/copper .pytest_cache .ruff_cache .mypy_cache .hypothesis build
-	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-distclean: clean ## ... and .venv as well
-	rm -rf .venv *.egg-info
+distclean: clean ## ... and the environments as well
+	rm -rf .venv .venv-mace *.egg-info

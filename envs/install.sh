@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# Makes .venv with everything the pipeline needs (`make setup`): no root, no MPI, no libxc.
+# Makes .venv with everything the pipeline needs (`make setup`): no root, no MPI, no libxc. Or makes
+# .venv-mace (`make setup-mace`), the same with mace-torch, and without GPAW unless DFT is set.
 #
 #   bash envs/install.sh STAMP
 #
-# PYTHON is the interpreter to build on, GPAW_CXX the C++ compiler. pip's own variables
+# STAMP lies in the folder to make. PYTHON is the interpreter to build on, GPAW_CXX the C++ compiler. pip's own variables
 # (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) are respected: torch's CPU-only wheels, which are
 # smaller, come from an index given there. STAMP is written last, so a broken set-up is resumed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 stamp=${1:?usage: bash envs/install.sh STAMP}
-PATH=${PATH//"$PWD/.venv/bin:"/} # never build .venv with its own Python
+venv=${stamp%%/*}
+extras=(dft)
+if [ "$venv" = .venv-mace ]; then extras=(mace ${DFT:+dft}); fi
+PATH=${PATH//"$PWD/.venv/bin:"/} # never build an environment with another's Python
+PATH=${PATH//"$PWD/.venv-mace/bin:"/}
 python=${PYTHON:-python3}
 compiler=${GPAW_CXX:-g++}
-venv=.venv
 log=$venv/install.log
 
 fail() {
@@ -31,6 +35,7 @@ check_machine() {
         fail "'$python' is Python $version; 3.11 or newer is needed." "Name a newer one: make setup PYTHON=python3.12"
     "$python" -c 'import venv, ensurepip' 2>/dev/null ||
         fail "'$python' cannot make virtual environments." "On Debian or Ubuntu: apt-get install python3-venv"
+    if [[ " ${extras[*]} " != *" dft "* ]]; then return; fi
     command -v "$compiler" >/dev/null ||
         fail "no C++ compiler found as '$compiler'; GPAW is compiled during set-up." \
             "On Debian or Ubuntu: apt-get install g++. On a cluster: load a GCC module, or make setup GPAW_CXX=/path/to/g++"
@@ -92,6 +97,10 @@ check_gpaw() { # the compiled extension and the PAW datasets, not only the name
     "$venv/bin/python" -c 'import _gpaw; from gpaw.setup_data import SetupData; SetupData("Si", "PBE")'
 }
 
+check_mace() { # read as the package reads it, without switching torch's safe loading off
+    "$venv/bin/python" -c 'import mlip.potential.mace_network as m; m.require_mace()'
+}
+
 check_machine
 exec 9<envs/install.sh
 if command -v flock >/dev/null; then flock 9; fi # two set-ups of one tree take turns
@@ -110,12 +119,19 @@ torch=$(requirements base | grep '^torch==')
 
 step "[1/4] $torch (the largest download)" pip_install "$torch"
 step "[2/4] Snakemake, ASE, pymatgen, xarray and others" pip_install -r "$venv/requirements.txt"
-# GPAW: g++ also for the .c files, which hold C++; never from pip's cache, where a build with
-# other options may lie.
-requirements dft >"$venv/requirements.txt"
-GPAW_CONFIG=$PWD/envs/gpaw_siteconfig.py CC=$compiler CXX=$compiler GPAW_CXX=$compiler \
-    step "[3/4] GPAW, compiled with $compiler" pip_install --no-cache-dir -r "$venv/requirements.txt"
-step "      ... and tried" check_gpaw
+for extra in "${extras[@]}"; do
+    requirements "$extra" >"$venv/requirements.txt"
+    if [ "$extra" = dft ]; then
+        # GPAW: g++ also for the .c files, which hold C++; never from pip's cache, where a build
+        # with other options may lie.
+        GPAW_CONFIG=$PWD/envs/gpaw_siteconfig.py CC=$compiler CXX=$compiler GPAW_CXX=$compiler \
+            step "[3/4] GPAW, compiled with $compiler" pip_install --no-cache-dir -r "$venv/requirements.txt"
+        step "      ... and tried" check_gpaw
+    else
+        step "[3/4] mace-torch" pip_install -r "$venv/requirements.txt"
+        step "      ... and tried" check_mace
+    fi
+done
 step "[4/4] Ouroboros itself" pip_install --no-deps --editable .
 
 date -u '+%Y-%m-%dT%H:%M:%SZ' >"$stamp"

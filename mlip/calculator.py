@@ -9,7 +9,7 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from mlip.potential import Potential, load_potential
+from mlip.potential import Potential, Precision, load_potential
 
 
 class MLIPCalculator(Calculator):
@@ -18,13 +18,14 @@ class MLIPCalculator(Calculator):
     Besides ASE's properties ``results`` holds ``energy_std`` (eV), ``forces_std`` [n_atoms, 3]
     and ``force_uncertainty`` [n_atoms] (eV/Å); ``stress`` only for structures that are
     periodic in three directions. ASE hands the uncertainties out through :attr:`results`.
+    ``uncertainty=False`` leaves them out, and the members' own forces with them.
     """
 
     implemented_properties = ("energy", "free_energy", "forces", "stress")
 
-    def __init__(self, potential: Potential, **kwargs: Any) -> None:
+    def __init__(self, potential: Potential, *, uncertainty: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.potential = potential
+        self.potential, self.uncertainty = potential, uncertainty
 
     def calculate(
         self,
@@ -34,23 +35,26 @@ class MLIPCalculator(Calculator):
     ) -> None:
         """Evaluate the potential for ``atoms``; every property at once."""
         super().calculate(atoms, list(properties), list(system_changes))
-        prediction = self.potential.predict([self.atoms])[0]
+        prediction = self.potential.predict([self.atoms], uncertainty=self.uncertainty)[0]
         self.results = {
             "energy": prediction.energy,
             "free_energy": prediction.energy,
             "forces": prediction.forces,
-            "energy_std": prediction.energy_std,
-            "forces_std": prediction.forces_std,
-            "force_uncertainty": prediction.force_uncertainty,
         }
+        if self.uncertainty:
+            self.results["energy_std"] = prediction.energy_std
+            self.results["forces_std"] = prediction.forces_std
+            self.results["force_uncertainty"] = prediction.force_uncertainty
         if prediction.stress is not None:
             self.results["stress"] = prediction.stress
 
 
-def load_calculator(folder: str | Path, device: str = "cpu") -> MLIPCalculator:
-    """ASE calculator of the potential in ``folder``.
+def load_calculator(
+    folder: str | Path, device: str = "cpu", precision: Precision = "double", *, uncertainty: bool = True
+) -> MLIPCalculator:
+    """ASE calculator of the potential in ``folder``; ``precision="single"`` is meant for MD.
 
     Raises:
         PotentialFileError: when the files are missing, damaged or of an unknown version.
     """
-    return MLIPCalculator(load_potential(folder, device))
+    return MLIPCalculator(load_potential(folder, device, precision), uncertainty=uncertainty)

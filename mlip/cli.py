@@ -76,38 +76,51 @@ def train(
         Path | None, typer.Option(help="Validation set; without it a share of the data is held out.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration whose `train` section is used.")] = None,
+    settings_file: Annotated[
+        Path | None, typer.Option("--settings", help="JSON of a `train` section, instead of a configuration.")
+    ] = None,
+    isolated: Annotated[Path | None, typer.Option(help="JSON with the energy of an isolated atom per element.")] = None,
+    previous: Annotated[Path | None, typer.Option(help="Folder of a potential whose weights to start from.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, batches and held-out data.")] = 0,
     device: Device = "cpu",
     max_seconds: Annotated[
         float | None, typer.Option(help="Anneal to this time instead of to a number of steps.")
     ] = None,
+    progress_file: Annotated[Path | None, typer.Option("--progress", help="JSON to keep the progress in.")] = None,
 ) -> None:
-    """Train a committee on labelled structures."""
+    """Train a potential on labelled structures; on several GPUs with `torchrun … -m mlip train …`."""
     from mlip.config import Collect, Train, load_config
     from mlip.extxyz import read_structures
+    from mlip.files import read_json
+    from mlip.logs import report_progress
 
     try:
         settings = load_config(config).train if config else Train()
+        if settings_file is not None:
+            settings = Train(**read_json(settings_file))
         structures = read_structures(data)
         held_out = read_structures(valid) if valid else []
         if valid is None:
             structures, held_out = _hold_out(structures, Collect().valid_fraction, seed)
         from mlip.training import train_committee
 
-        train_committee(
+        result = train_committee(
             structures,
             held_out,
             settings,
             out,
             seed=seed,
             device=device,
+            isolated_energies=read_json(isolated) or None if isolated else None,
+            previous=previous,
             checkpoint=out / "checkpoint",
             max_seconds=max_seconds,
-            progress=lambda state: typer.echo(" ".join(f"{k}={_short(v)}" for k, v in state.items())),
+            progress=report_progress(progress_file),
         )
     except (ValueError, OSError) as error:
         _fail(error)
-    typer.echo(f"Potential: {out}")
+    if result:  # one process of several reports
+        typer.echo(f"Potential: {out}")
 
 
 def _short(value: object) -> str:
@@ -145,6 +158,25 @@ def evaluate(
         units = result.pop("units")
         for name, value in result.items():
             typer.echo(f"{name:14s} {_short(value):>10s} {units.get(name, '')}")
+
+
+@app.command()
+def export(
+    potential: Annotated[Path, typer.Argument(help="Folder of the potential.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    to: Annotated[str, typer.Option("--format", help="pt2 (torch alone), lammps or torchsim.")] = "pt2",
+    aot: Annotated[bool, typer.Option("--aot", help="pt2: compile for this processor, twice as fast to run.")] = False,
+    float32: Annotated[bool, typer.Option("--float32", help="pt2: single precision.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Write a potential for use in other codes, with a script that runs it (docs/deployments.md)."""
+    from mlip.deployments.formats import export_potential
+
+    try:
+        for path in export_potential(potential, out, to, compiled=aot, single=float32, device=device):
+            typer.echo(path)
+    except (ValueError, TypeError, OSError) as error:
+        _fail(error)
 
 
 @app.command()

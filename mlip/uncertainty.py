@@ -1,4 +1,9 @@
-"""Calibrated uncertainty from the spread of a committee."""
+"""Calibrated uncertainty from raw spreads, whoever makes them.
+
+A committee's raw spread is the standard deviation of its members, the last layer's is that of
+its posterior (:mod:`mlip.potential.last_layer`). Both pass through the same conformal
+calibration, per element, on held-out data.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +21,20 @@ MIN_COMPONENTS = 60
 """Force components below which an element's own scale is not trusted."""
 PRIOR_ENERGIES = 5.0
 """Weight, in structures, of the force scale in the energy scale."""
+SHIFT_QUANTILES = (50, 95, 99)
+"""Percentiles of the validation spread that are kept as a reference."""
 SMALL_SAMPLE_INFLATION = 1.5
 """Factor on scales that rest on training data because there is no validation data."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Factors from committee spread to standard deviation, and how well they did.
+    """Factors from raw spread to standard deviation, and how well they did.
 
     Attributes:
         force_scale: factor on the force spread, per element.
         force_floor: eV/Å, added to the force spread in quadrature: four members agree by
-            accident now and then.
+            accident now and then. Raw spreads are in eV/Å and eV.
         energy_scale: factor on the energy spread.
         n: force components that the fit rests on.
         coverage: share of those within the 95 % interval, per component.
@@ -43,19 +50,26 @@ class Calibration:
     spearman: float | None = None
     source: str = "none"
 
-    def force_std(self, symbols: Sequence[str], forces_members: np.ndarray) -> np.ndarray:
-        """Calibrated standard deviation per component, [n_atoms, 3], from [n_members, n_atoms, 3].
+    def scale_forces(self, symbols: Sequence[str], spread: np.ndarray) -> np.ndarray:
+        """Calibrated standard deviation per component, [n_atoms, 3], from raw spreads [n_atoms].
 
         The three components of an atom share one value: it is independent of the frame of
         reference, and steadier than three estimates from a handful of members.
         """
-        spread = np.sqrt(_spread(forces_members) ** 2 + self.force_floor**2)
         scale = np.array([self.force_scale.get(s, 1.0) for s in symbols])
-        return np.repeat((scale * spread)[:, None], 3, axis=1)
+        return np.repeat((scale * np.sqrt(spread**2 + self.force_floor**2))[:, None], 3, axis=1)
+
+    def scale_energy(self, spread: float) -> float:
+        """Calibrated standard deviation (eV) of the energy from its raw spread (eV)."""
+        return float(self.energy_scale * spread)
+
+    def force_std(self, symbols: Sequence[str], forces_members: np.ndarray) -> np.ndarray:
+        """The same from the members of a committee, [n_members, n_atoms, 3]."""
+        return self.scale_forces(symbols, force_spread(forces_members))
 
     def energy_std(self, energy_members: np.ndarray) -> float:
-        """Calibrated standard deviation (eV) of the energy, from [n_members]."""
-        return float(self.energy_scale * np.std(energy_members, ddof=1))
+        """Calibrated standard deviation (eV) of the energy from the members, [n_members]."""
+        return self.scale_energy(energy_spread(energy_members))
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON-serialisable dictionary."""
@@ -68,11 +82,20 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Raw spreads of one structure: ``forces`` [n_atoms] (eV/Å, per component) and ``energy`` (eV)."""
+
+    forces: np.ndarray
+    energy: float
+
+
+@dataclass(frozen=True)
 class Residuals:
     """Errors and raw spreads of predictions, pooled over structures.
 
     ``symbols`` [n_atoms], ``force_errors`` [n_atoms, 3] (eV/Å), ``force_spread`` [n_atoms]
-    (eV/Å), ``energy_errors`` and ``energy_spread`` [n_structures] (eV).
+    (eV/Å), ``energy_errors`` and ``energy_spread`` [n_structures] (eV), ``structures`` [n_atoms]:
+    index of the structure.
     """
 
     symbols: np.ndarray
@@ -80,6 +103,36 @@ class Residuals:
     force_spread: np.ndarray
     energy_errors: np.ndarray
     energy_spread: np.ndarray
+    structures: np.ndarray
+
+    def take(self, chosen: np.ndarray) -> Residuals:
+        """Those of the structures where ``chosen`` [n_structures] is true."""
+        atoms = chosen[self.structures]
+        return Residuals(
+            self.symbols[atoms],
+            self.force_errors[atoms],
+            self.force_spread[atoms],
+            self.energy_errors[chosen],
+            self.energy_spread[chosen],
+            (np.cumsum(chosen) - 1)[self.structures[atoms]],
+        )
+
+
+def pool_residuals(
+    symbols: Sequence[Sequence[str]],
+    force_errors: Sequence[np.ndarray],
+    energy_errors: Sequence[float],
+    spreads: Sequence[Spread],
+) -> Residuals:
+    """Pool errors (``force_errors`` [n_atoms, 3]) and raw spreads, one entry per structure."""
+    return Residuals(
+        np.concatenate([np.asarray(s, dtype=str) for s in symbols]),
+        np.concatenate(force_errors),
+        np.concatenate([s.forces for s in spreads]),
+        np.array(energy_errors, dtype=float),
+        np.array([s.energy for s in spreads]),
+        np.repeat(np.arange(len(symbols)), [len(s) for s in symbols]),
+    )
 
 
 def collect_residuals(
@@ -90,12 +143,11 @@ def collect_residuals(
     energy_members: Sequence[np.ndarray],
 ) -> Residuals:
     """Pool labels (``forces`` [n_atoms, 3], ``energies``) and member predictions, one entry per structure."""
-    return Residuals(
-        np.concatenate([np.asarray(s, dtype=str) for s in symbols]),
-        np.concatenate([m.mean(0) - f for m, f in zip(forces_members, forces, strict=True)]),
-        np.concatenate([_spread(m) for m in forces_members]),
-        np.array([m.mean() - e for m, e in zip(energy_members, energies, strict=True)]),
-        np.array([np.std(m, ddof=1) for m in energy_members]),
+    return pool_residuals(
+        symbols,
+        [m.mean(0) - f for m, f in zip(forces_members, forces, strict=True)],
+        [float(m.mean() - e) for m, e in zip(energy_members, energies, strict=True)],
+        [Spread(force_spread(f), energy_spread(e)) for f, e in zip(forces_members, energy_members, strict=True)],
     )
 
 
@@ -146,9 +198,64 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     return float(spearmanr(first, second).statistic)
 
 
-def _spread(members: np.ndarray) -> np.ndarray:
-    """Spread per atom [n_atoms] of [n_members, n_atoms, 3]: root mean square over the components."""
+def force_spread(members: np.ndarray) -> np.ndarray:
+    """Spread per atom [n_atoms] of [n_members, n_atoms, 3]: RMS over the components; NaN for one member."""
+    if len(members) < 2:
+        return np.full(members.shape[1], np.nan)
     return np.sqrt(np.mean(np.var(members, axis=0, ddof=1), axis=-1))
+
+
+def energy_spread(members: np.ndarray) -> float:
+    """Spread of the members' energies [n_members]; NaN for one member."""
+    return float(np.std(members, ddof=1)) if len(members) > 1 else float("nan")
+
+
+def measure_quality(residuals: Residuals) -> dict[str, Any]:
+    """How well spreads announce errors, on structures that the scales were not fitted to.
+
+    Two-fold: each half of the structures is judged with the calibration of the other half.
+    Returns ``coverage`` of the force components, ``energy_coverage``, ``spearman`` (rank
+    correlation of uncertainty and force error per atom), ``sharpness`` (mean calibrated standard
+    deviation over the RMS error: the smaller at equal coverage, the better), ``n_atoms``, and
+    under ``elements`` the same of each element.
+    """
+    n = len(residuals.energy_errors)
+    half = np.arange(n) % 2 == 0
+    folds = [(half, ~half), (~half, half)] if n > 1 else [(half, half)]
+    std, inside = np.zeros(len(residuals.symbols)), np.zeros(n, dtype=bool)
+    for fitted, judged in folds:
+        calibration, rest = fit_calibration(residuals.take(fitted)), residuals.take(judged)
+        std[judged[residuals.structures]] = calibration.scale_forces(rest.symbols.tolist(), rest.force_spread)[:, 0]
+        inside[judged] = np.abs(rest.energy_errors) <= QUANTILE * calibration.energy_scale * rest.energy_spread
+    groups = {s: residuals.symbols == s for s in sorted(set(residuals.symbols.tolist()))}
+    return {
+        **_quality(residuals.force_errors, std),
+        "energy_coverage": float(inside.mean()),
+        "elements": {s: _quality(residuals.force_errors[own], std[own]) for s, own in groups.items()},
+    }
+
+
+def _quality(errors: np.ndarray, std: np.ndarray) -> dict[str, Any]:
+    rms = float(np.sqrt(np.mean(errors**2)))
+    return {
+        "coverage": coverage(errors, std),
+        "spearman": rank_correlation(std, np.linalg.norm(errors, axis=1)),
+        "sharpness": float(std.mean()) / max(rms, 1e-12),
+        "n_atoms": len(errors),
+    }
+
+
+def describe_shift(spread: np.ndarray) -> dict[str, float]:
+    """Quantiles of validation spreads: what is normal, for comparison with an exploration."""
+    return {f"{q}": float(np.quantile(spread, q / 100)) for q in SHIFT_QUANTILES}
+
+
+def measure_shift(reference: Mapping[str, float], spread: np.ndarray) -> dict[str, float]:
+    """Share of ``spread`` above each quantile of ``reference`` (:func:`describe_shift`).
+
+    Data like the validation data give 0.5, 0.05 and 0.01; more means a shift of distribution.
+    """
+    return {name: float(np.mean(np.asarray(spread) > value)) for name, value in reference.items()}
 
 
 def _conformal_quantile(ratios: np.ndarray) -> float:

@@ -11,18 +11,36 @@ with log_step(snakemake.log[0], snakemake.threads):
     from mlip.extxyz import read_structures
     from mlip.files import read_json
     from mlip.training import train_committee
+    from mlip.training.launch import count_gpus, train_with_processes
 
     torch.set_num_threads(snakemake.threads)
     out = Path(snakemake.output.weights).parent
-    train_committee(
-        read_structures(snakemake.input.train),
-        read_structures(snakemake.input.valid),
-        Train(**snakemake.params.settings["train"]),
-        out,
-        seed=snakemake.params.seed,
-        device=pick_device(),
-        isolated_energies=read_json(snakemake.input.isolated) or None,
-        # Beside the outputs, which Snakemake deletes when a killed training starts again.
-        checkpoint=out / "checkpoint",
-        progress=report_progress(out / "training.progress.json"),
-    )
+    settings = Train(**snakemake.params.settings["train"])
+    previous = Path(snakemake.input.previous[0]).parent if snakemake.input.previous else None
+    device, n_gpus = pick_device(), count_gpus(dict(snakemake.resources.items()))
+    if n_gpus > 1 and settings.backend == "ace":
+        train_with_processes(
+            n_gpus,
+            Path(snakemake.input.train),
+            Path(snakemake.input.valid),
+            settings,
+            out,
+            seed=snakemake.params.seed,
+            device=device,
+            isolated=Path(snakemake.input.isolated),
+            previous=previous,
+        )
+    else:
+        train_committee(
+            read_structures(snakemake.input.train),
+            read_structures(snakemake.input.valid),
+            settings,
+            out,
+            seed=snakemake.params.seed,
+            device=device,
+            isolated_energies=read_json(snakemake.input.isolated) or None,
+            previous=previous,
+            # Beside the outputs, which Snakemake deletes when a killed training starts again.
+            checkpoint=out / "checkpoint",
+            progress=report_progress(out / "training.progress.json"),
+        )

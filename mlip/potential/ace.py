@@ -1,29 +1,38 @@
-"""Committee of atomic-cluster-expansion networks with analytic forces.
+r"""Committee of atomic-cluster-expansion networks with analytic forces.
 
-For an atom i of species z the neighbour density is expanded in a fixed basis,
+**Density.** The neighbours j of atom i, by species s, in a fixed basis:
 
-    A_i[s, n, lm] = sum over neighbours j of species s of B_n(r_ij) Y_lm(r_ij / |r_ij|),
+    A_i[lm, sn] = sum over j of species s of B_n(r_ij) Y_lm(r_ij / |r_ij|).
 
-and mixed into K learned fields on the unit sphere,
+**Fields.** For centre species z, K learned functions on the unit sphere:
 
-    u_k(g) = sum_{s,n,lm} W_z[l, (s,n), k] A_i[s, n, lm] Y_lm(g).
+    u_k(g) = sum_{lm} U_i[lm, k] Y_lm(g),     U_i[lm, k] = sum_{sn} A_i[lm, sn] W_z[l, sn, k].
 
-Integrals of powers of a field over the sphere are rotation invariant and of body order
-power + 1 (Drautz, Phys. Rev. B 99, 014104 (2019), whose product basis this is in a
+**Invariants.** Integrals of powers of a field over the sphere are rotation invariant and of body
+order power + 1 (Drautz, Phys. Rev. B 99, 014104 (2019), whose product basis this is in a
 tensor-decomposed form; Darby et al., Phys. Rev. Lett. 131, 028001 (2023)):
 
-    M_1k = integral of u_k,   M_2kl = |u_k|_l^2 (resolved by l),   M_nk = integral of u_k^n, n > 2.
+    M_1 = U[00],   M_2l = sum_m U[lm]^2,   M_nu = sum_lm U[lm] T_nu[lm],   T_nu = integral of Y_lm u^(nu-1).
 
-A quadrature of the sphere gives them exactly. Scaled roots of them feed a small network R:
+A Lebedev quadrature of the sphere gives T exactly. Roots of matching degree, scaled to unit
+variance over the training data, are the features x_i (:mod:`mlip.potential.invariants`).
 
-    E_i = E0_z + g(rho_i) (shift_z + scale R_z(M)) + ZBL,   g = 1 - exp(-c_z rho_i),
+**Messages.** Layer t > 1 sees, beside A, what the neighbours' features say (scalar messages, as in
+Batatia et al., MACE, arXiv:2206.07697, with 0e hidden features), and forms fields and invariants of both:
 
-with rho_i = sum_j (1 - (r_ij/r_cut)^2)^3, so that a lone atom has energy E0 exactly. The
-only derivative that automatic differentiation has to take is G = dE/dA; the force on
-the edge ij is the contraction of G with dA/dr_ij, a batched matrix product.
+    A'_i[lm, k] = sum_j R_k(r_ij) Y_lm h_jk,   h_j = tanh(x_j V_z),   R_k = sum_n B_n(r) C_z[sn, k].
 
-Every weight has a leading committee dimension: all members are evaluated at once on the
-same density.
+**Energy.** Of each member p, with a perceptron N_p on the features of all layers:
+
+    E_i = E0_z + g(rho_i) (shift_z + scale (N_p(x_i) + a_p . x_i)) + ZBL,   g = 1 - exp(-c_z rho_i),
+
+with rho_i = sum_j (1 - (r_ij/r_cut)^2)^3, so that a lone atom has energy E0 exactly.
+
+**Forces.** The chain rule backwards, written out: dE/dx, dE/dM, dE/dU, G = dE/dA (and dE/dA'), and along
+each edge dE/dr_ij = sum_lm,sn G dA/dr_ij. Everything is a product of dense arrays, so that training takes one
+derivative, of the loss, and MD none. dM_nu/dU = nu T_nu: the quadrature is not needed again.
+
+Members share fields and messages and differ in their perceptrons: four of them cost little more than one.
 """
 
 from __future__ import annotations
@@ -31,21 +40,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from mlip.potential.basis import sphere_quadrature, spherical_harmonics
+from mlip.potential.edges import contract_edges, contract_messages, gather_messages
 from mlip.potential.environments import Environments
+from mlip.potential.invariants import compress, compress_slope, form_invariants
 
 SATURATION = 7.0
 """c_z rho at the sparsest training environment: g is 0.999 there and beyond."""
-ROOT_FLOOR = 0.5
-"""Below this size, relative to a typical value, roots of invariants turn linear."""
-RADIAL_PRIOR = 0.3
+RADIAL_PRIOR = 1.0
 """Damping of the initial weight of the n-th radial function: (1 + RADIAL_PRIOR n^2)^(-1/2)."""
+FOUR_PI_ROOT = math.sqrt(4.0 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -59,89 +68,81 @@ class Size:
     n_channels: int
     body_order: int
     hidden: tuple[int, ...]
+    n_layers: int = 1
+
+    @property
+    def n_density(self) -> int:
+        """Radial functions of all neighbour species."""
+        return self.n_species * self.n_radial
+
+    @property
+    def powers(self) -> range:
+        """Powers nu of the invariants that need the quadrature."""
+        return range(3, self.body_order)
+
+    @property
+    def n_pairs(self) -> int:
+        """Squared invariants of one channel, one for each l."""
+        return self.l_max + 1 if self.body_order > 2 else 0
+
+    @property
+    def n_invariants(self) -> int:
+        """Invariants of one atom and layer."""
+        return self.n_channels * (1 + self.n_pairs + len(self.powers))
 
     @property
     def n_features(self) -> int:
-        """Invariants of one atom."""
-        per_channel = 1 + (self.l_max + 1 if self.body_order > 2 else 0) + max(self.body_order - 3, 0)
-        return self.n_channels * per_channel
+        """Features of one atom, of all layers."""
+        return self.n_layers * self.n_invariants
+
+    @property
+    def n_last(self) -> int:
+        """Weights per species and member in which an atomic energy is linear."""
+        return (self.hidden[-1] if self.hidden else self.n_features) + self.n_features
 
 
-def compute_density(environments: Environments) -> Tensor:
-    """Density A [LM, N, S*n_radial] of every atom."""
-    slots = environments.slots
-    parts = [
-        torch.bmm(environments.angular[:, a:b].transpose(1, 2), environments.radial[:, a:b])
-        for a, b in itertools.pairwise(slots)
-    ]
-    return torch.cat(parts, -1).permute(1, 0, 2)
+@dataclass(frozen=True)
+class Layer:
+    """What the way back needs of a layer.
 
-
-def contract_edges(environments: Environments, gradient: Tensor) -> Tensor:
-    """dE_i/dr_ij [N, M, P, 3] from G = dE/dA [P, LM, N, S*n_radial]."""
-    n_members, n_angular, n_rows, n_density = gradient.shape
-    g = gradient.permute(2, 3, 0, 1).reshape(n_rows, n_density, n_members * n_angular)
-    slots, n_radial = environments.slots, environments.radial.shape[-1]
-    tangential, radial = [], []
-    for s, (a, b) in enumerate(itertools.pairwise(slots)):
-        own = g[:, s * n_radial : (s + 1) * n_radial]
-        tangential.append(torch.bmm(environments.radial[:, a:b], own))
-        radial.append(torch.bmm(environments.radial_slope[:, a:b], own))
-    shape = (n_rows, slots[-1], n_members, n_angular)
-    along = torch.matmul(torch.cat(radial, 1).view(shape), environments.angular[..., None])
-    across = torch.matmul(torch.cat(tangential, 1).view(shape), environments.angular_slope.transpose(2, 3))
-    return across + along * environments.direction[:, :, None, :]
-
-
-class _HomogeneousProduct(torch.autograd.Function):
-    """M = <a, t(a)> for t homogeneous of degree nu - 1 and the gradient of a potential: dM/da = nu t.
-
-    The gradient of M costs no operation on the quadrature; t stays in the graph, so that the
-    derivative of this gradient, needed to train on forces, is right too.
+    ``fields`` U [LM, N, K], ``products`` T_nu each [LM, N, K], ``scaled`` invariants [N, F],
+    ``weight`` W of U = A W [S, LM, C, K], ``features`` x [N, F]; of layers beyond the first also
+    ``messages`` h [N, K] and the radial functions ``radial``, ``radial_slope`` of messages [N, K, M].
     """
 
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, t: Tensor, nu: int) -> Tensor:
-        ctx.save_for_backward(t)
-        ctx.nu = nu
-        return (a * t).sum(1, keepdim=True)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (t,) = ctx.saved_tensors
-        return ctx.nu * grad * t, None, None
+    fields: Tensor
+    products: list[Tensor]
+    scaled: Tensor
+    weight: Tensor
+    features: Tensor | None = None
+    messages: Tensor | None = None
+    radial: Tensor | None = None
+    radial_slope: Tensor | None = None
 
 
-def sum_forces(environments: Environments, edges: Tensor) -> Tensor:
-    """Forces [N, P, 3] from dE_i/dr_ij [N, M, P, 3]: each edge pulls on both of its atoms."""
-    flat = edges.reshape(-1, *edges.shape[2:])
-    return edges.sum(1).index_add(0, environments.neighbors.reshape(-1), flat, alpha=-1.0)
+@dataclass(frozen=True)
+class Atomic:
+    """Atomic energies [P, N] beyond E0 and repulsion, dE/d(features) and dE/d(rho) of every member or of the mean.
+
+    ``last`` [P, N, n_last] is dE_i / d(last layer's weights), where it was asked for.
+    """
+
+    energies: Tensor
+    d_features: Tensor
+    d_rho: Tensor
+    last: Tensor | None = None
 
 
-def sum_virials(environments: Environments, edges: Tensor, n_structures: int) -> Tensor:
-    """dE/d(strain) [n_structures, P, 3, 3] (eV) from dE_i/dr_ij [N, M, P, 3]."""
-    n_rows, n_slots, n_members, _ = edges.shape
-    vectors = environments.direction * environments.distance[..., None]
-    atomic = torch.bmm(edges.reshape(n_rows, n_slots, -1).transpose(1, 2), vectors)
-    total = atomic.new_zeros((n_structures, n_members * 3, 3)).index_add(0, environments.structure, atomic)
-    total = total.view(n_structures, n_members, 3, 3)
-    return 0.5 * (total + total.transpose(-1, -2))
-
-
-def _sphere_constants(size: Size) -> dict[str, Tensor]:
-    """Harmonics on the quadrature [G, LM], their weighted transpose [LM, G], sums over m [l_max+1, LM]."""
-    points, weights = sphere_quadrature(max(size.body_order - 1, 1) * size.l_max)
-    harmonics = spherical_harmonics(torch.from_numpy(points), size.l_max)[0]
-    degree = torch.tensor([d for d in range(size.l_max + 1) for _ in range(2 * d + 1)])
-    return {
-        "harmonics": harmonics,
-        "projection": harmonics.T.contiguous() * torch.from_numpy(weights / (4 * math.pi)),
-        "multiplets": torch.nn.functional.one_hot(degree).double().T.contiguous(),
-    }
+def grouped_matmul(x: Tensor, weight: Tensor, groups: Sequence[int]) -> Tensor:
+    """x [..., N, a] times weight [S, ..., a, b] of each row's species; rows are sorted by species."""
+    if len(weight) == 1:
+        return torch.matmul(x, weight[0])
+    parts = [torch.matmul(x[..., a:b, :], w) for w, (a, b) in zip(weight, itertools.pairwise(groups), strict=True)]
+    return torch.cat(parts, -2)
 
 
 class CommitteeNetwork(nn.Module):
-    """Atomic energies of all members from the density; see the module's docstring."""
+    """Atomic energies of all members and their derivatives along edges; see the module's docstring."""
 
     density_mean: Tensor
     density_weight: Tensor
@@ -154,39 +155,40 @@ class CommitteeNetwork(nn.Module):
     degree: Tensor
     harmonics: Tensor
     projection: Tensor
-    multiplets: Tensor
+    cutoff_function: Tensor
 
     def __init__(self, size: Size, seed: int) -> None:
         super().__init__()
         self.size = size
         generator = torch.Generator().manual_seed(seed)
-        p, s, density = size.n_members, size.n_species, size.n_species * size.n_radial
+        p, s, k, n_layers = size.n_members, size.n_species, size.n_channels, size.n_layers
+        widths = (size.n_features, *size.hidden)
+        inputs = [size.n_density + (k if t else 0) for t in range(n_layers)]
 
         def normal(*shape: int, std: float) -> nn.Parameter:
             return nn.Parameter(torch.randn(shape, generator=generator) * std)
 
-        self.mix = normal(s, p, size.l_max + 1, density, size.n_channels, std=1.0)
-        widths = (size.n_features, *size.hidden)
+        self.mix = nn.ParameterList(normal(s, size.l_max + 1, c, k, std=1.0) for c in inputs)
+        self.message = nn.ParameterList(normal(s, size.n_invariants, k, std=widths[0] ** -0.5) for _ in inputs[1:])
+        self.message_radial = nn.ParameterList(normal(s, size.n_density, k, std=1.0) for _ in inputs[1:])
         self.weights = nn.ParameterList(normal(s, p, a, b, std=a**-0.5) for a, b in itertools.pairwise(widths))
-        self.biases = nn.ParameterList(normal(s, p, 1, b, std=0.3) for b in size.hidden)
-        self.output = normal(s, p, size.hidden[-1] if size.hidden else size.n_features, 1, std=0.1)
+        self.biases = nn.ParameterList(normal(s, p, b, std=0.3) for b in size.hidden)
+        self.output = normal(s, p, widths[-1], 1, std=0.1)
         self.linear = nn.Parameter(torch.zeros(s, p, size.n_features, 1))
         for name, shape, fill in (
-            ("density_mean", (s, density), 0.0),
-            ("density_weight", (s, size.l_max + 1, density), 1.0),
-            ("invariant_scale", (s, p, size.n_features), 1.0),
-            ("feature_mean", (s, p, size.n_features), 0.0),
-            ("feature_scale", (s, p, size.n_features), 1.0),
+            ("density_mean", (n_layers, s, max(inputs)), 0.0),
+            ("density_weight", (n_layers, s, size.l_max + 1, max(inputs)), 1.0),
+            ("invariant_scale", (n_layers, s, size.n_invariants), 1.0),
+            ("feature_mean", (n_layers, s, size.n_invariants), 0.0),
+            ("feature_scale", (n_layers, s, size.n_invariants), 1.0),
             ("saturation", (s,), 1.0),
             ("shift", (s,), 0.0),
             ("scale", (), 1.0),
         ):
             self.register_buffer(name, torch.full(shape, fill))
-        degree = torch.tensor([d for d in range(size.l_max + 1) for _ in range(2 * d + 1)])
-        self.register_buffer("degree", degree, persistent=False)
-        self._constants = _sphere_constants(size)
+        self._constants = _constants(size)
         for name, value in self._constants.items():
-            self.register_buffer(name, value.float(), persistent=False)
+            self.register_buffer(name, value.float() if value.is_floating_point() else value, persistent=False)
 
     def double(self) -> CommitteeNetwork:
         """In float64, quadrature included: its float32 rounding would break rotation invariance."""
@@ -195,96 +197,225 @@ class CommitteeNetwork(nn.Module):
             setattr(self, name, value.to(self.degree.device))
         return self
 
-    def invariants(self, density: Tensor, species: int) -> Tensor:
-        """Invariants [P, N, F] of atoms of one species with density [P, LM, N, C]."""
-        p, n_angular, n, _ = density.shape
-        k = self.size.n_channels
-        weight = (self.mix[species] * self.density_weight[species, :, :, None])[:, self.degree]
-        fields = torch.matmul(density, weight)
-        offset = torch.matmul(self.density_mean[species], weight[:, 0])
-        fields = torch.cat((fields[:, :1] - offset[:, None, None], fields[:, 1:]), 1).reshape(p, n_angular, n * k)
-        parts = [fields[:, :1]]
-        if self.size.body_order > 2:
-            parts.append(torch.matmul(self.multiplets, fields**2))
-        if self.size.body_order > 3:
-            values = torch.matmul(self.harmonics, fields)
-            power = values
-            for nu in range(3, self.size.body_order):
-                power = power * values
-                projected = torch.matmul(self.projection, power)
-                parts.append(cast(Tensor, _HomogeneousProduct.apply(fields, projected, nu)))
-        return torch.cat(parts, 1).view(p, -1, n, k).permute(0, 2, 1, 3).reshape(p, n, -1)
+    def forward(
+        self, environments: Environments, density: Tensor, *, members: bool = True, last: bool = False
+    ) -> tuple[Atomic, Tensor]:
+        """Atomic energies and dE_i/dr_ij [N, P, 3, M] from the density [N, LM, C].
 
-    def features(self, density: Tensor, species: int) -> Tensor:
-        """Compressed, standardised invariants [P, N, F]."""
-        x = self.invariants(density, species) / self.invariant_scale[species][:, None]
-        x = self._compress(x)
-        return (x - self.feature_mean[species][:, None]) * self.feature_scale[species][:, None]
+        Args:
+            members: derivatives of every member, else of their mean (P = 1), which is cheaper.
+            last: fill :attr:`Atomic.last`.
+        """
+        own = density.transpose(0, 1)
+        layers: list[Layer] = []
+        for t in range(self.size.n_layers):
+            layers.append(self._layer(t, own, environments, layers))
+        features = torch.cat([layer.features for layer in layers if layer.features is not None], -1)
+        atomic = self.read_out(features, own, environments, members=members, last=last)
+        return atomic, self._derive_edges(environments, layers, atomic)
 
-    def _compress(self, x: Tensor) -> Tensor:
-        """The root of matching degree of every invariant, signed, and linear at the origin."""
-        k, n_pair = self.size.n_channels, self.size.l_max + 1 if self.size.body_order > 2 else 0
-        parts = [x[..., :k]]
-        if n_pair:
-            pair = x[..., k : k * (1 + n_pair)]
-            parts.append(torch.sqrt(pair + ROOT_FLOOR**2))
-        for power in range(3, self.size.body_order):
-            start = k * (1 + n_pair + power - 3)
-            y = x[..., start : start + k]
-            parts.append(y * (y * y + ROOT_FLOOR**2) ** (0.5 / power - 0.5))
-        return torch.cat(parts, -1)
+    def atomic_energies(
+        self, density: Tensor, environments: Environments, *, members: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Of a network of one layer: energies [P, N] and G = dE/dA [P, LM, N, C] from A [LM, N, C].
 
-    def forward(self, density: Tensor, groups: Sequence[int]) -> Tensor:
-        """Atomic energies [P, N] beyond E0 and repulsion, from [P, LM, N, C] sorted by species."""
-        energies = []
-        for species, (a, b) in enumerate(itertools.pairwise(groups)):
-            if a == b:
-                continue
-            own = density[:, :, a:b]
-            features = self.features(own, species)
-            x = features
-            for weight, bias in zip(self.weights, self.biases, strict=True):
-                x = torch.nn.functional.silu(torch.baddbmm(bias[species], x, weight[species]))
-            readout = torch.bmm(x, self.output[species]) + torch.bmm(features, self.linear[species])
-            rho = own[:, 0, :, :: self.size.n_radial].sum(-1) * math.sqrt(4 * math.pi)
-            presence = -torch.expm1(-self.saturation[species] * rho)
-            energies.append(presence * (self.shift[species] + self.scale * readout[..., 0]))
-        return torch.cat(energies, 1)
+        Of ``environments`` only ``species`` and ``groups`` are used.
+        """
+        layer = self._layer(0, density, environments, [])
+        if layer.features is None:
+            raise RuntimeError("a layer without features")
+        atomic = self.read_out(layer.features, density, environments, members=members)
+        gradient = self._derive_density(0, layer, atomic.d_features, environments)
+        return atomic.energies, self._add_rho(gradient, atomic.d_rho)
 
-    def energy_and_edges(self, environments: Environments, density: Tensor, training: bool) -> tuple[Tensor, Tensor]:
-        """Atomic energies [P, N] and dE_i/dr_ij [N, M, P, 3] from the density [LM, N, C]."""
-        leaf = density.expand(self.size.n_members, *density.shape).clone().requires_grad_()
-        energies = self(leaf, environments.groups)
-        (gradient,) = torch.autograd.grad(energies.sum(), leaf, create_graph=training)
-        return energies, contract_edges(environments, gradient)
+    # The way there.
+
+    def _layer(self, t: int, density: Tensor, environments: Environments, before: Sequence[Layer]) -> Layer:
+        messages = radial = radial_slope = None
+        if t:
+            messages = self._send(t, before[t - 1], environments)
+            radial, radial_slope = self._message_basis(t, environments)
+            density = torch.cat((density, gather_messages(environments, radial, messages)), -1)
+        layer = self._form(t, density, environments)
+        features = (compress(self.size, layer.scaled) - self._rows(self.feature_mean[t], environments)) * self._rows(
+            self.feature_scale[t], environments
+        )
+        return replace(layer, features=features, messages=messages, radial=radial, radial_slope=radial_slope)
+
+    def _form(self, t: int, density: Tensor, environments: Environments) -> Layer:
+        """Fields, products and scaled invariants of the density [LM, N, C]."""
+        width = density.shape[-1]
+        weight = (self.mix[t] * self.density_weight[t, :, :, :width, None])[:, self.degree]
+        offset = torch.matmul(self.density_mean[t, :, None, :width], weight[:, 0])[:, 0]
+        fields = grouped_matmul(density, weight, environments.groups)
+        fields = torch.cat((fields[:1] - self._rows(offset, environments), fields[1:]))
+        products = self._multiply(fields)
+        scaled = form_invariants(self.size, fields, products) / self._rows(self.invariant_scale[t], environments)
+        return Layer(fields, products, scaled, weight)
+
+    def _multiply(self, fields: Tensor) -> list[Tensor]:
+        """T_nu [LM, N, K] for nu = 3 ... body_order - 1."""
+        if not self.size.powers:
+            return []
+        values = torch.matmul(self.harmonics, fields.flatten(1))
+        power, products = values, []
+        for _ in self.size.powers:
+            power = power * values
+            products.append(torch.matmul(self.projection, power).view(fields.shape))
+        return products
+
+    def _send(self, t: int, before: Layer, environments: Environments) -> Tensor:
+        if before.features is None:
+            raise RuntimeError("a layer without features")
+        return torch.tanh(grouped_matmul(before.features, self.message[t - 1], environments.groups))
+
+    def _message_basis(self, t: int, environments: Environments) -> tuple[Tensor, Tensor]:
+        """Radial functions R_k of messages and their slopes, [N, K, M]."""
+        weight = self.message_radial[t - 1] * self.density_weight[0, :, 0, : self.size.n_density, None]
+        blocks = weight.unflatten(1, (self.size.n_species, self.size.n_radial)).mT
+        parts: list[list[Tensor]] = [[], []]
+        for s, (a, b) in enumerate(itertools.pairwise(environments.slots)):
+            for source, part in zip((environments.radial, environments.radial_slope), parts, strict=True):
+                rows = [
+                    torch.matmul(blocks[z, s], source[i:j, :, a:b])
+                    for z, (i, j) in enumerate(itertools.pairwise(environments.groups))
+                ]
+                part.append(rows[0] if len(rows) == 1 else torch.cat(rows))
+        return torch.cat(parts[0], -1), torch.cat(parts[1], -1)
+
+    def read_out(
+        self, features: Tensor, density: Tensor, environments: Environments, *, members: bool, last: bool = False
+    ) -> Atomic:
+        """Energies and their derivatives with respect to features [N, F] and rho, which A [LM, N, C] holds."""
+        groups, x, slopes = environments.groups, features, []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            z = grouped_matmul(x, weight, groups) + self._member_rows(bias, environments)
+            gate = torch.sigmoid(z)
+            x = z * gate
+            slopes.append(gate * (1.0 + z - x))
+        linear = grouped_matmul(features, self.linear, groups)
+        value = self.scale * (grouped_matmul(x, self.output, groups) + linear)[..., 0] + self._rows(
+            self.shift, environments
+        )
+        steepness = self._rows(self.saturation, environments)
+        rho = density[0, :, :: self.size.n_radial].sum(-1) * FOUR_PI_ROOT
+        fade = torch.exp(-steepness * rho)
+        factor = ((1.0 - fade) * self.scale)[:, None]
+        back = grouped_matmul(factor, self.output.mT, groups)
+        for weight, slope in zip(reversed(self.weights), reversed(slopes), strict=True):
+            back = grouped_matmul(back * slope, weight.mT, groups)
+        back = back + grouped_matmul(factor, self.linear.mT, groups)
+        d_rho = steepness * fade * value
+        energies = (1.0 - fade) * value
+        if not members:
+            back, d_rho = back.mean(0, keepdim=True), d_rho.mean(0, keepdim=True)
+        phi = factor * torch.cat((x, features.expand(*x.shape[:-1], -1)), -1) if last else None
+        return Atomic(energies, back, d_rho, phi)
+
+    # The way back.
+
+    def _derive_edges(self, environments: Environments, layers: Sequence[Layer], atomic: Atomic) -> Tensor:
+        """dE_i/dr_ij [N, P, 3, M]."""
+        d_features = list(atomic.d_features.split(self.size.n_invariants, -1))
+        width = self.size.n_density
+        total, edges = atomic.d_rho.new_zeros(()), atomic.d_rho.new_zeros(())
+        for t in reversed(range(self.size.n_layers)):
+            layer = layers[t]
+            gradient = self._derive_density(t, layer, d_features[t], environments)
+            total = total + gradient[..., :width]
+            if layer.messages is not None and layer.radial is not None and layer.radial_slope is not None:
+                along, d_messages = contract_messages(
+                    environments, gradient[..., width:], layer.messages, layer.radial, layer.radial_slope
+                )
+                edges = edges + along
+                d_tanh = d_messages * (1.0 - layer.messages * layer.messages)
+                d_features[t - 1] = d_features[t - 1] + grouped_matmul(
+                    d_tanh, self.message[t - 1].mT, environments.groups
+                )
+        return edges + contract_edges(environments, self._add_rho(total, atomic.d_rho))
+
+    def _derive_density(self, t: int, layer: Layer, d_features: Tensor, environments: Environments) -> Tensor:
+        """dE/d(density) [P, LM, N, C] from dE/dx [P, N, F]."""
+        scale = self._rows(self.feature_scale[t] / self.invariant_scale[t], environments)
+        d = d_features * (compress_slope(self.size, layer.scaled) * scale)
+        d = d.unflatten(-1, (-1, self.size.n_channels)).transpose(1, 2)
+        first, pairs, higher = d.split((1, self.size.n_pairs, len(self.size.powers)), 1)
+        d_fields = pairs[:, self.degree] * (2.0 * layer.fields) if self.size.n_pairs else None
+        for nu, product, own in zip(self.size.powers, layer.products, higher.split(1, 1), strict=False):
+            term = own * (nu * product)
+            d_fields = term if d_fields is None else d_fields + term
+        rest = first.new_zeros(len(first), len(self.degree), *first.shape[2:]) if d_fields is None else d_fields
+        d_fields = torch.cat((rest[:, :1] + first, rest[:, 1:]), 1)
+        return grouped_matmul(d_fields, layer.weight.mT, environments.groups)
+
+    def _add_rho(self, gradient: Tensor, d_rho: Tensor) -> Tensor:
+        """dE/drho added to G [P, LM, N, C]: rho is sqrt(4 pi) times the sum of A[00, s0]."""
+        spread = (d_rho * FOUR_PI_ROOT)[:, None, :, None] * self.cutoff_function
+        return torch.cat((gradient[:, :1] + spread, gradient[:, 1:]), 1)
+
+    def _rows(self, table: Tensor, environments: Environments) -> Tensor:
+        """Values [N, ...] of each row's species from [S, ...]; not repeated where there is one species."""
+        return table if self.size.n_species == 1 else table[environments.species]
+
+    def _member_rows(self, table: Tensor, environments: Environments) -> Tensor:
+        """[P, N or 1, b] from [S, P, b]."""
+        return table[0][:, None] if self.size.n_species == 1 else table.transpose(0, 1)[:, environments.species]
+
+    # Scales.
 
     @torch.no_grad()
-    def fit_statistics(self, density: Tensor, groups: Sequence[int]) -> None:
-        """Set every scale from the training data's density [LM, N, C], sorted by species."""
-        radial = torch.arange(self.size.n_radial, dtype=density.dtype, device=density.device).repeat(
-            self.size.n_species
-        )
+    def fit_statistics(self, environments: Environments, density: Tensor) -> None:
+        """Set every scale from training data: environments of whole structures and their density [N, LM, C]."""
+        own = density.transpose(0, 1)
+        layers: list[Layer] = []
+        for t in range(self.size.n_layers):
+            seen = own
+            if t:
+                radial, _ = self._message_basis(t, environments)
+                arrived = gather_messages(environments, radial, self._send(t, layers[t - 1], environments))
+                seen = torch.cat((own, arrived), -1)
+            groups = [(s, a, b) for s, (a, b) in enumerate(itertools.pairwise(environments.groups)) if b > a]
+            for species, a, b in groups:
+                self._fit_density(t, species, seen[:, a:b])
+            raw = self._form(t, seen, environments).scaled * self._rows(self.invariant_scale[t], environments)
+            for species, a, b in groups:
+                scale = raw[a:b].square().mean(0).sqrt().clamp(min=1e-6)
+                compressed = compress(self.size, raw[a:b] / scale)
+                self.invariant_scale[t, species] = scale
+                self.feature_mean[t, species] = compressed.mean(0)
+                self.feature_scale[t, species] = 1.0 / compressed.std(0, correction=0).clamp(min=0.05)
+            layers.append(self._layer(t, own, environments, layers))
+
+    def _fit_density(self, t: int, species: int, own: Tensor) -> None:
+        width, n_density = own.shape[-1], self.size.n_density
+        radial = torch.arange(self.size.n_radial, dtype=own.dtype, device=own.device).repeat(self.size.n_species)
         prior = (1.0 + RADIAL_PRIOR * radial**2) ** -0.5
         prior = prior / prior.norm()
-        for species, (a, b) in enumerate(itertools.pairwise(groups)):
-            own = density[:, a:b]
-            rho = own[0, :, :: self.size.n_radial].sum(-1) * math.sqrt(4 * math.pi)
+        if t:  # the neighbours' density and their messages weigh the same
+            prior = torch.cat((prior, prior.new_full((width - n_density,), (width - n_density) ** -0.5))) / 2**0.5
+        else:
+            rho = own[0, :, :: self.size.n_radial].sum(-1) * FOUR_PI_ROOT
             sparse = float(torch.quantile(rho[rho > 0].double(), 0.01)) if bool((rho > 0).any()) else 1.0
             self.saturation[species] = SATURATION / max(sparse, 0.05)
-            self.density_mean[species] = own[0].mean(0)
-            for degree in range(self.size.l_max + 1):
-                block = own[self.degree == degree]
-                block = block - own[0].mean(0) if degree == 0 else block
-                rms = block.square().mean((0, 1)).sqrt()
-                # Neighbour species that the data lack get an ordinary scale, not a huge weight.
-                typical = rms.max().clamp(min=1e-6)
-                self.density_weight[species, degree] = prior / torch.where(rms > 0.02 * typical, rms, typical)
-            self._fit_features(own, species)
+        self.density_mean[t, species, :width] = own[0].mean(0)
+        for degree in range(self.size.l_max + 1):
+            block = own[self.degree == degree]
+            block = block - own[0].mean(0) if degree == 0 else block
+            rms = block.square().mean((0, 1)).sqrt()
+            # Neighbour species that the data lack get an ordinary scale, not a huge weight.
+            typical = rms.max().clamp(min=1e-6)
+            self.density_weight[t, species, degree, :width] = prior / torch.where(rms > 0.02 * typical, rms, typical)
 
-    def _fit_features(self, own: Tensor, species: int) -> None:
-        chunks = [c.expand(self.size.n_members, *c.shape) for c in own.split(256, 1)]
-        raw = torch.cat([self.invariants(c, species) for c in chunks], 1)
-        self.invariant_scale[species] = raw.square().mean(1).sqrt().clamp(min=1e-6)
-        compressed = self._compress(raw / self.invariant_scale[species][:, None])
-        self.feature_mean[species] = compressed.mean(1)
-        self.feature_scale[species] = 1.0 / compressed.std(1, correction=0).clamp(min=0.05)
+
+def _constants(size: Size) -> dict[str, Tensor]:
+    """Degree of each lm, harmonics on the quadrature [G, LM], their weighted transpose, the place of B_0 in C."""
+    points, weights = sphere_quadrature(max(size.body_order - 1, 1) * size.l_max)
+    harmonics = spherical_harmonics(torch.from_numpy(points.T[None].copy()), size.l_max)[0][0].T.contiguous()
+    cutoff_function = torch.zeros(size.n_density, dtype=torch.float64)
+    cutoff_function[:: size.n_radial] = 1.0
+    return {
+        "degree": torch.tensor([d for d in range(size.l_max + 1) for _ in range(2 * d + 1)]),
+        "harmonics": harmonics,
+        "projection": harmonics.T.contiguous() * torch.from_numpy(weights / (4 * math.pi)),
+        "cutoff_function": cutoff_function,
+    }

@@ -29,7 +29,7 @@ def clamp_distance(r: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def radial_basis(r: Tensor, inner: Tensor, cutoff: float, n_radial: int) -> tuple[Tensor, Tensor]:
-    """Radial functions B_n(r) = T_n(x) (1 - (r/cutoff)^2)^3 and dB_n/dr, each [..., n_radial].
+    """Radial functions B_n(r) = T_n(x) (1 - (r/cutoff)^2)^3 and dB_n/dr, [N, n_radial, M] for r [N, M].
 
     T_n are Chebyshev polynomials and x maps the distances that occur, from the clamp of
     ``inner`` to ``cutoff``, to [-1, 1]. Value, slope and curvature vanish at the cutoff.
@@ -43,32 +43,37 @@ def radial_basis(r: Tensor, inner: Tensor, cutoff: float, n_radial: int) -> tupl
     for _ in range(2, n_radial):
         derivatives.append(2.0 * polynomials[-1] + 2.0 * x * derivatives[-1] - derivatives[-2])
         polynomials.append(2.0 * x * polynomials[-1] - polynomials[-2])
-    t, dt = torch.stack(polynomials[:n_radial], -1), torch.stack(derivatives[:n_radial], -1)
+    t, dt = torch.stack(polynomials[:n_radial], -2), torch.stack(derivatives[:n_radial], -2)
     y = (1.0 - (effective / cutoff) ** 2).clamp(min=0.0)
     envelope, envelope_slope = y**3, -6.0 * effective / cutoff**2 * y**2
-    value = t * envelope[..., None]
-    gradient = dt * (stretch * envelope)[..., None] + t * envelope_slope[..., None]
-    return value, gradient * slope[..., None]
+    value = t * envelope[..., None, :]
+    gradient = dt * (stretch * envelope * slope)[..., None, :] + t * (envelope_slope * slope)[..., None, :]
+    return value, gradient
 
 
 def spherical_harmonics(direction: Tensor, l_max: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal real spherical harmonics of unit vectors [n, 3], and their gradient.
+    """Orthonormal real spherical harmonics of unit vectors [N, 3, M], and their gradient.
 
-    Returns Y [n, (l_max+1)^2], ordered (l, m = -l..l), and r dY/d(vector) [n, 3, (l_max+1)^2]:
+    Returns Y [N, (l_max+1)^2, M], ordered (l, m = -l..l), and r dY/d(vector) [N, 3, (l_max+1)^2, M]:
     divide by the length for the gradient with respect to the vector. Both are matrix products
     with the monomials x^a y^b z^c; the gradient is projected onto the tangent plane.
     """
-    exponents, values, slopes = (torch.from_numpy(t).to(direction.device) for t in _harmonic_polynomials(l_max))
-    powers = torch.stack([torch.ones_like(direction), *(direction**k for k in range(1, l_max + 1))], -1)
-    monomials = powers[:, 0, exponents[0]] * powers[:, 1, exponents[1]] * powers[:, 2, exponents[2]]
-    gradient = (monomials @ slopes.to(direction.dtype)).view(len(direction), 3, (l_max + 1) ** 2)
-    radial = torch.bmm(direction[:, None], gradient)
-    return monomials @ values.to(direction.dtype), gradient - direction[:, :, None] * radial
+    exponents, coefficients = _harmonic_polynomials(l_max)
+    n_angular = (l_max + 1) ** 2
+    powers = [torch.ones_like(direction), direction]
+    for _ in range(2, l_max + 1):
+        powers.append(powers[-1] * direction)
+    monomials = torch.stack([powers[a][:, 0] * powers[b][:, 1] * powers[c][:, 2] for a, b, c in exponents], 1)
+    table = torch.from_numpy(coefficients).to(direction)
+    values, gradient = torch.matmul(table, monomials).split((n_angular, 3 * n_angular), 1)
+    gradient = gradient.unflatten(1, (3, n_angular))
+    radial = (direction[:, :, None] * gradient).sum(1, keepdim=True)
+    return values, gradient - direction[:, :, None] * radial
 
 
 @lru_cache(maxsize=16)
-def _harmonic_polynomials(l_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Exponents [3, n], coefficients of Y_lm [n, LM] and of its Cartesian gradient [n, 3 LM].
+def _harmonic_polynomials(l_max: int) -> tuple[list[tuple[int, int, int]], np.ndarray]:
+    """Monomials' exponents, and coefficients of Y_lm, dY/dx, dY/dy, dY/dz in them, [4 LM, n].
 
     Y_lm = N_lm (d^m P_l / dz^m) times the real (m >= 0) or imaginary (m < 0) part of
     (x + i y)^|m|, where N_lm = sqrt((2 l + 1) / (4 pi) (l - m)! / (l + m)!), times sqrt(2) for
@@ -78,7 +83,7 @@ def _harmonic_polynomials(l_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     monomials = [e for e in product(range(l_max + 1), repeat=3) if sum(e) <= l_max]
     row = {exponent: k for k, exponent in enumerate(monomials)}
     n_angular = (l_max + 1) ** 2
-    values, slopes = np.zeros((len(monomials), n_angular)), np.zeros((len(monomials), 3, n_angular))
+    values, slopes = np.zeros((n_angular, len(monomials))), np.zeros((3, n_angular, len(monomials)))
     for degree in range(l_max + 1):
         for order in range(-degree, degree + 1):
             column, m = degree * (degree + 1) + order, abs(order)
@@ -88,24 +93,21 @@ def _harmonic_polynomials(l_max: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
                 planar = norm * math.comb(m, k) * (-1.0) ** (k // 2) * (math.sqrt(2.0) if m else 1.0)
                 for c, coefficient in enumerate(legendre):
                     exponent = (m - k, k, c)
-                    values[row[exponent], column] += planar * coefficient
+                    values[column, row[exponent]] += planar * coefficient
                     for axis in range(3):
                         if exponent[axis]:
                             lower = tuple(e - (i == axis) for i, e in enumerate(exponent))
-                            slopes[row[lower], axis, column] += planar * coefficient * exponent[axis]
-    return np.array(monomials).T.copy(), values, slopes.reshape(len(monomials), -1)
+                            slopes[axis, column, row[lower]] += planar * coefficient * exponent[axis]
+    return monomials, np.concatenate((values[None], slopes)).reshape(4 * n_angular, -1)
 
 
 def sphere_quadrature(degree: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points [n, 3] and weights [n] that integrate polynomials up to ``degree`` over the sphere.
+    """Points [n, 3] and weights [n] of a Lebedev rule, exact for polynomials up to ``degree`` on the sphere.
 
-    Gauss-Legendre in cos(theta) times equidistant azimuths; the weights sum to 4 pi.
+    The weights sum to 4 pi.
     """
-    nodes, weights = np.polynomial.legendre.leggauss(degree // 2 + 1)
-    n_phi = degree + 1
-    phi = 2.0 * np.pi * (np.arange(n_phi) + 0.5) / n_phi
-    sin = np.sqrt(1.0 - nodes**2)
-    points = np.stack(
-        (np.outer(sin, np.cos(phi)), np.outer(sin, np.sin(phi)), np.outer(nodes, np.ones(n_phi))), axis=-1
-    )
-    return points.reshape(-1, 3), np.repeat(weights, n_phi) * 2.0 * np.pi / n_phi
+    from scipy.integrate import lebedev_rule
+
+    orders = [*range(3, 32, 2), 35, 41, 47, 53, 59, 65, 71, 77, 83, 89, 95, 101, 107, 113, 119, 125, 131]
+    points, weights = lebedev_rule(next(order for order in orders if order >= degree))
+    return np.ascontiguousarray(points.T), weights

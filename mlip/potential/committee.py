@@ -2,35 +2,62 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
+from torch import Tensor
 
 from mlip.neighbors import find_pairs
-from mlip.potential.ace import CommitteeNetwork, compute_density, sum_forces, sum_virials
-from mlip.potential.environments import Environments, Frame, build_environments
+from mlip.potential.ace import CommitteeNetwork
+from mlip.potential.edges import compute_density
+from mlip.potential.environments import Environments, Frame, PairTables, arrange_environments
 from mlip.potential.files import write_potential
-from mlip.potential.interface import Potential, Prediction
-from mlip.uncertainty import Calibration
+from mlip.potential.interface import Potential, Precision, Prediction
+from mlip.potential.last_layer import LastLayer
+from mlip.potential.pairs import PairList, join_structures, sum_forces, sum_strain
+from mlip.uncertainty import Calibration, Spread, energy_spread, force_spread
 
 MAX_PAIRS = 40_000
-"""Pairs evaluated at once; bounds memory."""
+"""Pairs of small structures that are evaluated together; bounds memory."""
+CHUNK_ROWS = {"cpu": 512, "cuda": 32_768}
+"""Atoms whose environments are held at once: on a CPU what its caches hold, on a GPU what its memory does."""
+
+DTYPES = {"single": torch.float32, "double": torch.float64}
+
+
+@dataclass(frozen=True)
+class PairEvaluation:
+    """Atomic energies [P, N] (eV, isolated atoms and repulsion included) and their derivatives along pairs.
+
+    ``gradients`` [E, P or 1, 3] (eV/Å) is d(sum of energies)/d(vectors); with P = 1 that of the mean.
+    ``last`` [P, N, n_last] and ``weights`` [E] (the cutoff function of each pair) where they were asked for.
+    """
+
+    energies: Tensor
+    gradients: Tensor
+    last: Tensor | None = None
+    weights: Tensor | None = None
 
 
 class ACEPotential(Potential):
-    """Committee of ACE networks evaluated in float64.
+    """Committee of ACE networks.
 
     Args:
         frame: elements, cutoff and basis sizes.
-        network: weights of all members; a float64 copy is evaluated.
+        network: weights of all members; a copy is evaluated.
         isolated_energies: E0 of each element, eV.
         calibration: uncertainty scales.
         device: where to evaluate.
+        precision: of basis functions and network. Distances, isolated atoms, repulsion and the sums of
+            energies, forces and strain derivatives are in float64 either way.
         details: anything else worth keeping in ``potential.json``.
+        last_layer: makes the raw spreads in place of the members.
     """
 
     def __init__(
@@ -41,29 +68,67 @@ class ACEPotential(Potential):
         calibration: Calibration,
         *,
         device: str = "cpu",
+        precision: Precision = "double",
         details: dict[str, Any] | None = None,
+        last_layer: LastLayer | None = None,
     ) -> None:
-        self.frame, self.size, self.device = frame, network.size, device
+        self.frame, self.size, self.device, self.precision = frame, network.size, device, precision
         self.species, self.cutoff, self.n_members = frame.species, frame.cutoff, network.size.n_members
         self.isolated_energies, self.calibration, self.details = dict(isolated_energies), calibration, details or {}
+        self.dtype = DTYPES[precision]
         self.state = {name: value.detach().float().cpu().clone() for name, value in network.state_dict().items()}
-        self._network = CommitteeNetwork(network.size, seed=0)
-        self._network.load_state_dict(self.state)
-        self._network = self._network.double().to(device).requires_grad_(False)
-        self._reference = np.array([self.isolated_energies[s] for s in self.species])
+        self.network = CommitteeNetwork(network.size, seed=0)
+        self.network.load_state_dict(self.state)
+        self.network = (self.network.double() if precision == "double" else self.network).to(device)
+        self.network.requires_grad_(False)
+        self.last_layer = last_layer.to(device) if last_layer is not None else None
+        self._tables = PairTables.of(frame, device)
+        reference = [self.isolated_energies[s] for s in self.species]
+        self._reference = torch.tensor(reference, dtype=torch.float64, device=device)
 
-    def predict(self, structures: Sequence[Atoms]) -> list[Prediction]:
+    def predict(self, structures: Sequence[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
         """Predictions in the order of ``structures``; see :class:`Prediction`."""
+        posterior = self.last_layer if uncertainty else None
         predictions: list[Prediction] = []
-        for chunk, environments in self._chunks(structures):
-            energies, forces, strain = self._evaluate(environments, len(chunk))
-            first = 0
-            for k, atoms in enumerate(chunk):
-                own = forces[:, first : first + len(atoms)]
-                predictions.append(self._summarise(atoms, energies[:, k], own, strain[k]))
-                first += len(atoms)
+        for chunk, pairs in self._chunks(structures):
+            found = self._evaluate(pairs, members=uncertainty and posterior is None, last=posterior is not None)
+            energies, forces, strain = self._collect(pairs, found)
+            spreads = posterior.spreads(chunk, pairs, found) if posterior is not None else None
+            ends = np.cumsum([len(atoms) for atoms in chunk])
+            for k, (atoms, own) in enumerate(zip(chunk, np.split(forces, ends[:-1], 1), strict=True)):
+                spread = spreads[k] if spreads else Spread(force_spread(own), energy_spread(energies[:, k]))
+                predictions.append(self._summarise(atoms, energies[:, k], own, strain[k], spread))
         return predictions
 
+    def evaluate_pairs(
+        self, species: Tensor, centers: Tensor, neighbors: Tensor, vectors: Tensor, *, members: bool = False
+    ) -> PairEvaluation:
+        """Energies and derivatives for pairs found by anyone, on any device.
+
+        Args:
+            species: index into ``self.species``, [N].
+            centers, neighbors: atoms of each pair closer than the cutoff, [E], in both directions, sorted by centre.
+            vectors: r_neighbor - r_center, [E, 3], Å.
+            members: derivatives of every member, else of the mean.
+        """
+        pairs = PairList(species, centers, neighbors, vectors, torch.zeros_like(species), 1)
+        return self._evaluate(pairs, members=members)
+
+    def spreads(self, structures: Sequence[Atoms]) -> list[Spread]:
+        """Raw spreads, by the last layer or by the members."""
+        if self.last_layer is None:
+            return super().spreads(structures)
+        found: list[Spread] = []
+        for chunk, pairs in self._chunks(structures):
+            found.extend(self.last_layer.spreads(chunk, pairs, self._evaluate(pairs, members=False, last=True)))
+        return found
+
+    def last_features(self, structures: Sequence[Atoms]) -> Iterator[tuple[Sequence[Atoms], PairList, PairEvaluation]]:
+        """Chunks of ``structures`` with their pairs and an evaluation that holds the last layer's features."""
+        for chunk, pairs in self._chunks(structures):
+            yield chunk, pairs, self._evaluate(pairs, members=False, last=True)
+
+    @torch.inference_mode()
     def describe(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
         """Descriptors [n_atoms, n_features], invariant and independent of the members.
 
@@ -72,50 +137,99 @@ class ACEPotential(Potential):
         when they differ as much as two typical training environments do.
         """
         result: list[np.ndarray] = []
-        for chunk, environments in self._chunks(structures):
-            density = compute_density(environments)
-            power = torch.stack([d.square().sum(0).sqrt() for d in density.split(self._multiplets())], 1)
-            weight = self._network.density_weight[environments.species] / (self.size.l_max + 1) ** 0.5
-            element = torch.nn.functional.one_hot(environments.species, len(self.species)).to(power.dtype)
-            table = torch.cat(((power * weight).flatten(1), element), 1)
-            ordered = torch.empty_like(table)
-            ordered[environments.atoms] = table
-            result.extend(np.split(ordered.cpu().numpy(), np.cumsum([len(a) for a in chunk])[:-1]))
+        for chunk, pairs in self._chunks(structures):
+            table = torch.cat([self._describe(environments) for _, _, environments in self._rows(pairs)])
+            result.extend(np.split(table.cpu().numpy(), np.cumsum([len(a) for a in chunk])[:-1]))
         return result
+
+    def in_precision(self, precision: Precision) -> ACEPotential:
+        """This potential, evaluated in ``precision``."""
+        if precision == self.precision:
+            return self
+        return ACEPotential(
+            self.frame,
+            self.network,
+            self.isolated_energies,
+            self.calibration,
+            device=self.device,
+            precision=precision,
+            details=self.details,
+            last_layer=self.last_layer,
+        )
 
     def save(self, folder: Path) -> None:
         """Write ``potential.safetensors`` and ``potential.json`` into ``folder``."""
         write_potential(self, Path(folder))
 
-    def _multiplets(self) -> list[int]:
-        return [2 * degree + 1 for degree in range(self.size.l_max + 1)]
+    def _describe(self, environments: Environments) -> Tensor:
+        density = compute_density(environments)
+        multiplets = [2 * degree + 1 for degree in range(self.size.l_max + 1)]
+        power = torch.stack([d.square().sum(1).sqrt() for d in density.split(multiplets, 1)], 1)
+        weight = self.network.density_weight[0, ..., : self.size.n_density][environments.species]
+        element = torch.nn.functional.one_hot(environments.species, len(self.species)).to(power.dtype)
+        table = torch.cat(((power * weight / (self.size.l_max + 1) ** 0.5).flatten(1), element), 1).double()
+        return torch.empty_like(table).index_copy_(0, environments.atoms, table)
 
-    def _chunks(self, structures: Sequence[Atoms]) -> Iterator[tuple[Sequence[Atoms], Environments]]:
+    def _chunks(self, structures: Sequence[Atoms]) -> Iterator[tuple[Sequence[Atoms], PairList]]:
         pairs, start, size = [], 0, 0
         for k, atoms in enumerate(structures):
             pairs.append(find_pairs(atoms, self.cutoff))
             size += len(pairs[-1].centers)
             if size >= MAX_PAIRS or k + 1 == len(structures):
                 chunk = structures[start : k + 1]
-                yield chunk, build_environments(chunk, self.frame, pairs).to(self.device, torch.float64)
+                yield chunk, join_structures(chunk, pairs, self.frame, self.device)
                 pairs, start, size = [], k + 1, 0
 
-    def _evaluate(self, environments: Environments, n_structures: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Energies [P, n_structures], forces [P, N, 3] in the order of the atoms, dE/dstrain [n_structures, 3, 3]."""
-        density = compute_density(environments)
-        atomic, edges = self._network.energy_and_edges(environments, density, training=False)
-        edges = edges + (environments.pair_slope[..., None] * environments.direction)[:, :, None]
-        reference = torch.from_numpy(self._reference).to(density.device)[environments.species]
-        atomic = atomic.detach() + environments.pair_energy + reference
-        energies = atomic.new_zeros((self.n_members, n_structures)).index_add(1, environments.structure, atomic)
-        unsorted = sum_forces(environments, edges)
-        forces = torch.empty_like(unsorted)
-        forces[environments.atoms] = unsorted
-        strain = sum_virials(environments, edges.mean(2, keepdim=True), n_structures)[:, 0]
-        return energies.cpu().numpy(), forces.permute(1, 0, 2).cpu().numpy(), strain.cpu().numpy()
+    def _rows(self, pairs: PairList) -> Iterator[tuple[slice, slice, Environments]]:
+        """Some rows at a time, with their pairs and environments; all rows where atoms exchange messages."""
+        n, whole = len(pairs.species), self.size.n_layers > 1
+        step = n if whole else CHUNK_ROWS[torch.device(self.device).type]
+        starts = torch.arange(0, n + step, step, device=pairs.centers.device)
+        bounds = torch.searchsorted(pairs.centers, starts).tolist()
+        for k, (a, b) in enumerate(itertools.pairwise(bounds)):
+            rows, own = slice(k * step, min(n, (k + 1) * step)), slice(a, b)
+            environments = arrange_environments(
+                pairs.species[rows],
+                pairs.centers[own] - rows.start,
+                pairs.neighbors[own],
+                pairs.vectors[own],
+                self._tables,
+                self.dtype,
+                neighbor_species=None if whole else pairs.species[pairs.neighbors[own]],
+            )
+            yield rows, own, environments
 
-    def _summarise(self, atoms: Atoms, energies: np.ndarray, forces: np.ndarray, strain: np.ndarray) -> Prediction:
-        std = self.calibration.force_std(atoms.get_chemical_symbols(), forces)
+    @torch.inference_mode()
+    def _evaluate(self, pairs: PairList, *, members: bool, last: bool = False) -> PairEvaluation:
+        n, p = len(pairs.species), self.n_members if members else 1
+        energies = pairs.vectors.new_zeros(self.n_members, n)
+        gradients = torch.empty(len(pairs.centers), p, 3, dtype=self.dtype, device=self.device)
+        features = energies.new_zeros(self.n_members, n, self.size.n_last) if last else None
+        weights = energies.new_zeros(len(pairs.centers)) if last else None
+        for rows, own, env in self._rows(pairs):
+            atomic, edges = self.network(env, compute_density(env), members=members, last=last)
+            edges = edges + (env.pair_slope.to(self.dtype)[:, None] * env.direction)[:, None]
+            gradients[own] = edges.permute(0, 3, 1, 2).reshape(-1, p, 3)[env.where]
+            place = rows.start + env.atoms
+            energies[:, place] = atomic.energies.double() + env.pair_energy + self._reference[env.species]
+            if features is not None and weights is not None:
+                features[:, place] = atomic.last.double()
+                # B_0 is the cutoff function
+                weights[own] = env.radial[:, 0].reshape(-1)[env.where].double()
+        return PairEvaluation(energies, gradients, features, weights)
+
+    def _collect(self, pairs: PairList, found: PairEvaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Energies [P, n_structures], forces [P, N, 3], dE/dstrain of the mean [n_structures, 3, 3]."""
+        energies = found.energies.new_zeros(self.n_members, pairs.n_structures)
+        energies.index_add_(1, pairs.structure, found.energies)
+        forces = sum_forces(pairs, found.gradients).permute(1, 0, 2)
+        strain = sum_strain(pairs, found.gradients.mean(1))
+        return energies.cpu().numpy(), forces.cpu().numpy(), strain.cpu().numpy()
+
+    def _summarise(
+        self, atoms: Atoms, energies: np.ndarray, forces: np.ndarray, strain: np.ndarray, spread: Spread
+    ) -> Prediction:
+        std = self.calibration.scale_forces(atoms.get_chemical_symbols(), spread.forces)
         stress = None
         if atoms.pbc.all():
             stress = (strain / atoms.get_volume())[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
@@ -125,7 +239,7 @@ class ACEPotential(Potential):
             stress=stress,
             energy_members=energies,
             forces_members=forces,
-            energy_std=self.calibration.energy_std(energies),
+            energy_std=self.calibration.scale_energy(spread.energy),
             forces_std=std,
             force_uncertainty=np.sqrt((std**2).sum(1)),
         )

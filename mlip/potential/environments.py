@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor
 
 from mlip.neighbors import Pairs, find_pairs
@@ -42,15 +43,16 @@ class Frame:
         Raises:
             UnknownSpeciesError: for an element that is not in ``species``.
         """
-        table = {symbol: k for k, symbol in enumerate(self.species)}
-        symbols = atoms.get_chemical_symbols()
-        unknown = sorted(set(symbols) - set(table))
-        if unknown:
+        table = np.full(len(chemical_symbols), -1)
+        table[[atomic_numbers[s] for s in self.species]] = np.arange(len(self.species))
+        indices = table[atoms.numbers]
+        if (indices < 0).any():
+            unknown = sorted({chemical_symbols[z] for z in atoms.numbers[indices < 0]})
             raise UnknownSpeciesError(
                 f"element(s) {', '.join(unknown)} in {atoms.get_chemical_formula()} are unknown to this potential, "
                 f"which knows {', '.join(self.species)}; add labelled structures with them and train again"
             )
-        return np.array([table[s] for s in symbols], dtype=np.int64)
+        return indices
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,16 @@ class Environments:
     Empty slots hold zeros and point at the atom itself.
 
     Attributes:
-        radial, radial_slope: B_n(r) and its derivative, [N, M, n_radial].
-        angular: Y_lm, [N, M, LM]; angular_slope: its gradient, [N, M, 3, LM].
-        direction: unit vectors, [N, M, 3]; distance: [N, M], Å.
+        radial, radial_slope: B_n(r) and its derivative, [N, n_radial, M].
+        angular: Y_lm, [N, LM, M]; angular_slope: its gradient, [N, 3, LM, M].
+        direction: unit vectors, [N, 3, M]; distance: [N, M], Å.
         neighbors: row of each neighbour, [N, M].
         species: element index, [N]; structure: index of the structure, [N].
         pair_energy: repulsion, half of each pair, [N], eV; pair_slope: its derivative, [N, M].
         slots: first slot of each neighbour species, and M.
         groups: first row of each species, and N; rows are sorted by species (``take`` sorts).
         atoms: index of each row's atom in the order given, [N].
+        where: place of each pair in the flattened [N, M], [E] in the order of rows; None after ``take``.
     """
 
     radial: Tensor
@@ -85,6 +88,7 @@ class Environments:
     slots: tuple[int, ...]
     groups: tuple[int, ...]
     atoms: Tensor
+    where: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The array attributes by name."""
@@ -104,7 +108,8 @@ class Environments:
         rows = rows[torch.argsort(self.species[rows], stable=True)]
         renumbered = torch.full((len(self.species),), -1, dtype=torch.int64, device=rows.device)
         renumbered[rows] = torch.arange(len(rows), device=rows.device)
-        taken: dict[str, Any] = {name: t[rows] for name, t in self.tensors().items()}
+        taken: dict[str, Any] = {name: t[rows] for name, t in self.tensors().items() if name != "where"}
+        taken["where"] = None
         taken["neighbors"] = renumbered[taken["neighbors"]]
         counts = torch.bincount(taken["species"], minlength=n_species).tolist()
         return replace(self, **taken, groups=_offsets(counts))
@@ -120,63 +125,123 @@ def build_environments(structures: Sequence[Atoms], frame: Frame, pairs: Sequenc
     sizes = [len(atoms) for atoms in structures]
     starts = np.cumsum([0, *sizes[:-1]])
     species = np.concatenate([frame.indices(atoms) for atoms in structures])
-    center = np.concatenate([p.centers + s for p, s in zip(pairs, starts, strict=True)])
-    neighbor = np.concatenate([p.neighbors + s for p, s in zip(pairs, starts, strict=True)])
-    vectors = np.concatenate([p.vectors for p in pairs]).reshape(-1, 3)
-    distances = np.concatenate([p.distances for p in pairs])
-    slot, slots = _assign_slots(center, species[neighbor], len(species), len(frame.species))
-    geometry = _pair_geometry(vectors, distances, species[center], species[neighbor], frame)
-
-    n_rows, n_slots = len(species), slots[-1]
-    where = torch.from_numpy(center * n_slots + slot)
-
-    def scatter(values: Tensor) -> Tensor:
-        out = values.new_zeros((n_rows * n_slots, *values.shape[1:])).index_copy_(0, where, values)
-        return out.view(n_rows, n_slots, *values.shape[1:])
-
-    dense = {name: scatter(values) for name, values in geometry.items()}
-    neighbors = torch.arange(n_rows)[:, None].repeat(1, n_slots)
-    neighbors.view(-1)[where] = torch.from_numpy(neighbor)
-    environments = Environments(
-        pair_energy=dense.pop("pair_share").sum(1),
-        **dense,
-        neighbors=neighbors,
-        species=torch.from_numpy(species),
-        structure=torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
-        slots=slots,
-        groups=(0, n_rows),
-        atoms=torch.arange(n_rows),
+    return arrange_environments(
+        torch.from_numpy(species),
+        torch.from_numpy(np.concatenate([p.centers + s for p, s in zip(pairs, starts, strict=True)])),
+        torch.from_numpy(np.concatenate([p.neighbors + s for p, s in zip(pairs, starts, strict=True)])),
+        torch.from_numpy(np.concatenate([p.vectors for p in pairs]).reshape(-1, 3)),
+        PairTables.of(frame),
+        torch.float64,
+        torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
     )
-    return environments if len(frame.species) == 1 else environments.take(torch.arange(n_rows), len(frame.species))
+
+
+@dataclass(frozen=True)
+class PairTables:
+    """What depends on a pair of species: radii of clamp and repulsion [S, S] (Å), charges [S]."""
+
+    frame: Frame
+    inner: Tensor
+    outer: Tensor
+    charge: Tensor
+
+    @classmethod
+    def of(cls, frame: Frame, device: str | torch.device = "cpu") -> PairTables:
+        """Tables of ``frame``'s species in float64."""
+        inner, outer = inner_radii(frame.species, frame.shortest), outer_radii(frame.species, frame.shortest)
+        charge = [float(atomic_numbers[s]) for s in frame.species]
+        return cls(
+            frame,
+            torch.tensor(inner, dtype=torch.float64, device=device),
+            torch.tensor(outer, dtype=torch.float64, device=device),
+            torch.tensor(charge, dtype=torch.float64, device=device),
+        )
+
+
+def arrange_environments(
+    species: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    vectors: Tensor,
+    tables: PairTables,
+    dtype: torch.dtype,
+    structure: Tensor | None = None,
+    neighbor_species: Tensor | None = None,
+) -> Environments:
+    """Environments of ``species`` [N] from pairs ``centers``, ``neighbors`` [E], sorted by centre, ``vectors`` [E, 3].
+
+    Species are indices into the frame's. ``neighbor_species`` [E] is given where neighbours are
+    not among the N atoms; ``neighbors`` of the result then means nothing. Everything stays on the
+    device of ``vectors`` (Å); distances are formed in its precision, what follows in ``dtype``.
+    """
+    n_rows, n_species = len(species), len(tables.frame.species)
+    others = None if n_species == 1 else species[neighbors] if neighbor_species is None else neighbor_species
+    structure = torch.zeros_like(species) if structure is None else structure
+    atoms = rank = torch.arange(n_rows, device=species.device)
+    order = None
+    if others is not None:
+        atoms = torch.argsort(species, stable=True)
+        rank = torch.empty_like(atoms).index_copy_(0, atoms, rank)
+        order = torch.argsort(rank[centers] * n_species + others, stable=True)
+        species, structure, others = species[atoms], structure[atoms], others[order]
+        centers, vectors = rank[centers][order], vectors[order]
+    slot, slots = _assign_slots(centers, others, n_rows, n_species)
+    where = centers * slots[-1] + slot
+    padded = vectors.new_zeros(n_rows * slots[-1], 3)
+    padded[:, 0] = 2.0 * tables.frame.cutoff  # where every basis function and its slope vanish
+    padded[where] = vectors
+    geometry = _edge_geometry(padded.view(n_rows, slots[-1], 3), species, slots, tables, dtype)
+    where = where if order is None else torch.empty_like(where).index_copy_(0, order, where)
+    partners = torch.arange(n_rows, device=species.device)[:, None].repeat(1, slots[-1])
+    if neighbor_species is None:
+        partners.view(-1)[where] = rank[neighbors]
+    counts = [n_rows] if others is None else torch.bincount(species, minlength=n_species).tolist()
+    return Environments(
+        **geometry,
+        neighbors=partners,
+        species=species,
+        structure=structure,
+        slots=slots,
+        groups=_offsets(counts),
+        atoms=atoms,
+        where=where,
+    )
 
 
 def _assign_slots(
-    center: np.ndarray, neighbor_species: np.ndarray, n_rows: int, n_species: int
-) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Slot [n_pairs] of each pair in its centre's row, and the first slot of each neighbour species."""
-    key = center * n_species + neighbor_species
-    order = np.argsort(key, kind="stable")
-    counts = np.bincount(key, minlength=n_rows * n_species)
-    position = np.empty(len(key), dtype=np.int64)
-    position[order] = np.arange(len(key)) - np.repeat(np.cumsum(counts) - counts, counts)
-    widest = counts.reshape(n_rows, n_species).max(0)
+    centers: Tensor, neighbor_species: Tensor | None, n_rows: int, n_species: int
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Slot [E] of each pair in its centre's row, and the first slot of each neighbour species; pairs are sorted."""
+    key = centers if neighbor_species is None else centers * n_species + neighbor_species
+    counts = torch.bincount(key, minlength=n_rows * n_species)
+    first = torch.cumsum(counts, 0) - counts
+    position = torch.arange(len(key), device=key.device) - first[key]
+    widest = counts.view(n_rows, n_species).amax(0).tolist()
     widest[0] = max(widest[0], 1)  # lone atoms, too, keep an (empty) slot: no array has size zero
-    slots = _offsets(widest.tolist())
-    return position + np.array(slots)[neighbor_species], slots
+    slots = _offsets(widest)
+    if neighbor_species is not None:
+        position = position + torch.tensor(slots, device=key.device)[neighbor_species]
+    return position, slots
 
 
-def _pair_geometry(
-    vectors: np.ndarray, distances: np.ndarray, first: np.ndarray, second: np.ndarray, frame: Frame
+def _edge_geometry(
+    vectors: Tensor, species: Tensor, slots: tuple[int, ...], tables: PairTables, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Basis functions, their derivatives and the repulsion of pairs, each [n_pairs, ...]."""
-    r = torch.from_numpy(distances)
-    direction = torch.from_numpy(vectors) / r[:, None]
-    inner = torch.from_numpy(inner_radii(frame.species, frame.shortest)[first, second])
-    outer = torch.from_numpy(outer_radii(frame.species, frame.shortest)[first, second])
-    charge = np.array([float(atomic_numbers[s]) for s in frame.species])
-    radial, radial_slope = radial_basis(r, inner, frame.cutoff, frame.n_radial)
+    """Basis functions, their derivatives and the repulsion of the edges ``vectors`` [N, M, 3]."""
+    frame = tables.frame
+    exact = torch.sqrt((vectors * vectors).sum(-1))
+    if len(frame.species) > 1:
+        widths = torch.tensor([b - a for a, b in itertools.pairwise(slots)], device=species.device)
+        other = torch.repeat_interleave(torch.arange(len(widths), device=species.device), widths)
+        inner, outer = tables.inner[species][:, other], tables.outer[species][:, other]
+        first, second = tables.charge[species][:, None], tables.charge[other]
+    else:
+        inner, outer, first, second = tables.inner[0, 0], tables.outer[0, 0], tables.charge[0], tables.charge[0]
+    energy, slope = repulsion(exact, first, second, outer)
+    direction = (vectors / exact[..., None]).to(dtype).permute(0, 2, 1).contiguous()
+    r = exact.to(dtype)
+    radial, radial_slope = radial_basis(r, inner.to(dtype), frame.cutoff, frame.n_radial)
     angular, angular_slope = spherical_harmonics(direction, frame.l_max)
-    energy, slope = repulsion(r, torch.from_numpy(charge[first]), torch.from_numpy(charge[second]), outer)
     return {
         "radial": radial,
         "radial_slope": radial_slope,
@@ -184,7 +249,7 @@ def _pair_geometry(
         "angular_slope": angular_slope / r[:, None, None],
         "direction": direction,
         "distance": r,
-        "pair_share": 0.5 * energy,
+        "pair_energy": 0.5 * energy.sum(1),
         "pair_slope": 0.5 * slope,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,34 +13,56 @@ import numpy as np
 from ase import Atoms
 
 from mlip.files import write_atomic, write_json
-from mlip.potential.interface import Potential, PotentialFileError
+from mlip.potential.interface import Potential, PotentialFileError, Precision
 from mlip.uncertainty import Calibration
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mlip.potential.committee import ACEPotential
 
 FORMAT_VERSION = 1
 WEIGHTS, DESCRIPTION = "potential.safetensors", "potential.json"
+BACKENDS = {"ace": "mlip.potential.files:load_ace", "mace": "mlip.potential.mace:load_mace"}
+"""Function of each backend that makes a potential from description, weights and device."""
+LAST_LAYER = "last_layer.factor"
+"""Name among the weights; not a parameter of the network."""
 
 
 def write_potential(potential: ACEPotential, folder: Path) -> None:
-    """Write the weights, then the description with their checksum, each in one rename."""
+    """Write an ACE committee."""
+    last = potential.last_layer
+    tensors = potential.state if last is None else potential.state | {LAST_LAYER: last.factor.float().cpu()}
+    own = {
+        "frame": asdict(potential.frame),
+        "size": asdict(potential.size),
+        "last_layer": None if last is None else list(last.settings()),
+        "isolated_energies": potential.isolated_energies,
+        "details": potential.details,
+    }
+    write_files(potential, folder, "ace", tensors, own)
+
+
+def write_files(
+    potential: Potential, folder: Path, backend: str, tensors: dict[str, Tensor], own: dict[str, Any]
+) -> None:
+    """Write the weights, then the description with their checksum, each in one rename.
+
+    ``own`` is what only this backend's description holds.
+    """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save({name: tensor.contiguous() for name, tensor in potential.state.items()})
+    weights = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     description = {
         "format_version": FORMAT_VERSION,
-        "backend": "ace",
+        "backend": backend,
         "species": list(potential.species),
         "cutoff": potential.cutoff,
-        "frame": asdict(potential.frame),
-        "size": asdict(potential.size),
-        "isolated_energies": potential.isolated_energies,
+        **own,
         "calibration": potential.calibration.to_json(),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "probe_energies": _probe_energies(potential),
-        "details": potential.details,
     }
     write_atomic(folder / WEIGHTS, weights)
     write_json(folder / DESCRIPTION, description)
@@ -49,7 +72,7 @@ def _probe_energies(potential: Potential) -> list[float]:
     """Energies (eV) of every member for a small made-up cluster of all species."""
     numbers = [symbol for symbol in potential.species for _ in range(2)] * 2
     spiral = [(1.3 * np.cos(1.9 * k), 1.3 * np.sin(1.9 * k), 0.9 * k) for k in range(len(numbers))]
-    return [float(e) for e in potential.predict([Atoms(numbers, positions=spiral)])[0].energy_members]
+    return [float(e) for e in potential.in_precision("double").predict([Atoms(numbers, positions=spiral)])[0].energy_members]
 
 
 def _check_probe(potential: Potential, description: dict[str, Any], folder: Path) -> None:
@@ -62,8 +85,8 @@ def _check_probe(potential: Potential, description: dict[str, Any], folder: Path
         )
 
 
-def load_potential(folder: str | Path, device: str = "cpu") -> Potential:
-    """The potential that ``folder`` holds, on ``device``.
+def load_potential(folder: str | Path, device: str = "cpu", precision: Precision = "double") -> Potential:
+    """The potential that ``folder`` holds, on ``device``, evaluated in ``precision`` where the backend has a choice.
 
     Raises:
         PotentialFileError: when files are missing, truncated, altered or of an unknown version.
@@ -77,26 +100,36 @@ def load_potential(folder: str | Path, device: str = "cpu") -> Potential:
             "or belongs to another potential. Copy both files again or repeat the training"
         )
     try:
-        potential = _assemble(description, weights, device)
+        potential = _load_backend(description, weights, device)
         _check_probe(potential, description, folder)
-        return potential
+        return potential.in_precision(precision)
     except PotentialFileError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PotentialFileError(f"{folder / DESCRIPTION}: inconsistent description: {error!r}") from error
 
 
-def _assemble(description: dict[str, Any], weights: bytes, device: str) -> Potential:
+def _load_backend(description: dict[str, Any], weights: bytes, device: str) -> Potential:
     from safetensors.torch import load
 
+    module, _, name = BACKENDS[description["backend"]].partition(":")
+    loader = getattr(importlib.import_module(module), name)
+    potential: Potential = loader(description, load(weights), device)
+    return potential
+
+
+def load_ace(description: dict[str, Any], state: dict[str, Tensor], device: str) -> Potential:
+    """The ACE committee with this description and these weights."""
     from mlip.potential.ace import CommitteeNetwork, Size
     from mlip.potential.committee import ACEPotential
     from mlip.potential.environments import Frame
+    from mlip.potential.last_layer import LastLayer
 
     frame, size = dict(description["frame"]), dict(description["size"])
     network = CommitteeNetwork(Size(**(size | {"hidden": tuple(size["hidden"])})), seed=0)
+    factor, settings = state.pop(LAST_LAYER, None), description.get("last_layer")
     try:
-        network.load_state_dict(load(weights))
+        network.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"weights do not fit the description: {error}") from None
     return ACEPotential(
@@ -106,6 +139,7 @@ def _assemble(description: dict[str, Any], weights: bytes, device: str) -> Poten
         Calibration.from_json(description["calibration"]),
         device=device,
         details=description.get("details"),
+        last_layer=LastLayer(factor, *settings) if factor is not None and settings is not None else None,
     )
 
 
@@ -125,10 +159,11 @@ def _read_description(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise PotentialFileError(f"{path}: not valid JSON, probably truncated: {error}") from None
     version = description.get("format_version") if isinstance(description, dict) else None
-    if version != FORMAT_VERSION or description.get("backend") != "ace":
+    if version != FORMAT_VERSION or description.get("backend") not in BACKENDS:
         backend = description.get("backend") if isinstance(description, dict) else None
         raise PotentialFileError(
             f"{path}: format version {version!r}, backend {backend!r}; this version of mlip reads version "
-            f"{FORMAT_VERSION} of backend 'ace'. Install the version of mlip that wrote it, or train again"
+            f"{FORMAT_VERSION} of backends {', '.join(BACKENDS)}. Install the version of mlip that wrote it, or train "
+            "again"
         )
     return description

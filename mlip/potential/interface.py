@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
 
-from mlip.uncertainty import Calibration
+from mlip.uncertainty import Calibration, Spread, energy_spread, force_spread
 
 
 class PotentialFileError(ValueError):
@@ -46,8 +47,11 @@ class Prediction:
     force_uncertainty: np.ndarray
 
 
+Precision = Literal["single", "double"]
+
+
 class Potential(ABC):
-    """A committee of potentials with calibrated uncertainty."""
+    """A potential with calibrated uncertainty, from a committee's members or from one model's last layer."""
 
     species: tuple[str, ...]
     cutoff: float
@@ -55,8 +59,24 @@ class Potential(ABC):
     calibration: Calibration
 
     @abstractmethod
-    def predict(self, structures: Sequence[Atoms]) -> list[Prediction]:
-        """Energies, forces, stresses and uncertainties, one prediction per structure."""
+    def predict(self, structures: Sequence[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
+        """Energies, forces, stresses and uncertainties, one prediction per structure.
+
+        Without ``uncertainty`` a backend may skip what only that needs: the uncertainties are NaN then, and
+        ``forces_members`` holds the mean alone.
+        """
+
+    def spreads(self, structures: Sequence[Atoms]) -> list[Spread]:
+        """Raw spreads, before calibration; those of the committee's members unless a backend has others."""
+        return member_spreads(self.predict(structures))
+
+    def in_precision(self, precision: Precision) -> Potential:
+        """This potential, evaluated in ``precision``; the same object where a backend has no choice.
+
+        Single is for MD and large sets: forces are right to 1e-5 eV/Å or so, and evaluation takes half the
+        time. Double is for second derivatives, equations of state and anything else that differences results.
+        """
+        return self
 
     @abstractmethod
     def describe(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
@@ -65,3 +85,8 @@ class Potential(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write ``potential.safetensors`` and ``potential.json`` into ``folder``."""
+
+
+def member_spreads(predictions: Sequence[Prediction]) -> list[Spread]:
+    """Raw spreads of the members of ``predictions``."""
+    return [Spread(force_spread(p.forces_members), energy_spread(p.energy_members)) for p in predictions]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mlip.config import Train
 from mlip.neighbors import Pairs, find_pairs
-from mlip.potential.ace import Size, compute_density, sum_forces, sum_virials
+from mlip.potential.ace import Size
+from mlip.potential.edges import compute_density, sum_forces, sum_virials
 from mlip.potential.environments import Environments, Frame, build_environments
 from mlip.potential.zbl import pair_name
 
@@ -31,7 +32,7 @@ class Dataset:
 
     Targets exclude isolated atoms and pair repulsion. ``energies`` [n_structures] (eV),
     ``forces`` [N, 3] (eV/Å), ``virials`` [n_structures, 3, 3] (dE/dstrain, eV), ``has_stress`` and
-    ``sizes`` [n_structures]; rows of ``environments`` and ``density`` [LM, N, C] are sorted by
+    ``sizes`` [n_structures]; rows of ``environments`` and ``density`` [N, LM, C] are sorted by
     species, and ``rows`` lists those of each structure.
     """
 
@@ -92,6 +93,7 @@ def find_size(frame: Frame, settings: Train) -> Size:
         n_channels=settings.n_channels,
         body_order=settings.body_order,
         hidden=settings.hidden,
+        n_layers=settings.n_layers,
     )
 
 
@@ -132,7 +134,7 @@ def build_dataset(
     """Geometry in float32 on ``device``; targets are formed in float64 first."""
     exact = build_environments(structures, frame, pairs)
     n = len(structures)
-    edges = (exact.pair_slope[..., None] * exact.direction)[:, :, None]
+    edges = (exact.pair_slope[:, None] * exact.direction)[:, None]
     repulsion = torch.zeros(n, dtype=torch.float64).index_add(0, exact.structure, exact.pair_energy)
     reference = composition(structures, frame) @ np.array([isolated[s] for s in frame.species])
     energies = torch.tensor([a.get_potential_energy() for a in structures], dtype=torch.float64)

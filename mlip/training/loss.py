@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mlip.config import Train
-from mlip.potential.ace import CommitteeNetwork, sum_forces, sum_virials
+from mlip.potential.ace import CommitteeNetwork
+from mlip.potential.edges import sum_forces, sum_virials
 from mlip.potential.environments import Environments
 from mlip.training.data import Dataset
 
@@ -46,7 +47,7 @@ def take_batch(data: Dataset, chosen: Sequence[int], member_weights: Tensor, n_s
     environments = environments.renumber_structures(position)
     return Batch(
         environments,
-        data.density[:, rows],
+        data.density[rows],
         data.energies[index],
         data.forces[rows],
         data.virials[index],
@@ -57,15 +58,15 @@ def take_batch(data: Dataset, chosen: Sequence[int], member_weights: Tensor, n_s
 
 
 def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energy_ramp: float) -> tuple[Tensor, Tensor]:
-    """Loss summed over members, and mean squares [3]: energy (eV/atom), force (eV/Å), virial (eV/atom).
+    """Loss averaged over members, and mean squares [3]: energy (eV/atom), force (eV/Å), virial (eV/atom).
 
-    Members are independent, so the gradient of the sum holds the gradient of each. Per
-    structure the force term is averaged over components, and structures are weighted by
+    Per structure the force term is averaged over components, and structures are weighted by
     their number of atoms there, equally in the energy and virial terms.
     """
     n = len(batch.sizes)
-    atomic, edges = network.energy_and_edges(batch.environments, batch.density, training=True)
-    energies = atomic.new_zeros((atomic.shape[0], n)).index_add(1, batch.environments.structure, atomic)
+    atomic, edges = network(batch.environments, batch.density)
+    energies = atomic.energies.new_zeros((len(atomic.energies), n))
+    energies = energies.index_add(1, batch.environments.structure, atomic.energies)
     energy_error = (energies - batch.energies) / batch.sizes
     force_error = sum_forces(batch.environments, edges) - batch.forces[:, None]
     virial_error = (sum_virials(batch.environments, edges, n) - batch.virials[:, None]) / batch.sizes[
@@ -83,7 +84,7 @@ def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energ
         + settings.stress_weight * energy_ramp * virial_term
     )
     squares = torch.stack((energy_error.square().mean(), force_error.square().mean(), virial_square.mean()))
-    return loss.sum(), squares.detach()
+    return loss.mean(), squares.detach()
 
 
 def _huber(error: Tensor) -> Tensor:

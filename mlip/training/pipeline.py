@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from mlip.files import write_json
 from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.committee import ACEPotential
 from mlip.potential.environments import Frame
+from mlip.training.calibration import calibrate, fit_last_layer, report_uncertainty
+from mlip.training.consistency import check_consistency
 from mlip.training.data import (
     Dataset,
     TrainingDataError,
@@ -29,11 +32,9 @@ from mlip.training.data import (
     fit_isolated_energies,
     prepare_pairs,
 )
+from mlip.training.restart import Previous, load_previous
 from mlip.training.trainer import Trainer
-from mlip.uncertainty import Calibration, collect_residuals, fit_calibration
-
-MIN_VALIDATION_ATOMS = 20
-"""Below this many validation atoms the calibration rests on the training data."""
+from mlip.uncertainty import Calibration
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ class Prepared:
     data: Dataset
     isolated: dict[str, float]
     fingerprint: str
+    warnings: list[str]
+    keys: list[str]
+    previous: Previous | None = None
+
+    def start(self, settings: Train) -> float:
+        """Share of the schedule that weights of an earlier potential spare."""
+        return 1.0 - settings.restart_fraction if self.previous is not None else 0.0
 
 
 def prepare_training(
@@ -54,20 +62,34 @@ def prepare_training(
     seed: int,
     device: str,
     isolated_energies: dict[str, float] | None,
+    previous: Path | None = None,
 ) -> Prepared:
-    """Check the data, cache their geometry and initialise the network with their statistics."""
+    """Check the data, cache their geometry and initialise the network: with their statistics, or from ``previous``."""
     if not train:
         raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
     check_structures(train, "train")
     pairs = prepare_pairs(train, settings.cutoff)
     frame = find_frame(train, pairs, settings)
     check_structures(valid, "valid", known=set(frame.species))
+    size = find_size(frame, settings)
+    earlier = load_previous(previous, frame, size)
+    if earlier is not None:
+        frame = earlier.merge_frame(frame)
+        # What was fitted once stays: it only says what the network's energies count from.
+        isolated_energies = isolated_energies or earlier.potential.isolated_energies
     isolated = fit_isolated_energies(train, frame, isolated_energies)
     data = build_dataset(train, pairs, frame, isolated, device)
-    network = CommitteeNetwork(find_size(frame, settings), seed).to(device)
-    network.fit_statistics(data.density, data.environments.groups)
-    _fit_energy_scales(network, data, composition(train, frame))
-    return Prepared(frame, network, data, isolated, fingerprint([*train, *valid]))
+    suspicions = check_consistency(train, data, len(frame.species), settings.consistency)
+    for suspicion in suspicions:
+        warnings.warn(suspicion, stacklevel=2)
+    network = CommitteeNetwork(size, seed).to(device)
+    if earlier is not None:
+        earlier.fill(network, isolated)
+    else:
+        network.fit_statistics(data.environments, data.density)
+        _fit_energy_scales(network, data, composition(train, frame))
+    keys = [fingerprint([atoms]) for atoms in train]
+    return Prepared(frame, network, data, isolated, fingerprint([*train, *valid]), suspicions, keys, earlier)
 
 
 @torch.no_grad()
@@ -76,21 +98,6 @@ def _fit_energy_scales(network: CommitteeNetwork, data: Dataset, counts: np.ndar
     shift = np.linalg.lstsq(counts, data.energies.double().cpu().numpy(), rcond=None)[0]
     network.shift.copy_(torch.from_numpy(shift))
     network.scale.copy_(data.forces.square().mean().sqrt().clamp(min=1e-3))
-
-
-def calibrate(potential: ACEPotential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> Calibration:
-    """Calibration on ``valid``, or, where that is too small, an inflated one on ``train``."""
-    enough = sum(len(atoms) for atoms in valid) >= MIN_VALIDATION_ATOMS
-    structures = list(valid) if enough else [*train, *valid]
-    predictions = potential.predict(structures)
-    residuals = collect_residuals(
-        [a.get_chemical_symbols() for a in structures],
-        [a.get_forces() for a in structures],
-        [a.get_potential_energy() for a in structures],
-        [p.forces_members for p in predictions],
-        [p.energy_members for p in predictions],
-    )
-    return fit_calibration(residuals, source="validation" if enough else "training")
 
 
 def write_results(
@@ -104,6 +111,8 @@ def write_results(
 ) -> dict[str, Any]:
     """Calibrate, evaluate and write potential and ``training.json``; returns the latter's content."""
     potential = ACEPotential(prepared.frame, prepared.network, prepared.isolated, Calibration(), device=device)
+    if trainer.settings.uncertainty == "last_layer":
+        potential.last_layer = fit_last_layer(potential, train, valid).to(device)
     potential.calibration = calibrate(potential, train, valid)
     potential.save(out)
     parameters = sum(p.numel() for p in prepared.network.parameters())
@@ -114,10 +123,13 @@ def write_results(
         "n_train": len(train),
         "n_valid": len(valid),
         "n_parameters": parameters // prepared.network.size.n_members,
+        "previous": prepared.previous.sha256 if prepared.previous is not None else None,
+        "warnings": prepared.warnings,
         "steps": trainer.step,
         "training_seconds": round(trainer.seconds, 3),
         "seconds": round(seconds, 3),
         "calibration": potential.calibration.to_json(),
+        "uncertainty": report_uncertainty(potential, train, valid),
         "train_errors": evaluate_potential(potential, train),
         "valid_errors": evaluate_potential(potential, valid) if valid else None,
         "history": trainer.history,

@@ -114,12 +114,19 @@ def test_conda_environment_uses_conda_forge_alone_and_pins_all(path):
     assert unpinned == ["pip"]
 
 
-@pytest.mark.parametrize("name", ["mlip.yaml", "training.yaml"])
-def test_conda_environment_is_complete(name):
+@pytest.mark.parametrize(("name", "extras"), [("mlip.yaml", ()), ("training.yaml", ()), ("mace.yaml", ("mace",))])
+def test_conda_environment_is_complete(name, extras):
     conda, pip = conda_pins(ROOT / "envs" / name)
-    base = {canonicalize_name(r.name) for r in pyproject_groups()["base"]}
+    base = {canonicalize_name(r.name) for group in ("base", *extras) for r in pyproject_groups()[group]}
     assert (set(conda) | set(pip)) - {"python"} == base
     assert not set(conda) & set(pip)
+
+
+def test_every_rule_environment_exists():
+    """Literal ones, and those that common.smk chooses by backend."""
+    text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    named = set(re.findall(r'"\.\./\.\./envs/(\w+\.yaml)"', text))
+    assert named == {path.name for path in ENVIRONMENTS}
 
 
 def test_labels_need_no_more_than_the_dft_environment():

@@ -6,6 +6,7 @@ EMT stands in for DFT: these tests look at files, plans and identities, not at p
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -139,6 +140,21 @@ def plan_with(loop: Workflow, **changes: dict) -> list[tuple[str, str]]:
         return loop.plan()
     finally:
         loop.write_config(original)
+
+
+def test_training_starts_from_the_iteration_before(finished: Workflow) -> None:
+    weights = finished.results / "iter_00" / "train_committee" / "potential.safetensors"
+    second = read_json(finished.results / "iter_01" / "train_committee" / "training.json")
+    assert second["previous"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert read_json(finished.results / "iter_00" / "train_committee" / "training.json")["previous"] is None
+
+
+def test_another_way_to_restart_labels_nothing_again(finished: Workflow) -> None:
+    plan = plan_with(finished, train=finished.config["train"] | {"restart": "scratch"})
+    assert ("01", "train_committee") in plan
+    assert not {"prepare_structures", "label_references", "label_isolated_atoms"} & {rule for _, rule in plan}
+    assert "label_structures" not in {rule for number, rule in plan if number == "00"}
+    assert "collect_dataset" not in {rule for number, rule in plan if number == "00"}
 
 
 def test_new_selection_from_an_iteration_on_leaves_earlier_ones_alone(finished: Workflow) -> None:

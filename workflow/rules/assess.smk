@@ -23,7 +23,7 @@ checkpoint assess_potential:
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/assess_potential.tsv"
     conda:
-        "../../envs/training.yaml"
+        POTENTIAL_ENVIRONMENT
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -31,7 +31,7 @@ checkpoint assess_potential:
     params:
         settings=section("assess", "budget"),
         min_iterations=CONFIG.min_iterations,
-        code=code_digest("mlip.assessment"),
+        code=code_digest("mlip.assessment", *POTENTIAL_CODE),
     message:
         "iter_{wildcards.iteration} assess_potential: errors, calibration, properties; go on or stop"
     script:

@@ -2,9 +2,11 @@
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake.exceptions import IncompleteCheckpointException, WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 # The package beside this workflow, whether or not it is installed in the job's environment.
 ROOT = str(Path(workflow.basedir).resolve())
@@ -19,6 +21,19 @@ try:
     CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
+
+# Steps that train or evaluate the potential run in its backend's environment, and when the
+# backend's own code changes.
+MACE = CONFIG.train.backend == "mace"
+POTENTIAL_ENVIRONMENT = "../../envs/mace.yaml" if MACE else "../../envs/training.yaml"
+POTENTIAL_CODE = ["mlip.potential.mace"] if MACE else []
+TRAINING_CODE = ["mlip.training.mace"] if MACE else []
+
+if MACE and find_spec("mace") is None and DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+    raise WorkflowError(
+        "train.backend is mace, but mace-torch is not installed in this environment. `make setup-mace` makes .venv-mace, "
+        "which has it: run .venv-mace/bin/mlip run ...; or add --software-deployment-method conda (envs/mace.yaml)"
+    )
 
 STRUCTURE_FILES = [source.file for source in CONFIG.structures if source.file]
 for missing in (file for file in STRUCTURE_FILES if not Path(file).is_file()):
@@ -119,6 +134,12 @@ def previous_dataset(wildcards):
 
 def previous_potential(wildcards):
     return previous(wildcards, "train_committee", *POTENTIAL_FILES)
+
+
+def weights_to_start_from(wildcards):
+    """The potential that training starts from; none where it starts from scratch."""
+    train = settings_at(wildcards).train
+    return previous_potential(wildcards) if train.restart == "previous" and train.backend == "ace" else []
 
 
 def shard_files(suffix):

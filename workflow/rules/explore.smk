@@ -14,7 +14,7 @@ rule explore_walkers:
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/explore_walkers-{walker}.tsv"
     conda:
-        "../../envs/training.yaml"
+        POTENTIAL_ENVIRONMENT
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -23,7 +23,7 @@ rule explore_walkers:
         plan=walker_plan,
         settings=walker_settings,
         seed=CONFIG.seed,
-        code=code_digest("mlip.exploration"),
+        code=code_digest("mlip.exploration", *POTENTIAL_CODE),
     message:
         "iter_{wildcards.iteration} explore_walkers: walker {wildcards.walker}"
     script:
@@ -43,13 +43,13 @@ rule score_frames:
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/score_frames.tsv"
     conda:
-        "../../envs/training.yaml"
+        POTENTIAL_ENVIRONMENT
     threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
-        code=code_digest("mlip.scoring"),
+        code=code_digest("mlip.scoring", *POTENTIAL_CODE),
     message:
         "iter_{wildcards.iteration} score_frames: uncertainty and novelty of every frame"
     script:

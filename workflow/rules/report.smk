@@ -13,7 +13,7 @@ rule deploy_potential:
     log:
         "results/{system}/logs/deploy_potential.log",
     conda:
-        "../../envs/training.yaml"
+        POTENTIAL_ENVIRONMENT
     message:
         "deploy_potential: results/{wildcards.system}/potential"
     script:

@@ -3,6 +3,7 @@ rule train_committee:
         train="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
         valid="results/{system}/iter_{iteration}/collect_dataset/valid.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
+        previous=weights_to_start_from,
     output:
         weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
         model="results/{system}/iter_{iteration}/train_committee/potential.json",
@@ -12,7 +13,7 @@ rule train_committee:
     benchmark:
         "results/{system}/iter_{iteration}/benchmarks/train_committee.tsv"
     conda:
-        "../../envs/training.yaml"
+        POTENTIAL_ENVIRONMENT
     threads: 1
     resources:
         mem_mb=scaled(8000),
@@ -20,7 +21,7 @@ rule train_committee:
     params:
         settings=section("train"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.training", "mlip.extxyz"),
+        code=code_digest("mlip.training", "mlip.extxyz", *TRAINING_CODE),
     message:
         "iter_{wildcards.iteration} train_committee: train and calibrate"
     script:

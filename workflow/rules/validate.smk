@@ -45,7 +45,7 @@ rule validate_potential:
     benchmark:
         "results/{system}/validate_potential/validate_potential.tsv"
     conda:
-        "../../envs/training.yaml"
+        POTENTIAL_ENVIRONMENT
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -54,7 +54,7 @@ rule validate_potential:
         source=CONFIG.structures[0].model_dump(mode="json"),
         nve={"duration": 50000, "timestep": 1.0, "temperature": 600},
         seed=CONFIG.seed,
-        code=code_digest("mlip.validation"),
+        code=code_digest("mlip.validation", *POTENTIAL_CODE),
     message:
         "validate_potential: results/{wildcards.system}/validate_potential/validation.md"
     script:

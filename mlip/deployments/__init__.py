@@ -1,0 +1,1 @@
+"""Ways to run a trained potential outside this package: TorchSim, LAMMPS and exported programs."""

@@ -1,0 +1,89 @@
+"""From edges to atoms and back: densities and messages, forces and virials.
+
+Arrays keep the neighbour slots M last, so that sums over basis functions run over contiguous memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from mlip.potential.environments import Environments
+
+
+def compute_density(environments: Environments) -> Tensor:
+    """Density A [N, LM, S*n_radial] of every atom."""
+    parts = [
+        torch.bmm(environments.angular[..., a:b], environments.radial[..., a:b].mT)
+        for a, b in itertools.pairwise(environments.slots)
+    ]
+    return torch.cat(parts, -1)
+
+
+def contract_edges(environments: Environments, gradient: Tensor) -> Tensor:
+    """dE_i/dr_ij [N, P, 3, M] from G = dE/dA [P, LM, N, S*n_radial]."""
+    n_radial = environments.radial.shape[1]
+    g = _rows_first(gradient)
+    across, along = [], []
+    for s, (a, b) in enumerate(itertools.pairwise(environments.slots)):
+        own = g[..., s * n_radial : (s + 1) * n_radial]
+        across.append(torch.bmm(own, environments.radial[..., a:b]))
+        along.append(torch.bmm(own, environments.radial_slope[..., a:b]))
+    return _combine(environments, torch.cat(across, -1), torch.cat(along, -1), len(gradient))
+
+
+def gather_messages(environments: Environments, radial: Tensor, messages: Tensor) -> Tensor:
+    """A' [LM, N, K] of messages h [N, K] with radial functions [N, K, M]."""
+    weighted = radial * messages[environments.neighbors].transpose(1, 2)
+    return torch.bmm(environments.angular, weighted.mT).transpose(0, 1)
+
+
+def contract_messages(
+    environments: Environments, gradient: Tensor, messages: Tensor, radial: Tensor, radial_slope: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of :func:`gather_messages`, from dE/dA' [P, LM, N, K].
+
+    Returns dE_i/dr_ij [N, P, 3, M] and dE/dh [P, N, K].
+    """
+    n_members, _, n_rows, n_channels = gradient.shape
+    g = _rows_first(gradient)
+    arriving = messages[environments.neighbors].transpose(1, 2)
+    across, along = torch.bmm(g, radial * arriving), torch.bmm(g, radial_slope * arriving)
+    back = torch.matmul(g.view(n_rows, n_members, -1, n_channels).mT, environments.angular[:, None]) * radial[:, None]
+    flat = back.permute(0, 3, 1, 2).flatten(0, 1).flatten(1)
+    total = flat.new_zeros(n_rows, flat.shape[1]).index_add(0, environments.neighbors.reshape(-1), flat)
+    d_messages = total.view(n_rows, n_members, n_channels).transpose(0, 1)
+    return _combine(environments, across, along, n_members), d_messages
+
+
+def _rows_first(gradient: Tensor) -> Tensor:
+    """[N, P*LM, C] from [P, LM, N, C]."""
+    return gradient.permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _combine(environments: Environments, across: Tensor, along: Tensor, n_members: int) -> Tensor:
+    """[N, P, 3, M] from the factors [N, P*LM, M] of dY/dr and of Y times the direction."""
+    shape = (across.shape[0], n_members, 1, -1, across.shape[-1])
+    tangential = (across.view(shape) * environments.angular_slope[:, None]).sum(3)
+    radial = (along.view(shape) * environments.angular[:, None, None]).sum(3)
+    return tangential + radial * environments.direction[:, None]
+
+
+def sum_forces(environments: Environments, edges: Tensor) -> Tensor:
+    """Forces [N, P, 3] from dE_i/dr_ij [N, P, 3, M]: each edge pulls on both of its atoms."""
+    n_rows, n_members = edges.shape[:2]
+    flat = edges.permute(0, 3, 1, 2).reshape(-1, n_members * 3)
+    pulled = edges.sum(-1).view(n_rows, -1)
+    return pulled.index_add(0, environments.neighbors.reshape(-1), flat, alpha=-1.0).view(n_rows, n_members, 3)
+
+
+def sum_virials(environments: Environments, edges: Tensor, n_structures: int) -> Tensor:
+    """dE/d(strain) [n_structures, P, 3, 3] (eV) from dE_i/dr_ij [N, P, 3, M]."""
+    n_rows, n_members = edges.shape[:2]
+    vectors = environments.direction * environments.distance[:, None]
+    atomic = torch.bmm(edges.reshape(n_rows, -1, edges.shape[-1]), vectors.mT)
+    total = atomic.new_zeros((n_structures, n_members * 3, 3)).index_add(0, environments.structure, atomic)
+    total = total.view(n_structures, n_members, 3, 3)
+    return 0.5 * (total + total.mT)

@@ -1,0 +1,321 @@
+"""Are energies, forces and stresses of one kind? Looked for before training, in a second.
+
+Forces and stresses are derivatives of the energy. A small linear model fitted to the forces alone
+(:mod:`mlip.training.linear`) implies differences of energies and virials; labels regressed on
+these have the slope 1 whatever the data, while 27.2, 23.06, -1 or 160.2 name a wrong unit or
+sign. Slopes are medians over pairs of structures of one composition (Theil and Sen), and say
+something only when the middle half of the pairs agrees. A verdict stops the training; what is
+merely odd becomes a warning. When in doubt, nothing is said: a false alarm costs more than a miss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.units import Bohr, GPa, Hartree, Ry, kcal, kJ, mol
+
+from mlip.training.data import Dataset, TrainingDataError
+from mlip.training.linear import Implied, imply_labels
+
+MAX_ATOMS = 4000
+MIN_STRUCTURES = 8
+"""Structures of one composition below which their energies are not compared."""
+MIN_SKILL = 0.6
+"""Explained share of held-out forces below which the model may not judge."""
+NORMAL = 2.5
+"""Slopes from 1/NORMAL to NORMAL are right: no unit is nearer to 1, and the model is crude."""
+AGREEMENT = 0.8
+"""Largest interquartile range of pair slopes, relative to the median, that counts as agreement."""
+TOLERANCE = 1.5
+"""A slope names a unit when it is within this factor."""
+SEPARATION, MIN_OFFSET = 8.0, 0.005
+"""Two groups of energies are told apart at this many standard deviations, and eV/atom."""
+OUTLIER, MIN_OUTLIER = 12.0, 0.1
+"""An energy is an outlier at this many standard deviations, and eV/atom."""
+DUPLICATE_ENERGY, DUPLICATE_FORCE = 0.02, 0.2
+"""Differences (eV/atom, eV/Å) of labels of one geometry that two calculations of one kind never have."""
+
+ENERGY_UNITS = {
+    "energies in Hartree": 1 / Hartree,
+    "energies in Rydberg": 1 / Ry,
+    "energies in kcal/mol": mol / kcal,
+    "energies in kJ/mol": mol / kJ,
+    "energies in meV": 1e3,
+    "energies with the wrong sign": -1.0,
+}
+FORCE_UNITS = {
+    "forces in Hartree/Bohr": Hartree / Bohr,
+    "forces in Rydberg/Bohr": Ry / Bohr,
+    "forces in Hartree/Å": Hartree,
+    "forces in kcal/mol/Å": kcal / mol,
+    "forces in kJ/mol/Å": kJ / mol,
+    "forces in meV/Å": 1e-3,
+    "forces with the wrong sign (gradients)": -1.0,
+}
+STRESS_UNITS = {
+    f"stresses in {name}{sign}": factor * value
+    for sign, factor in (("", 1.0), (" and with the wrong sign", -1.0))
+    for name, value in (("GPa", 1 / GPa), ("kbar", 10 / GPa), ("Hartree/Bohr³", Bohr**3 / Hartree))
+} | {"stresses with the wrong sign (ASE's is positive under tension)": -1.0}
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Median ratio label / implied over pairs of structures, and its quartiles."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the middle half of the pairs tells one story."""
+        return math.isfinite(self.value) and self.high - self.low < AGREEMENT * abs(self.value)
+
+    @property
+    def wrong(self) -> bool:
+        """Agreed, and far from 1."""
+        return self.agreed and not 1 / NORMAL < self.value < NORMAL
+
+
+def check_consistency(structures: Sequence[Atoms], data: Dataset, n_species: int, mode: str = "error") -> list[str]:
+    """Warnings about the labels of ``structures``, whose geometry and targets are ``data``.
+
+    Args:
+        structures: labelled structures.
+        data: the same, as training sees them.
+        n_species: elements of the network.
+        mode: ``error`` raises for what is certainly wrong, ``warn`` returns it like the rest, and
+            ``off`` looks for nothing.
+
+    Raises:
+        TrainingDataError: naming quantity, factor, likely unit and remedy.
+    """
+    if mode == "off":
+        return []
+    errors, warnings = check_duplicates(structures)
+    if len(structures) >= MIN_STRUCTURES:
+        implied = imply_labels(data, n_species, MAX_ATOMS)
+        if implied.skill >= MIN_SKILL:
+            some = [structures[k] for k in implied.chosen]
+            for found in (_judge_slopes(some, implied, data), _judge_energies(some, implied)):
+                errors, warnings = errors + found[0], warnings + found[1]
+    if errors and mode == "error":
+        raise TrainingDataError("inconsistent training data: " + "; ".join(errors) + f". {REMEDY}")
+    return errors + warnings
+
+
+REMEDY = "If the data are right nonetheless, set train.consistency to warn"
+
+
+def check_duplicates(structures: Sequence[Atoms]) -> tuple[list[str], list[str]]:
+    """Errors and warnings about structures of one geometry with different labels."""
+    errors, warnings, seen = [], [], dict[str, int]()
+    for k, atoms in enumerate(structures):
+        first = seen.setdefault(_geometry(atoms), k)
+        if first == k:
+            continue
+        energy = abs(atoms.get_potential_energy() - structures[first].get_potential_energy()) / len(atoms)
+        force = float(np.abs(atoms.get_forces() - structures[first].get_forces()).max())
+        text = (
+            f"{_name(structures, first)} and {_name(structures, k)} are one geometry with two labels, "
+            f"{1e3 * energy:.3g} meV/atom and up to {1e3 * force:.3g} meV/Å apart"
+        )
+        if energy > DUPLICATE_ENERGY or force > DUPLICATE_FORCE:
+            errors.append(f"{text}; keep the one of your settings")
+        elif energy > 0.1 * DUPLICATE_ENERGY or force > 0.1 * DUPLICATE_FORCE:
+            warnings.append(text)
+    return errors[:3], warnings[:5]
+
+
+def _geometry(atoms: Atoms) -> str:
+    """Digest of everything that decides a label, positions to 1e-4 Å."""
+    digest = hashlib.sha256(np.ascontiguousarray(atoms.numbers).tobytes() + atoms.pbc.tobytes())
+    for name in ("initial_magmoms", "initial_charges"):
+        if name in atoms.arrays:
+            digest.update(name.encode() + np.asarray(atoms.arrays[name], dtype=float).round(3).tobytes())
+    for key in ("charge", "spin"):
+        digest.update(f"{key}={atoms.info.get(key)}".encode())
+    for values in (atoms.positions, atoms.cell.array):
+        digest.update((np.round(values / 1e-4) + 0.0).tobytes())
+    return digest.hexdigest()
+
+
+def composition_groups(structures: Sequence[Atoms], *, reduced: bool = True) -> np.ndarray:
+    """Number [n] of each structure's composition: equal for equal shares of the elements, or for equal formulas."""
+    table: dict[str, int] = {}
+    formulas = [atoms.symbols.formula for atoms in structures]
+    names = [(f.reduce()[0] if reduced else f).format("hill") for f in formulas]
+    return np.array([table.setdefault(name, len(table)) for name in names])
+
+
+def _name(structures: Sequence[Atoms], index: int) -> str:
+    atoms = structures[index]
+    return f"train[{index}] ({atoms.info.get('structure_id', atoms.get_chemical_formula())})"
+
+
+def _judge_slopes(structures: Sequence[Atoms], implied: Implied, data: Dataset) -> tuple[list[str], list[str]]:
+    """Errors and warnings from the slopes of energies and virials."""
+    sizes = np.array([len(atoms) for atoms in structures], dtype=float)
+    groups = composition_groups(structures)
+    energy = pair_slope(*_without_volume(structures, implied, groups), groups)
+    known = data.has_stress.cpu().numpy()[implied.chosen] > 0
+    virials, labels = (v[known] / sizes[known][:, None, None] for v in (implied.virials, implied.virial_labels))
+    tied = np.repeat(groups[known][:, None] * 9, 9, axis=1) + np.arange(9)
+    virial = pair_slope(virials.ravel(), labels.ravel(), tied.ravel()) if known.any() else Slope(*[math.nan] * 3)
+    shared = energy.wrong and virial.agreed and 1 / TOLERANCE < virial.value / energy.value < TOLERANCE
+    found = []
+    if energy.wrong:
+        candidates = {} if shared else dict(ENERGY_UNITS)
+        if len(set(sizes)) == 1 and sizes[0] > 2 and not shared:
+            candidates["energies per atom"] = 1 / sizes[0]
+        if shared or not virial.agreed:
+            candidates |= FORCE_UNITS
+        quantity = "energies and stresses against forces" if shared else "energies against forces"
+        found.append(_name_unit(quantity, energy.value, candidates))
+    if virial.wrong and not shared:
+        volume = float(np.median([a.get_volume() for a, k in zip(structures, known, strict=True) if k]))
+        candidates = STRESS_UNITS | {
+            "virials (eV) in place of stresses": volume,
+            "negative virials (eV) in place of stresses": -volume,
+        }
+        candidates |= {} if energy.agreed else FORCE_UNITS
+        found.append(_name_unit("stresses against forces", virial.value, candidates))
+    return [text for text, named in found if named], [text for text, named in found if not named]
+
+
+def _volume_powers(structures: Sequence[Atoms]) -> np.ndarray:
+    """1, v and v^2 [n, 3] of the scaled volume per atom; 1 alone for few structures.
+
+    In a small periodic cell the forces hardly know how the energy depends on the volume.
+    """
+    volumes = np.array([atoms.get_volume() / len(atoms) if atoms.pbc.all() else 0.0 for atoms in structures])
+    scaled = (volumes - volumes.mean()) / max(float(volumes.std()), 1e-9)
+    return scaled[:, None] ** np.arange(3 if len(structures) >= MIN_STRUCTURES else 1)
+
+
+def _without_volume(structures: Sequence[Atoms], implied: Implied, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Implied and labelled energies [n] (eV/atom) less a parabola in the volume per group."""
+    pair = np.stack((implied.energies, implied.labels), 1) / np.array([[len(atoms)] for atoms in structures])
+    for group in np.unique(groups):
+        own = np.nonzero(groups == group)[0]
+        powers = _volume_powers([structures[k] for k in own])
+        pair[own] -= powers @ np.linalg.lstsq(powers, pair[own], rcond=None)[0]
+    return pair[:, 0], pair[:, 1]
+
+
+def _robust_fit(design: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Least absolute deviations by reweighting: a group of shifted energies must not bend the fit."""
+    weights = np.ones(len(values))
+    floor = 1e-3 * max(_deviation(values), 1e-9)
+    for _ in range(50):
+        coefficients = np.linalg.lstsq(design * weights[:, None], values * weights, rcond=None)[0]
+        weights = 1.0 / np.sqrt(np.maximum(np.abs(values - design @ coefficients), floor))
+    return coefficients
+
+
+def _name_unit(quantity: str, slope: float, candidates: dict[str, float]) -> tuple[str, bool]:
+    """Message about ``slope``, and whether a unit explains it."""
+    distance = {name: abs(math.log(slope / factor)) for name, factor in candidates.items() if slope / factor > 0}
+    near = sorted((name for name, d in distance.items() if d < math.log(TOLERANCE)), key=distance.__getitem__)[:3]
+    start = f"{quantity}: off by a factor of about {slope:.3g}"
+    if not near:
+        return f"{start}, which no common unit explains; check units, signs and the order of the atoms", False
+    exact = " or ".join(f"{name} (factor {candidates[name]:.4g})" for name in near)
+    return f"{start}, as with {exact}; convert to eV, eV/Å and eV/Å³ before training", True
+
+
+def pair_slope(implied: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Slope:
+    """Theil-Sen slope of ``labels`` on ``implied`` [n] over pairs within a group, from the better separated half."""
+    dx, dy = [], []
+    for group in np.unique(groups):
+        own = np.nonzero(groups == group)[0][:400]
+        i, j = np.triu_indices(len(own), 1)
+        dx.append(implied[own[i]] - implied[own[j]])
+        dy.append(labels[own[i]] - labels[own[j]])
+    x, y = np.concatenate(dx), np.concatenate(dy)
+    if len(x) < MIN_STRUCTURES * (MIN_STRUCTURES - 1) // 2 or not np.any(x):
+        return Slope(*[math.nan] * 3)
+    wide = np.abs(x) >= max(float(np.median(np.abs(x))), 1e-9)
+    low, value, high = np.quantile(y[wide] / x[wide], (0.25, 0.5, 0.75)) if wide.any() else [math.nan] * 3
+    return Slope(float(value), float(low), float(high))
+
+
+def _judge_energies(structures: Sequence[Atoms], implied: Implied) -> tuple[list[str], list[str]]:
+    """Errors and warnings from what the implied energies leave over: mixed settings and outliers."""
+    sizes = np.array([len(atoms) for atoms in structures], dtype=float)
+    groups, residuals = composition_groups(structures, reduced=False), np.zeros(len(structures))
+    errors, warnings = list[str](), list[str]()
+    for group in np.unique(groups):
+        own = np.nonzero(groups == group)[0]
+        if len(own) < MIN_STRUCTURES:
+            continue
+        powers = _volume_powers([structures[k] for k in own])
+        design = np.column_stack((implied.energies[own] / sizes[own], powers))
+        labels = implied.labels[own] / sizes[own]
+        coefficients = _robust_fit(design, labels)
+        if not 1 / NORMAL < coefficients[0] < NORMAL:
+            continue
+        residuals[own] = labels - design @ coefficients
+        offset, minority = split_offsets(residuals[own])
+        names = [_name(structures, k) for k in own[minority]]
+        if offset is not None and _interleaved(implied.fingerprints[own], minority):
+            errors.append(
+                f"the energies of {len(names)} of {len(own)} structures of {structures[own[0]].get_chemical_formula()} "
+                f"differ by {offset:+.3g} eV/atom from what similar structures have, as with mixed settings "
+                f"({_list(implied, own[minority])}); label them again with one functional, basis and k-point density"
+            )
+        centre = np.median(residuals[own])
+        width = _deviation(residuals[own])
+        far = own[np.abs(residuals[own] - centre) > max(OUTLIER * width, MIN_OUTLIER)]
+        if offset is None and 0 < len(far) <= max(2, 0.03 * len(own)):
+            warnings.append(f"unusual energies: {_list(implied, far)}; look at these labels")
+    odd = np.nonzero(implied.force_misfit > max(0.9, 6 * float(np.median(implied.force_misfit))))[0]
+    if 0 < len(odd) <= max(2, 0.03 * len(structures)):
+        warnings.append(f"forces unlike those of the other structures: {_list(implied, odd)}; look at these labels")
+    return errors, warnings
+
+
+def _list(implied: Implied, members: Iterable[int]) -> str:
+    indices = [f"train[{implied.chosen[k]}]" for k in members]
+    return ", ".join(indices[:5]) + (", …" if len(indices) > 5 else "")
+
+
+def split_offsets(residuals: np.ndarray) -> tuple[float | None, np.ndarray]:
+    """Offset (eV/atom) of the smaller of two well separated groups, None without such, and who is in it [n]."""
+    order = np.argsort(residuals)
+    ordered = residuals[order]
+    smallest = max(3, round(0.03 * len(ordered)))
+    gaps = np.diff(ordered)
+    gaps[: smallest - 1] = gaps[len(gaps) - smallest + 1 :] = 0.0
+    cut = int(np.argmax(gaps)) + 1
+    below, above = ordered[:cut], ordered[cut:]
+    minority = np.zeros(len(ordered), dtype=bool)
+    if min(len(below), len(above)) < smallest:
+        return None, minority
+    distance = float(np.median(above) - np.median(below))
+    width = max(_deviation(below), _deviation(above))
+    if distance < max(SEPARATION * width, MIN_OFFSET) or gaps[cut - 1] < 0.4 * distance:
+        return None, minority
+    minority[order[:cut] if cut <= len(ordered) // 2 else order[cut:]] = True
+    return (-distance if cut <= len(ordered) // 2 else distance), minority
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Standard deviation from the median absolute deviation."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def _interleaved(fingerprints: np.ndarray, minority: np.ndarray) -> bool:
+    """Whether the geometries of ``minority`` [n] lie among the others': only then is an offset no physics."""
+    scaled = (fingerprints - fingerprints.mean(0)) / np.maximum(fingerprints.std(0), 1e-12 + 1e-6 * fingerprints.std())
+    distances = np.linalg.norm(scaled[minority][:, None] - scaled[None], axis=-1)
+    distances[np.arange(int(minority.sum())), np.nonzero(minority)[0]] = np.inf
+    foreign = float(np.mean(~minority[distances.argmin(1)]))
+    expected = float(np.sum(~minority)) / (len(minority) - 1)
+    return foreign >= 0.4 * expected

@@ -1,0 +1,61 @@
+"""Training on several GPUs: one process each, started by torchrun."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlip.config import Train
+
+
+def count_gpus(resources: Mapping[str, Any]) -> int:
+    """GPUs of a job: its resource ``gpus`` or ``gpu``, or Slurm's ``gres``, as in ``gpu:4`` or ``gpu:a100:4``."""
+    for name in ("gpus", "gpu"):
+        if resources.get(name):
+            return int(resources[name])
+    found = re.search(r"\bgpu(?::[A-Za-z][\w.-]*)?(?::(\d+))?", str(resources.get("gres") or ""))
+    return int(found.group(1) or 1) if found else 0
+
+
+def training_command(
+    n_processes: int,
+    train: Path,
+    valid: Path,
+    settings: Path,
+    out: Path,
+    *,
+    seed: int,
+    device: str,
+    isolated: Path | None = None,
+    previous: Path | None = None,
+) -> list[str]:
+    """Command line that trains with ``n_processes`` processes of this machine; ``settings``, ``isolated``: JSON."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
+    command += ["-m", "mlip", "train", str(train), "--valid", str(valid), "--out", str(out), "--seed", str(seed)]
+    command += ["--settings", str(settings), "--device", device, "--progress", str(out / "training.progress.json")]
+    for name, path in (("--isolated", isolated), ("--previous", previous)):
+        command += [name, str(path)] if path is not None else []
+    return command
+
+
+def train_with_processes(
+    n_processes: int, train: Path, valid: Path, settings: Train, out: Path, **options: Any
+) -> None:
+    """Run :func:`training_command` with ``settings``; results as from :func:`mlip.training.train_committee`.
+
+    Raises:
+        RuntimeError: when training failed; its messages are on the standard error before.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "settings.json"
+    file.write_text(json.dumps(settings.model_dump(mode="json")), encoding="utf-8")
+    command = training_command(n_processes, train, valid, file, out, **options)
+    done = subprocess.run(command, check=False)
+    file.unlink()
+    if done.returncode:
+        raise RuntimeError(f"training with {n_processes} processes failed (status {done.returncode}); see above")

