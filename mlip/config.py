@@ -193,10 +193,13 @@ class Train(Section):
     backend: Literal["ace", "mace"] = Field(
         "ace", description="The project's own potential, or MACE, which has an environment of its own (docs/mace.md)."
     )
-    cutoff: Positive = Field(5.0, le=12.0, description="Radius of an atom's environment, Å.")
+    cutoff: Annotated[float, Field(gt=0, le=12)] | Literal["auto"] = Field(
+        "auto",
+        description="Radius of an atom's environment, Å; `auto` is 2.1 nearest-neighbour distances, from 5 to 7 Å.",
+    )
     n_radial: int = Field(8, ge=2, le=64, description="Radial basis functions.")
     l_max: int = Field(3, ge=0, le=8, description="Largest angular momentum of the density expansion.")
-    n_channels: int = Field(24, ge=1, le=512, description="Channels in which products of the density are formed.")
+    n_channels: int = Field(32, ge=1, le=512, description="Channels in which products of the density are formed.")
     body_order: int = Field(4, ge=2, le=5, description="Largest body order of the invariants.")
     hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
         (32, 32), description="Widths of the readout's hidden layers."
@@ -218,16 +221,23 @@ class Train(Section):
         0.3, gt=0, le=1, description="Share of the schedule, its end, that a training from previous weights runs."
     )
     n_layers: int = Field(
-        1, ge=1, le=4, description="Message-passing layers: 1 sees neighbours, 2 their neighbours, too, at twice the cost."
+        1, ge=1, le=4, description="Message-passing layers: 2 see the neighbours of neighbours, too, at twice the cost."
     )
     n_steps: int = Field(1500, ge=1, description="Optimiser steps; the learning rate anneals over them.")
     batch_size: int = Field(4, ge=1, description="Structures per step.")
-    learning_rate: Positive = Field(0.002, description="Peak learning rate.")
+    learning_rate: Positive = Field(0.004, description="Peak learning rate.")
     energy_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the energy error per atom.")
     force_weight: Positive = Field(1.0, description="Weight of the force error.")
     stress_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the virial error per atom.")
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
     mace: Mace = Field(default_factory=Mace, description="Options of `backend: mace`.")
+
+    @property
+    def radius(self) -> float:
+        """``cutoff`` as a number, Å; :func:`mlip.training.data.resolve_cutoff` makes it one."""
+        if self.cutoff == "auto":
+            raise ValueError("train.cutoff is auto and has not been resolved for a data set")
+        return self.cutoff
 
     @model_validator(mode="after")
     def _mace_has_a_committee(self) -> Train:

@@ -80,7 +80,8 @@ def _harmonic_polynomials(l_max: int) -> tuple[list[tuple[int, int, int]], np.nd
     m != 0, without the Condon-Shortley phase: Varshalovich et al., Quantum Theory of Angular
     Momentum (1988), 5.1 and 5.2.
     """
-    monomials = [e for e in product(range(l_max + 1), repeat=3) if sum(e) <= l_max]
+    n = range(l_max + 1)
+    monomials = [(a, b, c) for a, b, c in product(n, n, n) if a + b + c <= l_max]
     row = {exponent: k for k, exponent in enumerate(monomials)}
     n_angular = (l_max + 1) ** 2
     values, slopes = np.zeros((n_angular, len(monomials))), np.zeros((3, n_angular, len(monomials)))

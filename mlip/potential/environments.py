@@ -29,6 +29,9 @@ class Frame:
         n_radial: radial functions per neighbour species.
         l_max: largest angular momentum.
         shortest: shortest distance (Å) of the training data, per species pair "A-B".
+        margin: share of it down to which the network is believed; nearer, the repulsion takes over. Hotter
+            MD goes a little nearer than the data: in acetylacetone at 600 K, O-H bonds shrink to 0.96 of the
+            shortest at 300 K.
     """
 
     species: tuple[str, ...]
@@ -36,6 +39,7 @@ class Frame:
     n_radial: int
     l_max: int
     shortest: dict[str, float]
+    margin: float = 0.92
 
     def indices(self, atoms: Atoms) -> np.ndarray:
         """Index of each atom's element in ``species``, [n_atoms].
@@ -148,7 +152,8 @@ class PairTables:
     @classmethod
     def of(cls, frame: Frame, device: str | torch.device = "cpu") -> PairTables:
         """Tables of ``frame``'s species in float64."""
-        inner, outer = inner_radii(frame.species, frame.shortest), outer_radii(frame.species, frame.shortest)
+        inner = inner_radii(frame.species, frame.shortest, frame.margin)
+        outer = outer_radii(frame.species, frame.shortest, frame.margin)
         charge = [float(atomic_numbers[s]) for s in frame.species]
         return cls(
             frame,

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from mlip.potential.committee import ACEPotential
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 is read, too: :mod:`mlip.potential.versions`."""
 WEIGHTS, DESCRIPTION = "potential.safetensors", "potential.json"
 BACKENDS = {"ace": "mlip.potential.files:load_ace", "mace": "mlip.potential.mace:load_mace"}
 """Function of each backend that makes a potential from description, weights and device."""
@@ -72,7 +73,8 @@ def _probe_energies(potential: Potential) -> list[float]:
     """Energies (eV) of every member for a small made-up cluster of all species."""
     numbers = [symbol for symbol in potential.species for _ in range(2)] * 2
     spiral = [(1.3 * np.cos(1.9 * k), 1.3 * np.sin(1.9 * k), 0.9 * k) for k in range(len(numbers))]
-    return [float(e) for e in potential.in_precision("double").predict([Atoms(numbers, positions=spiral)])[0].energy_members]
+    probe = Atoms(numbers, positions=spiral)
+    return [float(e) for e in potential.in_precision("double").predict([probe])[0].energy_members]
 
 
 def _check_probe(potential: Potential, description: dict[str, Any], folder: Path) -> None:
@@ -124,7 +126,10 @@ def load_ace(description: dict[str, Any], state: dict[str, Tensor], device: str)
     from mlip.potential.committee import ACEPotential
     from mlip.potential.environments import Frame
     from mlip.potential.last_layer import LastLayer
+    from mlip.potential.versions import upgrade
 
+    if description["format_version"] == 1:
+        description, state = upgrade(description, state)
     frame, size = dict(description["frame"]), dict(description["size"])
     network = CommitteeNetwork(Size(**(size | {"hidden": tuple(size["hidden"])})), seed=0)
     factor, settings = state.pop(LAST_LAYER, None), description.get("last_layer")
@@ -159,11 +164,10 @@ def _read_description(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise PotentialFileError(f"{path}: not valid JSON, probably truncated: {error}") from None
     version = description.get("format_version") if isinstance(description, dict) else None
-    if version != FORMAT_VERSION or description.get("backend") not in BACKENDS:
+    if version not in (1, FORMAT_VERSION) or description.get("backend") not in BACKENDS:
         backend = description.get("backend") if isinstance(description, dict) else None
         raise PotentialFileError(
-            f"{path}: format version {version!r}, backend {backend!r}; this version of mlip reads version "
-            f"{FORMAT_VERSION} of backends {', '.join(BACKENDS)}. Install the version of mlip that wrote it, or train "
-            "again"
+            f"{path}: format version {version!r}, backend {backend!r}; this version of mlip reads versions "
+            f"1 to {FORMAT_VERSION} of backends {', '.join(BACKENDS)}. Install the version that wrote it, or train again"
         )
     return description

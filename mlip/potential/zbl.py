@@ -17,10 +17,10 @@ INNER_FRACTION = 0.75
 """The switch is fully on below this fraction of the outer radius."""
 
 
-def inner_radii(species: Sequence[str], shortest: Mapping[str, float]) -> np.ndarray:
+def inner_radii(species: Sequence[str], shortest: Mapping[str, float], margin: float) -> np.ndarray:
     """Distances [n_species, n_species] (Å) below which the network's distances are clamped.
 
-    The shortest distance of the training data, at most the sum of the covalent radii:
+    ``margin`` times the shortest distance of the training data, at most the sum of the covalent radii:
     a pair that the data hold only far apart must not be frozen at an ordinary bond length.
     """
     covalent = covalent_sums(species)
@@ -28,12 +28,12 @@ def inner_radii(species: Sequence[str], shortest: Mapping[str, float]) -> np.nda
     for a, first in enumerate(species):
         for b, second in enumerate(species):
             seen[a, b] = shortest.get(pair_name(first, second), np.inf)
-    return np.minimum(seen, covalent)
+    return margin * np.minimum(seen, covalent)
 
 
-def outer_radii(species: Sequence[str], shortest: Mapping[str, float]) -> np.ndarray:
+def outer_radii(species: Sequence[str], shortest: Mapping[str, float], margin: float) -> np.ndarray:
     """Distances [n_species, n_species] (Å) at which the repulsion has faded to zero."""
-    return np.maximum(inner_radii(species, shortest), 0.7 * covalent_sums(species))
+    return np.maximum(inner_radii(species, shortest, margin), 0.7 * covalent_sums(species))
 
 
 def covalent_sums(species: Sequence[str]) -> np.ndarray:

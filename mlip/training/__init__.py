@@ -48,7 +48,7 @@ def train_committee(
             elements or architecture do not fit, training starts from scratch with a warning.
         checkpoint: file to write checkpoints to, and to continue from when it fits data,
             settings and seed; removed when training is complete.
-        max_seconds: train for this long instead of ``settings.n_steps`` steps.
+        max_seconds: train for this long (CPU time on a CPU) instead of ``settings.n_steps`` steps.
         progress: called with each entry of the history.
 
     Started by torchrun, the processes share every batch (:mod:`mlip.training.parallel`).
@@ -60,6 +60,9 @@ def train_committee(
         TrainingDataError: (a ValueError) for data that cannot be trained on.
         FloatingPointError: when training diverges.
     """
+    from mlip.training.data import resolve_cutoff
+
+    settings = resolve_cutoff(train, settings, previous)
     if settings.backend == "mace":
         # By name: steps of other backends do not depend on this code, and provenance should not say so.
         train_mace = importlib.import_module("mlip.training.mace").train_mace_committee

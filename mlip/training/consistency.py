@@ -204,7 +204,7 @@ def _without_volume(structures: Sequence[Atoms], implied: Implied, groups: np.nd
     pair = np.stack((implied.energies, implied.labels), 1) / np.array([[len(atoms)] for atoms in structures])
     for group in np.unique(groups):
         own = np.nonzero(groups == group)[0]
-        powers = _volume_powers([structures[k] for k in own])
+        powers = _volume_powers([structures[k] for k in own.tolist()])
         pair[own] -= powers @ np.linalg.lstsq(powers, pair[own], rcond=None)[0]
     return pair[:, 0], pair[:, 1]
 
@@ -255,7 +255,7 @@ def _judge_energies(structures: Sequence[Atoms], implied: Implied) -> tuple[list
         own = np.nonzero(groups == group)[0]
         if len(own) < MIN_STRUCTURES:
             continue
-        powers = _volume_powers([structures[k] for k in own])
+        powers = _volume_powers([structures[k] for k in own.tolist()])
         design = np.column_stack((implied.energies[own] / sizes[own], powers))
         labels = implied.labels[own] / sizes[own]
         coefficients = _robust_fit(design, labels)
@@ -263,12 +263,13 @@ def _judge_energies(structures: Sequence[Atoms], implied: Implied) -> tuple[list
             continue
         residuals[own] = labels - design @ coefficients
         offset, minority = split_offsets(residuals[own])
-        names = [_name(structures, k) for k in own[minority]]
+        members = own[minority].tolist()
         if offset is not None and _interleaved(implied.fingerprints[own], minority):
+            formula = structures[int(own[0])].get_chemical_formula()
             errors.append(
-                f"the energies of {len(names)} of {len(own)} structures of {structures[own[0]].get_chemical_formula()} "
+                f"the energies of {len(members)} of {len(own)} structures of {formula} "
                 f"differ by {offset:+.3g} eV/atom from what similar structures have, as with mixed settings "
-                f"({_list(implied, own[minority])}); label them again with one functional, basis and k-point density"
+                f"({_list(implied, members)}); label them again with one functional, basis and k-point density"
             )
         centre = np.median(residuals[own])
         width = _deviation(residuals[own])

@@ -93,7 +93,7 @@ def train_mace_committee(
         raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
     check_structures(train, "train")
     foundation = read_foundation(settings.mace.foundation_model) if settings.mace.foundation_model else None
-    cutoff = foundation.architecture.r_max if foundation else settings.cutoff
+    cutoff = foundation.architecture.r_max if foundation else settings.radius
     frame = find_frame(train, prepare_pairs(train, cutoff), settings)
     check_structures(valid, "valid", known=set(frame.species))
     start = _prepare(train, frame, settings, foundation, seed, device, isolated_energies)
@@ -197,10 +197,10 @@ def _same(first: Architecture, second: Architecture) -> bool:
 def _architecture(train: Sequence[Atoms], settings: Train) -> Architecture:
     chosen = settings.mace
     numbers = tuple(sorted({int(z) for atoms in train for z in atoms.numbers}))
-    edges = sum(make_graph(atoms, numbers, settings.cutoff).edges.shape[1] for atoms in train)
+    edges = sum(make_graph(atoms, numbers, settings.radius).edges.shape[1] for atoms in train)
     return Architecture(
         atomic_numbers=numbers,
-        r_max=settings.cutoff,
+        r_max=settings.radius,
         hidden_irreps=chosen.hidden_irreps,
         max_ell=chosen.max_ell,
         correlation=chosen.correlation,

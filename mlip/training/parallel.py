@@ -2,9 +2,9 @@
 
 Started by ``torchrun --nproc-per-node N -m mlip train ...``, which sets the variables that
 ``torch.distributed`` reads; without them there is one process and nothing here does anything. The
-summed gradient is that of the whole batch, to round-off, so that results do not depend on the number
-of processes. Give ``train.batch_size`` several structures per process: a GPU with one small
-structure is idle most of the time.
+summed gradient is that of the whole batch, to round-off. (Weights of two runs still part slowly: an
+optimiser that scales all directions of the gradient alike lets round-off grow.)
+Give ``train.batch_size`` several structures per process: a GPU with one small structure is idle most of the time.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def prepare_training(
     if not train:
         raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
     check_structures(train, "train")
-    pairs = prepare_pairs(train, settings.cutoff)
+    pairs = prepare_pairs(train, settings.radius)
     frame = find_frame(train, pairs, settings)
     check_structures(valid, "valid", known=set(frame.species))
     size = find_size(frame, settings)

@@ -85,6 +85,8 @@ def draw_pictures(sources: tables.Sources, folder: Path) -> list[str]:
 def describe_method(sources: tables.Sources) -> str:
     """What was measured and how, in words."""
     machines = {f"{r['machine']['processor']}" for r in [*sources.runs, *sources.speed]}
+    states = len({run["code"] for run in sources.runs if "code" in run})
+    mixed = f" **Runs of Ouroboros come from {states} states of its code.**" if states > 1 else ""
     return (
         "Made by `make benchmark` (`tests/benchmarks`). Training time is process CPU time of one thread, or wall time "
         "on a GPU; reading data, neighbour lists and cached geometry are in it (and listed apart), evaluation and "
@@ -92,7 +94,7 @@ def describe_method(sources: tables.Sources) -> str:
         "out, and settings were chosen on it. Test structures are used for these tables alone. The other packages "
         "share one recipe (`train_rival.py`): force-dominated squared errors with a rising energy weight, AdamW, "
         "averaged weights, a cosine over the budget. ± is the standard deviation over seeds; a budget with one seed "
-        f"has none. Measured on: {'; '.join(sorted(machines)) or 'nothing yet'}."
+        f"has none. Measured on: {'; '.join(sorted(machines)) or 'nothing yet'}.{mixed}"
     )
 
 

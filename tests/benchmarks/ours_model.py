@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ase.calculators.calculator import Calculator
 
-from mlip.calculator import load_calculator as load
+from mlip.calculator import MLIPCalculator
+from mlip.potential import load_potential
 
 
 def load_calculator(folder: Path, device: str) -> Calculator:
-    """ASE calculator of a trained potential."""
-    return load(folder, device)
+    """ASE calculator in single precision; a committee with every member's forces and its uncertainty."""
+    potential = load_potential(folder, device, "single")
+    return MLIPCalculator(potential, uncertainty=potential.n_members > 1)

@@ -75,11 +75,11 @@ def dig(record: Record, keys: Sequence[str]) -> float | None:
 
 
 def group_runs(runs: Iterable[Record], dataset: str, device: str = "cpu") -> list[Group]:
-    """Groups of one data set, by variant and rising budget."""
+    """Groups of one data set, by variant and rising budget; other settings or other code make another group."""
     found: dict[tuple[str, float, str], list[Record]] = {}
     for run in runs:
         if run["dataset"] == dataset and run["device"] == device:
-            key = (run["variant"], float(run["budget"]), json.dumps(run["settings"], sort_keys=True))
+            key = (run["variant"], float(run["budget"]), json.dumps([run["settings"], run.get("code")], sort_keys=True))
             found.setdefault(key, []).append(run)
     return [Group(dataset, v, device, b, tuple(members)) for (v, b, _), members in sorted(found.items())]
 
@@ -92,6 +92,11 @@ def number(value: float | None, digits: int = 3) -> str:
         return "0"
     text = f"{value:.{digits}g}"
     return f"{value:.0f}" if "e" in text and 1 <= abs(value) < 1e9 else text
+
+
+def whole(value: float | None) -> str:
+    """``value`` to the nearest integer."""
+    return BLANK if value is None else f"{value:.0f}"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -112,8 +117,8 @@ def accuracy_table(sources: Sources, dataset: str, device: str = "cpu") -> str:
             number(group.mean("cpu_seconds")),
             number(group.mean("data_seconds"), 2),
             str(len(group.runs)),
-            number(group.mean("steps"), 6),
-            number(group.mean("n_parameters"), 9),
+            whole(group.mean("steps")),
+            whole(group.mean("n_parameters")),
             group.show("errors", "test", "energy_mae"),
             group.show("errors", "test", "energy_rmse"),
             group.show("errors", "test", "force_mae"),

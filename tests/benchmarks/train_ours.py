@@ -10,6 +10,7 @@ import records
 
 from mlip.config import Train
 from mlip.potential import Potential, load_potential
+from mlip.provenance import code_digest
 from mlip.training import train_committee
 
 
@@ -51,6 +52,7 @@ def main() -> None:
         "budget": given.budget,
         "device": given.device,
         "settings": settings.model_dump(mode="json"),
+        "code": code_digest("mlip.training"),
         "cpu_seconds": trained[-1],
         "data_seconds": max(trained[-1] - result["training_seconds"], 0.0),
         # Calibration, errors on the training data, files.

@@ -30,6 +30,17 @@ def test_round_trip_is_bitwise(folder: Path, alloys: list[Atoms], tmp_path: Path
     assert first.calibration == second.calibration
 
 
+def test_a_file_of_version_1_gives_the_energies_that_were_stored_with_it(tmp_path: Path) -> None:
+    # Written by commit 904db6a, whose members had fields of their own; loading compares energies of a test cluster.
+    old = load_potential(Path(__file__).parents[1] / "data/potential_v1")
+    assert old.n_members == 2
+    old.save(tmp_path)
+    assert json.loads((tmp_path / "potential.json").read_text())["format_version"] == 2
+    cluster = Atoms("Au2Cu2", [[0, 0, 0], [2.5, 0, 0], [0, 2.5, 0], [0, 0, 2.6]])
+    first, second = old.predict([cluster])[0], load_potential(tmp_path).predict([cluster])[0]
+    assert np.array_equal(first.forces_members, second.forces_members)
+
+
 @pytest.mark.parametrize("name", ["potential.safetensors", "potential.json"])
 def test_missing_and_truncated_files_are_reported(folder: Path, name: str) -> None:
     path = folder / name

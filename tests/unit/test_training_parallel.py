@@ -6,16 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from safetensors.numpy import load_file
 
 from mlip.config import Train
-from mlip.extxyz import write_structures
+from mlip.extxyz import read_structures, write_structures
 from mlip.training.parallel import SINGLE, Processes, share_settings
 
 
@@ -51,7 +52,7 @@ def folder(alloys: list[Atoms], settings: Train, tmp_path: Path) -> Path:
             big.calc = SinglePointCalculator(big, energy=2 * results["energy"], forces=forces, stress=results["stress"])
     write_structures(tmp_path / "train.extxyz", train)
     write_structures(tmp_path / "valid.extxyz", alloys[18:])
-    quick = settings.model_copy(update={"n_steps": 8, "batch_size": 5, "checkpoint_every": 4})
+    quick = settings.model_copy(update={"n_steps": 16, "batch_size": 5, "checkpoint_every": 1})
     (tmp_path / "settings.json").write_text(json.dumps(quick.model_dump(mode="json")))
     return tmp_path
 
@@ -61,17 +62,41 @@ def test_two_processes_train_what_one_does(folder: Path) -> None:
         done = launch(n_processes, folder, name)
         assert done.returncode == 0, done.stderr[-3000:]
         # Only the first process reports.
-        assert done.stdout.count("step=8 ") == 1
+        assert done.stdout.count("step=16 ") == 1
         assert done.stdout.count("Potential:") == 1
-    one, two = (load_file(folder / name / "potential.safetensors") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name, values in one.items():
-        np.testing.assert_allclose(two[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
     results = [json.loads((folder / name / "training.json").read_text()) for name in ("one", "two")]
+    # The first entry precedes any update. Later the optimiser, which scales every direction of
+    # the gradient alike, makes round-off visible: only what was learnt has to agree.
+    first, second = (result["history"][0] for result in results)
     for key in ("energy_rmse", "force_rmse", "virial_rmse"):
-        first, second = ([entry[key] for entry in result["history"]] for result in results)
-        assert first == pytest.approx(second, rel=1e-3)
+        assert second[key] == pytest.approx(first[key], rel=1e-4)
+    one, two = (result["train_errors"]["force_rmse"] for result in results)
+    assert two == pytest.approx(one, rel=0.3)
     assert not (folder / "two" / "checkpoint").exists()
+
+
+def test_gradients_of_shares_add_up_to_the_gradient_of_the_batch(folder: Path, settings: Train) -> None:
+    from mlip.training.pipeline import prepare_training
+    from mlip.training.trainer import Trainer
+
+    @dataclass(frozen=True)
+    class Alone(Processes):
+        def sum_(self, tensors: Iterable[torch.Tensor]) -> None:
+            """Leave every share by itself."""
+
+    prepared = prepare_training(read_structures(folder / "train.extxyz"), [], settings, 0, "cpu", None)
+
+    def gradients(processes: Processes) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        trainer = Trainer(prepared.network, prepared.data, settings, 0, "", processes=processes)
+        return trainer._gradients([0, 1, 2, 4, 7], 0.5)
+
+    whole, whole_squares = gradients(SINGLE)
+    for size in (2, 3, 8):
+        shares = [gradients(Alone(rank, size)) for rank in range(size)]
+        for name, expected in whole.items():
+            total = sum(share[name] for share, _ in shares)
+            torch.testing.assert_close(total, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()) + 1e-9)
+        torch.testing.assert_close(sum(squares for _, squares in shares), whole_squares, rtol=1e-4, atol=1e-9)
 
 
 def test_an_error_ends_every_process_with_its_message(folder: Path) -> None:
