@@ -276,7 +276,26 @@ def check_config(path: Path) -> list[Check]:
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
     sizes = ", ".join(f"{atoms.get_chemical_formula()}" for atoms in structures)
     found = Check("configuration", "ok", f"{path}: {config.system}, starting from {sizes}")
-    return [found, _guarded("labeller", lambda: check_labeller(config, elements))]
+    checks = [found, _guarded("labeller", lambda: check_labeller(config, elements))]
+    return checks + ([_guarded("MACE", check_mace)] if config.train.backend == "mace" else [])
+
+
+def check_mace() -> Check:
+    """mace-torch can be imported here, beside the e3nn that it pins."""
+    from mlip.potential.mace_network import MissingBackendError, require_mace
+
+    remedy = "make setup-mace (with GPAW: make setup-mace DFT=1), then .venv-mace/bin/mlip in place of .venv/bin/mlip"
+    try:
+        require_mace()
+    except MissingBackendError:
+        return Check("MACE", "fail", f"backend mace, but mace-torch is not installed beside {sys.executable}", remedy)
+    except Exception as error:
+        return Check("MACE", "fail", f"mace-torch cannot be imported: {type(error).__name__}: {error}", remedy)
+    found = f"mace-torch {version('mace-torch')}, e3nn {version('e3nn')}"
+    try:
+        return Check("MACE", "ok", f"{found}, cuequivariance-torch {version('cuequivariance-torch')}")
+    except PackageNotFoundError:
+        return Check("MACE", "ok", f"{found}; without cuequivariance-torch, which makes it faster on GPUs")
 
 
 def check_labeller(config: Config, elements: Sequence[str]) -> Check:

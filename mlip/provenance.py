@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import functools
 import hashlib
@@ -32,6 +33,8 @@ REPORTED_PACKAGES = (
     "vesin",
     "snakemake",
 )
+OPTIONAL_PACKAGES = ("mace-torch", "e3nn", "cuequivariance-torch")
+"""Reported where they are installed."""
 
 
 @functools.cache
@@ -115,6 +118,9 @@ def package_versions() -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
+    for name in OPTIONAL_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     return versions
 
 

@@ -20,7 +20,7 @@ from mlip.potential.basis import radial_basis, spherical_harmonics
 from mlip.potential.committee import ACEPotential
 from mlip.potential.environments import PairTables
 from mlip.potential.interface import Potential
-from mlip.potential.zbl import _COEFFICIENTS, _EXPONENTS, COULOMB, INNER_FRACTION
+from mlip.potential.zbl import switched_zbl
 
 
 class PairPotential(nn.Module):
@@ -79,7 +79,7 @@ class PairPotential(nn.Module):
         own = g[row]
         along = torch.bmm(torch.bmm(radial_slope[:, None], own), angular[:, :, None])[:, 0, 0]
         across = torch.bmm(angular_slope, torch.bmm(radial[:, None], own).transpose(1, 2))[..., 0] / r[:, None]
-        pair, slope = _repulsion(r, self.charge[first], self.charge[second], self.outer[first, second])
+        pair, slope = switched_zbl(r, self.charge[first], self.charge[second], self.outer[first, second])
         energies = (atomic + self.reference[species]).index_add(0, centers, 0.5 * pair)
         return energies, across + (along + 0.5 * slope)[:, None] * direction
 
@@ -172,17 +172,3 @@ def _restrict(network: CommitteeNetwork, k: int) -> CommitteeNetwork:
     for name in ("density_mean", "density_weight", "invariant_scale", "feature_mean", "feature_scale"):
         getattr(own, name).data = getattr(own, name).data[:, k : k + 1]
     return own
-
-
-def _repulsion(r: Tensor, z_first: Tensor, z_second: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`mlip.potential.zbl.repulsion`, without its branch on the data, which no program can hold."""
-    length = 0.46850 / (z_first**0.23 + z_second**0.23)
-    terms = [(c * torch.exp(-e * r / length), e) for c, e in zip(_COEFFICIENTS, _EXPONENTS, strict=True)]
-    phi = torch.stack([term for term, _ in terms]).sum(0)
-    dphi = -torch.stack([e * term for term, e in terms]).sum(0) / length
-    bare = COULOMB * z_first * z_second / r
-    value, slope = bare * phi, bare * (dphi - phi / r)
-    width = (1.0 - INNER_FRACTION) * outer
-    t = ((outer - r) / width).clamp(0.0, 1.0)
-    switch, dswitch = t**3 * (10.0 - 15.0 * t + 6.0 * t**2), -30.0 * t**2 * (1.0 - t) ** 2 / width
-    return value * switch, slope * switch + value * dswitch

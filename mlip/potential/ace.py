@@ -198,12 +198,13 @@ class CommitteeNetwork(nn.Module):
         return self
 
     def forward(
-        self, environments: Environments, density: Tensor, *, members: bool = True, last: bool = False
+        self, environments: Environments, density: Tensor, *, members: bool | Tensor = True, last: bool = False
     ) -> tuple[Atomic, Tensor]:
         """Atomic energies and dE_i/dr_ij [N, P, 3, M] from the density [N, LM, C].
 
         Args:
-            members: derivatives of every member, else of their mean (P = 1), which is cheaper.
+            members: derivatives of every member; of their mean (P = 1), which is cheaper; or, of each
+                structure, those of the members [Q, n_structures] (P = Q).
             last: fill :attr:`Atomic.last`.
         """
         own = density.transpose(0, 1)
@@ -284,7 +285,13 @@ class CommitteeNetwork(nn.Module):
         return torch.cat(parts[0], -1), torch.cat(parts[1], -1)
 
     def read_out(
-        self, features: Tensor, density: Tensor, environments: Environments, *, members: bool, last: bool = False
+        self,
+        features: Tensor,
+        density: Tensor,
+        environments: Environments,
+        *,
+        members: bool | Tensor,
+        last: bool = False,
     ) -> Atomic:
         """Energies and their derivatives with respect to features [N, F] and rho, which A [LM, N, C] holds."""
         groups, x, slopes = environments.groups, features, []
@@ -307,7 +314,10 @@ class CommitteeNetwork(nn.Module):
         back = back + grouped_matmul(factor, self.linear.mT, groups)
         d_rho = steepness * fade * value
         energies = (1.0 - fade) * value
-        if not members:
+        if isinstance(members, Tensor):
+            chosen = members[:, environments.structure]
+            back, d_rho = back.gather(0, chosen[..., None].expand(-1, -1, back.shape[-1])), d_rho.gather(0, chosen)
+        elif not members:
             back, d_rho = back.mean(0, keepdim=True), d_rho.mean(0, keepdim=True)
         phi = factor * torch.cat((x, features.expand(*x.shape[:-1], -1)), -1) if last else None
         return Atomic(energies, back, d_rho, phi)

@@ -39,11 +39,8 @@ def radial_basis(r: Tensor, inner: Tensor, cutoff: float, n_radial: int) -> tupl
     low = (1.0 - CLAMP_WIDTH) * inner
     stretch = 2.0 / (cutoff - low)
     x = (effective - low) * stretch - 1.0
-    polynomials, derivatives = [torch.ones_like(x), x], [torch.zeros_like(x), torch.ones_like(x)]
-    for _ in range(2, n_radial):
-        derivatives.append(2.0 * polynomials[-1] + 2.0 * x * derivatives[-1] - derivatives[-2])
-        polynomials.append(2.0 * x * polynomials[-1] - polynomials[-2])
-    t, dt = torch.stack(polynomials[:n_radial], -2), torch.stack(derivatives[:n_radial], -2)
+    t = chebyshev(x, n_radial)
+    dt = torch.matmul(torch.from_numpy(_chebyshev_derivatives(n_radial)).to(t), t)
     y = (1.0 - (effective / cutoff) ** 2).clamp(min=0.0)
     envelope, envelope_slope = y**3, -6.0 * effective / cutoff**2 * y**2
     value = t * envelope[..., None, :]
@@ -51,24 +48,43 @@ def radial_basis(r: Tensor, inner: Tensor, cutoff: float, n_radial: int) -> tupl
     return value, gradient
 
 
+def chebyshev(x: Tensor, n: int) -> Tensor:
+    """T_0 ... T_(n-1) of x [N, M], [N, n, M]; T_(m+k) = 2 T_m T_k - T_(m-k) doubles their number at each turn."""
+    t = torch.stack((torch.ones_like(x), x), -2)
+    while (m := t.shape[-2] - 1) < n - 1:
+        more = 2.0 * t[..., -1:, :] * t[..., 1:, :] - t[..., :-1, :].flip(-2)
+        t = torch.cat((t, more[..., : n - 1 - m, :]), -2)
+    return t[..., :n, :]
+
+
+@lru_cache(maxsize=16)
+def _chebyshev_derivatives(n: int) -> np.ndarray:
+    """dT_k/dx = sum_j D_kj T_j, [n, n]."""
+    columns = [np.polynomial.chebyshev.chebder(np.eye(n)[k]) for k in range(n)]
+    return np.array([np.pad(c, (0, n - len(c))) for c in columns])
+
+
 def spherical_harmonics(direction: Tensor, l_max: int) -> tuple[Tensor, Tensor]:
     """Orthonormal real spherical harmonics of unit vectors [N, 3, M], and their gradient.
 
     Returns Y [N, (l_max+1)^2, M], ordered (l, m = -l..l), and r dY/d(vector) [N, 3, (l_max+1)^2, M]:
     divide by the length for the gradient with respect to the vector. Both are matrix products
-    with the monomials x^a y^b z^c; the gradient is projected onto the tangent plane.
+    with the monomials x^a y^b z^c. Y_l is a homogeneous polynomial of degree l, so that the radial
+    part of its gradient is l Y_l (Euler), which is taken away.
     """
     exponents, coefficients = _harmonic_polynomials(l_max)
     n_angular = (l_max + 1) ** 2
     powers = [torch.ones_like(direction), direction]
     for _ in range(2, l_max + 1):
         powers.append(powers[-1] * direction)
-    monomials = torch.stack([powers[a][:, 0] * powers[b][:, 1] * powers[c][:, 2] for a, b, c in exponents], 1)
+    power = torch.stack(powers, 2)  # [N, 3, l_max + 1 or 2, M]
+    x, y, z = (power[:, axis, e] for axis, e in enumerate(torch.tensor(exponents, device=direction.device).T))
+    monomials = x * y * z
     table = torch.from_numpy(coefficients).to(direction)
     values, gradient = torch.matmul(table, monomials).split((n_angular, 3 * n_angular), 1)
-    gradient = gradient.unflatten(1, (3, n_angular))
-    radial = (direction[:, :, None] * gradient).sum(1, keepdim=True)
-    return values, gradient - direction[:, :, None] * radial
+    degree = torch.tensor([d for d in range(l_max + 1) for _ in range(2 * d + 1)]).to(direction)
+    radial = values * degree[:, None]
+    return values, gradient.unflatten(1, (3, n_angular)) - direction[:, :, None] * radial[:, None]
 
 
 @lru_cache(maxsize=16)
@@ -78,7 +94,7 @@ def _harmonic_polynomials(l_max: int) -> tuple[list[tuple[int, int, int]], np.nd
     Y_lm = N_lm (d^m P_l / dz^m) times the real (m >= 0) or imaginary (m < 0) part of
     (x + i y)^|m|, where N_lm = sqrt((2 l + 1) / (4 pi) (l - m)! / (l + m)!), times sqrt(2) for
     m != 0, without the Condon-Shortley phase: Varshalovich et al., Quantum Theory of Angular
-    Momentum (1988), 5.1 and 5.2.
+    Momentum (1988), 5.1 and 5.2. Terms of lower degree are multiplied by powers of x^2 + y^2 + z^2 = 1.
     """
     n = range(l_max + 1)
     monomials = [(a, b, c) for a, b, c in product(n, n, n) if a + b + c <= l_max]
@@ -93,12 +109,20 @@ def _harmonic_polynomials(l_max: int) -> tuple[list[tuple[int, int, int]], np.nd
             for k in range(0 if order >= 0 else 1, m + 1, 2):
                 planar = norm * math.comb(m, k) * (-1.0) ** (k // 2) * (math.sqrt(2.0) if m else 1.0)
                 for c, coefficient in enumerate(legendre):
-                    exponent = (m - k, k, c)
-                    values[column, row[exponent]] += planar * coefficient
-                    for axis in range(3):
-                        if exponent[axis]:
-                            lower = tuple(e - (i == axis) for i, e in enumerate(exponent))
-                            slopes[axis, column, row[lower]] += planar * coefficient * exponent[axis]
+                    if coefficient == 0.0:
+                        continue
+                    half = (degree - m - c) // 2
+                    for u, v in product(range(half + 1), repeat=2):
+                        if u + v > half:
+                            continue
+                        w = half - u - v
+                        ways = math.factorial(half) // (math.factorial(u) * math.factorial(v) * math.factorial(w))
+                        exponent = (m - k + 2 * u, k + 2 * v, c + 2 * w)
+                        values[column, row[exponent]] += planar * coefficient * ways
+    for exponent, axis in product(monomials, range(3)):
+        if exponent[axis]:
+            a, b, c = (e - (i == axis) for i, e in enumerate(exponent))
+            slopes[axis, :, row[a, b, c]] += exponent[axis] * values[:, row[exponent]]
     return monomials, np.concatenate((values[None], slopes)).reshape(4 * n_angular, -1)
 
 

@@ -65,10 +65,12 @@ def _rows_first(gradient: Tensor) -> Tensor:
 
 def _combine(environments: Environments, across: Tensor, along: Tensor, n_members: int) -> Tensor:
     """[N, P, 3, M] from the factors [N, P*LM, M] of dY/dr and of Y times the direction."""
-    shape = (across.shape[0], n_members, 1, -1, across.shape[-1])
-    tangential = (across.view(shape) * environments.angular_slope[:, None]).sum(3)
-    radial = (along.view(shape) * environments.angular[:, None, None]).sum(3)
-    return tangential + radial * environments.direction[:, None]
+    shape = (across.shape[0], n_members, -1, across.shape[-1])
+    across, slopes = across.view(shape), environments.angular_slope
+    radial = (along.view(shape) * environments.angular[:, None]).sum(2)
+    # One axis at a time: arrays three times as large leave the cache.
+    axes = [(across * slopes[:, k, None]).sum(2) + radial * environments.direction[:, None, k] for k in range(3)]
+    return torch.stack(axes, 2)
 
 
 def sum_forces(environments: Environments, edges: Tensor) -> Tensor:

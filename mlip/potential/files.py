@@ -167,7 +167,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     if version not in (1, FORMAT_VERSION) or description.get("backend") not in BACKENDS:
         backend = description.get("backend") if isinstance(description, dict) else None
         raise PotentialFileError(
-            f"{path}: format version {version!r}, backend {backend!r}; this version of mlip reads versions "
-            f"1 to {FORMAT_VERSION} of backends {', '.join(BACKENDS)}. Install the version that wrote it, or train again"
+            f"{path}: format version {version!r}, backend {backend!r}; this version reads versions "
+            f"1 to {FORMAT_VERSION} of backends {', '.join(BACKENDS)}. Install the version that wrote it or train again"
         )
     return description

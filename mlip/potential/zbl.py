@@ -48,15 +48,20 @@ def pair_name(first: str, second: str) -> str:
 
 
 def repulsion(r: Tensor, z_first: Tensor, z_second: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-    """Switched ZBL energy of pairs (eV) and its slope (eV/Å), each shaped like ``r`` (Å).
+    """:func:`switched_zbl`, skipped where no pair is near enough: in most structures none is."""
+    if not bool((r < outer).any()):
+        return torch.zeros_like(r), torch.zeros_like(r)
+    return switched_zbl(r, z_first, z_second, outer)
+
+
+def switched_zbl(r: Tensor, z_first: Tensor, z_second: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+    """Switched ZBL energy of pairs (eV) and its slope (eV/Å), each shaped like ``r`` (Å); can be traced.
 
     V = COULOMB Z1 Z2 / r phi(r/a), a = 0.46850 / (Z1^0.23 + Z2^0.23) Å: Ziegler, Biersack and
     Littmark, The Stopping and Range of Ions in Matter (1985), times the quintic
     s(t) = t^3 (10 - 15 t + 6 t^2), t = (outer - r) / (outer - INNER_FRACTION outer), whose
     value, slope and curvature vanish at ``outer``.
     """
-    if not bool((r < outer).any()):
-        return torch.zeros_like(r), torch.zeros_like(r)
     length = 0.46850 / (z_first**0.23 + z_second**0.23)
     x = r / length
     phi, dphi = torch.zeros_like(r), torch.zeros_like(r)

@@ -24,7 +24,10 @@ HUBER = 1.0
 
 @dataclass(frozen=True)
 class Batch:
-    """Some structures of a data set; attributes as in :class:`Dataset`, members' weights [P, n]."""
+    """Some structures of a data set; attributes as in :class:`Dataset`.
+
+    ``weights`` [P, n] of the structures for each member, ``members`` [Q, n]: those whose derivatives are compared.
+    """
 
     environments: Environments
     density: Tensor
@@ -34,10 +37,18 @@ class Batch:
     has_stress: Tensor
     sizes: Tensor
     weights: Tensor
+    members: Tensor
 
 
-def take_batch(data: Dataset, chosen: Sequence[int], member_weights: Tensor, n_species: int) -> Batch:
-    """The structures ``chosen`` of ``data``, with ``member_weights`` [P, n_all]."""
+def take_batch(
+    data: Dataset, chosen: Sequence[int], member_weights: Tensor, n_species: int, members: Tensor | None = None
+) -> Batch:
+    """The structures ``chosen`` of ``data``, with ``member_weights`` [P, n_all].
+
+    ``members`` [Q, n_all] are those of each structure whose forces are compared; all of them, if not given.
+    """
+    if members is None:
+        members = torch.arange(len(member_weights), device=member_weights.device)[:, None].expand_as(member_weights)
     rows = torch.cat([data.rows[k] for k in chosen])
     rows = rows[torch.argsort(data.environments.species[rows], stable=True)]
     index = torch.tensor(list(chosen), device=rows.device)
@@ -54,6 +65,7 @@ def take_batch(data: Dataset, chosen: Sequence[int], member_weights: Tensor, n_s
         data.has_stress[index],
         data.sizes[index],
         member_weights[:, index],
+        members[:, index],
     )
 
 
@@ -64,7 +76,8 @@ def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energ
     their number of atoms there, equally in the energy and virial terms.
     """
     n = len(batch.sizes)
-    atomic, edges = network(batch.environments, batch.density)
+    every = len(batch.members) == len(batch.weights)
+    atomic, edges = network(batch.environments, batch.density, members=True if every else batch.members)
     energies = atomic.energies.new_zeros((len(atomic.energies), n))
     energies = energies.index_add(1, batch.environments.structure, atomic.energies)
     energy_error = (energies - batch.energies) / batch.sizes
@@ -74,17 +87,18 @@ def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energ
     ]
     virial_square = virial_error.square().mean((2, 3)) * batch.has_stress[:, None]
 
-    row_weight = batch.weights[:, batch.environments.structure].T
+    weights = batch.weights if every else batch.weights.gather(0, batch.members)
+    row_weight = weights[:, batch.environments.structure].T
     force_term = (_huber(force_error).mean(-1) * row_weight).sum(0) / row_weight.shape[0]
     energy_term = (energy_error.square() * batch.weights).mean(1) / ENERGY_UNIT**2
-    virial_term = (virial_square.T * batch.weights).mean(1) / STRESS_UNIT**2
+    virial_term = (virial_square.T * weights).mean(1) / STRESS_UNIT**2
     loss = (
-        settings.force_weight * force_term
-        + settings.energy_weight * energy_ramp * energy_term
-        + settings.stress_weight * energy_ramp * virial_term
+        settings.force_weight * force_term.mean()
+        + settings.energy_weight * energy_ramp * energy_term.mean()
+        + settings.stress_weight * energy_ramp * virial_term.mean()
     )
     squares = torch.stack((energy_error.square().mean(), force_error.square().mean(), virial_square.mean()))
-    return loss.mean(), squares.detach()
+    return loss, squares.detach()
 
 
 def _huber(error: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from ase import Atoms
 from mlip.config import Train
 from mlip.evaluation import evaluate_potential
 from mlip.files import write_json
+from mlip.neighbors import Pairs
 from mlip.potential.environments import Frame
 from mlip.potential.files import WEIGHTS, load_potential
 from mlip.potential.foundation import Foundation, read_foundation, reduce_elements
@@ -34,8 +35,10 @@ from mlip.potential.mace_network import (
     split_states,
 )
 from mlip.training.calibration import calibrate, calibration_set, compare
+from mlip.training.consistency import check_consistency
 from mlip.training.data import (
     TrainingDataError,
+    build_dataset,
     check_structures,
     composition,
     find_frame,
@@ -44,6 +47,7 @@ from mlip.training.data import (
     prepare_pairs,
 )
 from mlip.training.mace_trainer import MACETrainer, Targets
+from mlip.training.parallel import count_processes
 from mlip.uncertainty import Calibration, describe_shift, measure_quality
 
 LEARNING_RATES = {"scratch": 0.01, "fine-tuning": 0.0005}
@@ -86,17 +90,25 @@ def train_mace_committee(
     Raises:
         MissingBackendError: without mace-torch.
         PotentialFileError: for a foundation model that cannot be used.
+        ValueError: in one of several processes.
     """
     began = time.perf_counter()
+    if count_processes() > 1:
+        raise ValueError(
+            f"backend mace trains in one process, and torchrun started {count_processes()}; "
+            "start `mlip train` without torchrun"
+        )
     require_mace()
     if not train:
         raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
     check_structures(train, "train")
     foundation = read_foundation(settings.mace.foundation_model) if settings.mace.foundation_model else None
     cutoff = foundation.architecture.r_max if foundation else settings.radius
-    frame = find_frame(train, prepare_pairs(train, cutoff), settings)
+    pairs = prepare_pairs(train, cutoff)
+    frame = find_frame(train, pairs, settings.model_copy(update={"cutoff": cutoff}))
     check_structures(valid, "valid", known=set(frame.species))
     start = _prepare(train, frame, settings, foundation, seed, device, isolated_energies)
+    suspicions = _find_suspicions(train, pairs, frame, start.isolated, settings)
     if previous is not None and settings.restart == "previous":
         start = _continue(start, Path(previous), frame, isolated_energies)
     trained = [accelerate(copy.deepcopy(n).float(), device, settings.mace.cueq) for n in start.networks]
@@ -118,10 +130,23 @@ def train_mace_committee(
         keys=[fingerprint([atoms]) for atoms in train],
     )
     trainer.run()
-    result = _write_results(trainer, start, frame, train, valid, Path(out), time.perf_counter() - began)
+    result = _write_results(trainer, start, frame, suspicions, train, valid, Path(out), time.perf_counter() - began)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return result
+
+
+def _find_suspicions(
+    train: Sequence[Atoms], pairs: Sequence[Pairs], frame: Frame, isolated: dict[str, float], settings: Train
+) -> list[str]:
+    """Warnings about inconsistent labels, by the small linear model that our own potential's training asks, too."""
+    if settings.consistency == "off":
+        return []
+    data = build_dataset(train, pairs, frame, isolated, "cpu")
+    suspicions = check_consistency(train, data, len(frame.species), settings.consistency)
+    for suspicion in suspicions:
+        warnings.warn(suspicion, stacklevel=3)
+    return suspicions
 
 
 def _bytes(network: torch.nn.Module) -> bytes:
@@ -241,6 +266,7 @@ def _write_results(
     trainer: MACETrainer,
     start: Start,
     frame: Frame,
+    suspicions: list[str],
     train: Sequence[Atoms],
     valid: Sequence[Atoms],
     out: Path,
@@ -275,7 +301,7 @@ def _write_results(
         "n_valid": len(valid),
         "n_parameters": sum(p.numel() for p in trainer.networks[0].parameters()),
         "previous": start.previous,
-        "warnings": [],
+        "warnings": suspicions,
         "steps": trainer.step,
         "training_seconds": round(trainer.seconds, 3),
         "seconds": round(seconds, 3),

@@ -66,6 +66,11 @@ class Processes:
 SINGLE = Processes()
 
 
+def count_processes() -> int:
+    """Processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
 @contextlib.contextmanager
 def join_processes(device: str) -> Iterator[tuple[Processes, str]]:
     """The processes that torchrun started, and this one's device; gloo on CPUs, NCCL on GPUs.
@@ -73,8 +78,7 @@ def join_processes(device: str) -> Iterator[tuple[Processes, str]]:
     Raises:
         ValueError: for more processes on a machine than it has GPUs.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or "RANK" not in os.environ:
+    if count_processes() == 1:
         yield SINGLE, device
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))

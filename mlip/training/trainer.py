@@ -30,6 +30,9 @@ CLIP = 1.0
 """Largest gradient norm."""
 AVERAGING = 0.99
 """Decay per step of the running average of the weights, which is what training returns."""
+FORCE_MEMBERS = 2
+"""Members whose forces are compared with a structure's label in one step: each sees half of what it would, at half
+the cost. Energies, which cost little, are compared for all."""
 LEFT_OUT_WEIGHT = 0.1
 """Weight of a structure for the one member that is to know little of it."""
 
@@ -119,7 +122,8 @@ class Trainer:
         squares = self.data.sizes.new_zeros(3)
         if share:
             settings, parts = share_settings(self.settings, self.data.rows, share, chosen)
-            batch = take_batch(self.data, share, self.member_weights, self.network.size.n_species)
+            members = choose_members(self.member_weights, self.step, self.seed)
+            batch = take_batch(self.data, share, self.member_weights, self.network.size.n_species, members)
             loss, squares = compute_loss(self.network, batch, settings, ramp)
             found = torch.autograd.grad(loss, list(self.parameters.values()))
             gradients = dict(zip(self.parameters, found, strict=True))
@@ -187,6 +191,18 @@ def choose_batch(n_structures: int, batch_size: int, step: int, seed: int) -> li
     epoch, index = divmod(step, per_epoch)
     order = np.random.default_rng([seed, epoch, 1]).permutation(n_structures)
     return sorted(order[index * size : (index + 1) * size].tolist())
+
+
+def choose_members(weights: Tensor, step: int, seed: int) -> Tensor | None:
+    """Members [FORCE_MEMBERS, n_structures] whose forces step ``step`` compares; None for all.
+
+    At random among those that do not leave the structure out (``weights`` [P, n_structures]).
+    """
+    if len(weights) <= FORCE_MEMBERS:
+        return None
+    random = np.random.default_rng([seed, step, 3]).random(tuple(weights.shape))
+    score = torch.from_numpy(random).to(weights) + (weights < 1.0)
+    return score.topk(FORCE_MEMBERS, 0, largest=False).indices
 
 
 def assign_members(n_structures: int, n_members: int, seed: int, keys: Sequence[str] | None = None) -> Tensor:

@@ -21,6 +21,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip.config import Mace, Train
 from mlip.potential import PotentialFileError, UnknownSpeciesError, load_potential
 from mlip.training import train_committee
+from mlip.training.data import TrainingDataError
 from tests.workflow.conftest import TINY, Workflow
 
 pytestmark = [
@@ -230,6 +231,26 @@ def test_an_iteration_goes_on_from_the_previous_one(trained: Path, alloys: list[
     assert result["steps"] == 2
 
 
+def test_inconsistent_labels_stop_the_training(alloys: list[Atoms], tmp_path: Path) -> None:
+    twin = alloys[0].copy()
+    energy = alloys[0].get_potential_energy() + 1.0
+    twin.calc = SinglePointCalculator(twin, energy=energy, forces=alloys[0].get_forces())
+    with pytest.raises(TrainingDataError, match=r"one geometry with two labels.*train\.consistency"):
+        train_committee([*alloys[:7], twin], alloys[7:], SMALL, tmp_path, seed=3)
+    assert not list(tmp_path.iterdir())
+    settings = SMALL.model_copy(update={"consistency": "warn", "n_steps": 1})
+    with pytest.warns(UserWarning, match="one geometry with two labels"):
+        result = train_committee([*alloys[:7], twin], alloys[7:], settings, tmp_path, seed=3)
+    assert len(result["warnings"]) == 1
+
+
+def test_several_processes_are_refused(alloys: list[Atoms], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="one process, and torchrun started 2"):
+        train_committee(alloys[:7], alloys[7:], SMALL, tmp_path, seed=3)
+
+
 @pytest.mark.parametrize("heads", [(), ("small", "large")])
 def test_a_foundation_model_is_read_without_executing_it(
     alloys: list[Atoms], tmp_path: Path, heads: tuple[str, ...]
@@ -373,6 +394,7 @@ def test_the_loop_runs_with_mace(tmp_path: Path) -> None:
     description = json.loads((loop.results / "potential/potential.json").read_text())
     assert description["backend"] == "mace"
     assert load_potential(loop.results / "potential").species == ("Cu",)
+    assert loop.plan() == []
 
 
 def test_fewer_than_two_members_are_refused() -> None:

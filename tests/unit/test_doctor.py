@@ -1,5 +1,6 @@
 """The doctor finds what is broken and says how to mend it."""
 
+import importlib.util
 import stat
 from pathlib import Path
 
@@ -67,6 +68,17 @@ def test_an_unforeseen_error_is_a_failed_check(monkeypatch, tmp_path):
     (found,) = [check for check in run_checks(root=tmp_path) if check.name == "neighbour lists"]
     assert found.status == "fail"
     assert "libsomething.so" in found.detail
+
+
+def test_backend_mace_needs_mace_torch(monkeypatch, tmp_path):
+    path = write_config(tmp_path, "Cu", "{calculator: ase.calculators.emt.EMT}")
+    assert "MACE" not in {check.name for check in check_config(path)}
+    path.write_text(path.read_text() + "train: {backend: mace}\n")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mace" else find_spec(name))
+    (found,) = [check for check in check_config(path) if check.name == "MACE"]
+    assert found.status == "fail"
+    assert "make setup-mace" in found.remedy
 
 
 @pytest.mark.parametrize(("value", "status"), [("1", "ok"), ("8", "warn"), (None, "info")])

@@ -1,0 +1,74 @@
+"""Molecular dynamics without a thermostat conserves the energy, in both precisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.verlet import VelocityVerlet
+
+from mlip import load_calculator
+from mlip.calculator import MLIPCalculator
+from mlip.potential import Precision
+from mlip.training import train_committee
+from tests.unit.conftest import SMALL, label_emt, make_alloy
+
+TEMPERATURE = 500.0
+DRIFT = 2e-4
+"""eV per atom and picosecond: at this rate 500 K would heat up by 1 K per ps, less than any thermostat moves.
+
+The integrator is symplectic, so that a conservative force gives no drift at all, only fluctuations in step^2;
+float32 forces are wrong by 1e-5 eV/Å at random, which adds 1e-6 eV per atom and ps.
+"""
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one_layer", "two_layers"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A potential whose training set is about as hot as the MD."""
+    out = tmp_path_factory.mktemp("potential")
+    settings = SMALL.model_copy(update={"n_layers": request.param})
+    structures = [label_emt(make_alloy(seed)) for seed in range(24)]
+    train_committee(structures[:18], structures[18:], settings, out, seed=3)
+    return out
+
+
+def run_nve(calculator: MLIPCalculator, timestep: float, duration: float) -> tuple[np.ndarray, np.ndarray, Atoms]:
+    """Times (ps) and total energies (eV/atom) at every step of ``timestep`` fs, and the final state."""
+    atoms = bulk("Cu", "fcc", a=3.8, cubic=True).repeat((2, 2, 1))
+    atoms.numbers[[1, 6, 11]] = 79
+    rng = np.random.default_rng(0)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * TEMPERATURE, rng=rng)
+    Stationary(atoms)
+    atoms.calc = calculator
+    dynamics = VelocityVerlet(atoms, timestep=timestep * units.fs)
+    totals = []
+    dynamics.attach(lambda: totals.append(atoms.get_total_energy() / len(atoms)))
+    dynamics.run(round(duration / timestep))
+    return np.arange(len(totals)) * timestep / 1000.0, np.array(totals), atoms
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+def test_energy_does_not_drift(folder: Path, precision: Precision) -> None:
+    calculator = load_calculator(folder, precision=precision, uncertainty=False)
+    times, totals, atoms = run_nve(calculator, timestep=2.0, duration=800.0)
+    drift = np.polyfit(times, totals, 1)[0]
+    print(precision, drift, np.ptp(totals), atoms.get_temperature())
+    assert abs(drift) < DRIFT
+    assert np.ptp(totals) < 0.02 * 1.5 * units.kB * TEMPERATURE
+    assert 0.5 * TEMPERATURE < atoms.get_temperature() < 2 * TEMPERATURE, "nothing moved, or everything flew apart"
+    np.testing.assert_allclose(atoms.get_momenta().sum(0), 0.0, atol=1e-3)
+
+
+def test_fluctuations_fall_with_the_square_of_the_step(folder: Path) -> None:
+    """Only so are forces and energies of one and the same surface, however small the fluctuations."""
+    calculator = load_calculator(folder, uncertainty=False)
+    widths = []
+    for timestep in (2.0, 1.0):
+        times, totals, _ = run_nve(calculator, timestep, 150.0)
+        widths.append(np.std(totals[times > 0]))
+    print(widths)
+    assert widths[0] / widths[1] == pytest.approx(4.0, rel=0.25)
