@@ -15,7 +15,7 @@ from mlip import load_calculator
 from mlip.calculator import MLIPCalculator
 from mlip.potential import Precision
 from mlip.training import train_committee
-from tests.unit.conftest import SMALL, label_emt, make_alloy
+from tests.unit.conftest import SMALL, label_emt
 
 TEMPERATURE = 500.0
 DRIFT = 2e-4
@@ -26,22 +26,38 @@ float32 forces are wrong by 1e-5 eV/Å at random, which adds 1e-6 eV per atom an
 """
 
 
+def make_alloy(seed: int) -> Atoms:
+    """Sixteen atoms: copper with a fifth of gold."""
+    rng = np.random.default_rng(seed)
+    atoms = bulk("Cu", "fcc", a=3.75, cubic=True).repeat((2, 2, 1))
+    atoms.numbers[rng.choice(16, 3, replace=False)] = 79
+    return atoms
+
+
+def disturb(seed: int) -> Atoms:
+    """An alloy, strained and rattled as at a few hundred kelvin."""
+    rng = np.random.default_rng([seed, 1])
+    atoms = make_alloy(seed)
+    strain = np.eye(3) * rng.uniform(0.98, 1.03) + rng.normal(0, 0.01, (3, 3))
+    atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+    atoms.positions += rng.normal(0, rng.uniform(0.05, 0.15), (16, 3))
+    return label_emt(atoms)
+
+
 @pytest.fixture(scope="module", params=[1, 2], ids=["one_layer", "two_layers"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A potential whose training set is about as hot as the MD."""
     out = tmp_path_factory.mktemp("potential")
     settings = SMALL.model_copy(update={"n_layers": request.param})
-    structures = [label_emt(make_alloy(seed)) for seed in range(24)]
+    structures = [disturb(seed) for seed in range(24)]
     train_committee(structures[:18], structures[18:], settings, out, seed=3)
     return out
 
 
 def run_nve(calculator: MLIPCalculator, timestep: float, duration: float) -> tuple[np.ndarray, np.ndarray, Atoms]:
     """Times (ps) and total energies (eV/atom) at every step of ``timestep`` fs, and the final state."""
-    atoms = bulk("Cu", "fcc", a=3.8, cubic=True).repeat((2, 2, 1))
-    atoms.numbers[[1, 6, 11]] = 79
-    rng = np.random.default_rng(0)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * TEMPERATURE, rng=rng)
+    atoms = make_alloy(7)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * TEMPERATURE, rng=np.random.default_rng(0))
     Stationary(atoms)
     atoms.calc = calculator
     dynamics = VelocityVerlet(atoms, timestep=timestep * units.fs)
