@@ -253,8 +253,10 @@ def check_second_derivatives(case: Case) -> None:
     chain = Atoms("AuCu", [[-0.55 * cutoff, 0.3, 0], [0, 0, 0]])
     paths: list[tuple[Callable[[float], Atoms], float]] = []
     for pair in ("Cu-Cu", "Au-Cu", "Au-Au"):
-        for place in (cutoff, *case.switches.get(pair, ())):
-            paths.append((lambda t, pair=pair: Atoms(pair.split("-"), [[0, 0, 0], [t, 0, 0]]), place))
+        paths += [
+            (lambda t, pair=pair: Atoms(pair.split("-"), [[0, 0, 0], [t, 0, 0]]), place)
+            for place in (cutoff, *case.switches.get(pair, ()))
+        ]
     paths += [(lambda t, rest=rest: rest + Atoms("Au", [[t, 0, 0]]), cutoff) for rest in (corner, chain)]
     for path, place in paths:
         coarse, fine = (curvature_jump(case, path, place, step) for step in (4e-3, 1e-3))

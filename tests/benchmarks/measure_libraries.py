@@ -283,9 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print every table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--potential", type=Path, help="a silicon potential; without it, libraries alone are measured")
-    parser.add_argument(
-        "--compile", action="store_true", help="time the compiled potential, too (needs g++)"
-    )
+    parser.add_argument("--compile", action="store_true", help="time the compiled potential, too (needs g++)")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     print(f"{version('torch')}, {version('numpy')}, 1 thread")

@@ -153,7 +153,6 @@ def test_defaults_learn(name: str, tmp_path: Path) -> None:
     potential = load_potential(tmp_path)
     errors = evaluate_potential(potential, fresh)
     # Measured over three seeds: 6 to 12 % of the forces.
-    print(name, errors, np.std([a.get_potential_energy() / len(a) for a in fresh]))
     assert errors["force_rmse"] < FORCE_BOUND * errors["force_rms"]
     spread = 1e3 * np.std([a.get_potential_energy() / len(a) for a in fresh])
     assert errors["energy_rmse"] < ENERGY_BOUND * spread
@@ -171,4 +170,6 @@ def test_labels_of_this_test_are_consistent(name: str) -> None:
     atoms.calc = calculator
     np.testing.assert_allclose(calculate_numerical_forces(atoms, iatoms=[0]), labelled.get_forces()[:1], atol=1e-3)
     if atoms.pbc.all():
-        np.testing.assert_allclose(calculate_numerical_stress(atoms, force_consistent=False), labelled.get_stress(), atol=1e-4)
+        np.testing.assert_allclose(
+            calculate_numerical_stress(atoms, force_consistent=False), labelled.get_stress(), atol=1e-4
+        )

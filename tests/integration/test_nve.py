@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
 from mlip import load_calculator
@@ -18,11 +18,11 @@ from mlip.training import train_committee
 from tests.unit.conftest import SMALL, label_emt
 
 TEMPERATURE = 500.0
-DRIFT = 2e-4
-"""eV per atom and picosecond: at this rate 500 K would heat up by 1 K per ps, less than any thermostat moves.
+DRIFT = 2e-5
+"""eV per atom and picosecond: at this rate a crystal would heat up by 1 K in 13 ps (3 k_B per atom).
 
 The integrator is symplectic, so that a conservative force gives no drift at all, only fluctuations in step^2;
-float32 forces are wrong by 1e-5 eV/Å at random, which adds 1e-6 eV per atom and ps.
+float32 forces are wrong by 1e-5 eV/Å at random, which adds less than 1e-6 eV per atom and ps.
 """
 
 
@@ -57,7 +57,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def run_nve(calculator: MLIPCalculator, timestep: float, duration: float) -> tuple[np.ndarray, np.ndarray, Atoms]:
     """Times (ps) and total energies (eV/atom) at every step of ``timestep`` fs, and the final state."""
     atoms = make_alloy(7)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2 * TEMPERATURE, rng=np.random.default_rng(0))
+    momenta = np.random.default_rng(0).normal(size=(len(atoms), 3))
+    # Twice as hot: half of it becomes potential energy.
+    atoms.set_momenta(momenta * np.sqrt(2 * units.kB * TEMPERATURE * atoms.get_masses())[:, None])
     Stationary(atoms)
     atoms.calc = calculator
     dynamics = VelocityVerlet(atoms, timestep=timestep * units.fs)
@@ -72,9 +74,9 @@ def test_energy_does_not_drift(folder: Path, precision: Precision) -> None:
     calculator = load_calculator(folder, precision=precision, uncertainty=False)
     times, totals, atoms = run_nve(calculator, timestep=2.0, duration=800.0)
     drift = np.polyfit(times, totals, 1)[0]
-    print(precision, drift, np.ptp(totals), atoms.get_temperature())
     assert abs(drift) < DRIFT
-    assert np.ptp(totals) < 0.02 * 1.5 * units.kB * TEMPERATURE
+    # EMT itself fluctuates by 6e-5 eV/atom at this step.
+    assert np.ptp(totals) < 3e-4
     assert 0.5 * TEMPERATURE < atoms.get_temperature() < 2 * TEMPERATURE, "nothing moved, or everything flew apart"
     np.testing.assert_allclose(atoms.get_momenta().sum(0), 0.0, atol=1e-3)
 
@@ -86,5 +88,4 @@ def test_fluctuations_fall_with_the_square_of_the_step(folder: Path) -> None:
     for timestep in (2.0, 1.0):
         times, totals, _ = run_nve(calculator, timestep, 150.0)
         widths.append(np.std(totals[times > 0]))
-    print(widths)
-    assert widths[0] / widths[1] == pytest.approx(4.0, rel=0.25)
+    assert widths[0] / widths[1] == pytest.approx(4.0, rel=0.15)

@@ -91,8 +91,9 @@ def test_pairs_in_another_order_per_atom_give_the_same(potential: ACEPotential) 
     found = find_pairs(atoms, potential.cutoff)
     order = np.lexsort((np.random.default_rng(0).random(len(found.centers)), found.centers))
     species = torch.tensor([potential.species.index(s) for s in atoms.get_chemical_symbols()])
+    arrays = found.centers, found.neighbors, found.vectors
     results = [
-        potential.evaluate_pairs(species, *(torch.from_numpy(v[o]) for v in (found.centers, found.neighbors, found.vectors)))
+        potential.evaluate_pairs(species, *(torch.from_numpy(v[o]) for v in arrays))
         for o in (np.arange(len(order)), order)
     ]
     np.testing.assert_allclose(results[1].energies, results[0].energies, atol=1e-9)
