@@ -14,8 +14,8 @@ tensor-decomposed form; Darby et al., Phys. Rev. Lett. 131, 028001 (2023)):
 
     M_1 = U[00],   M_2l = sum_m U[lm]^2,   M_nu = sum_lm U[lm] T_nu[lm],   T_nu = integral of Y_lm u^(nu-1).
 
-A Lebedev quadrature of the sphere gives T exactly. Roots of matching degree, scaled to unit
-variance over the training data, are the features x_i (:mod:`mlip.potential.invariants`).
+A Lebedev quadrature of the sphere gives T exactly. Brought to degree one and to unit variance over
+the training data they are the features x_i (:mod:`mlip.potential.invariants`).
 
 **Messages.** Layer t > 1 sees, beside A, what the neighbours' features say (scalar messages, as in
 Batatia et al., MACE, arXiv:2206.07697, with 0e hidden features), and forms fields and invariants of both:
@@ -41,6 +41,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ from torch import Tensor, nn
 from mlip.potential.basis import sphere_quadrature, spherical_harmonics
 from mlip.potential.edges import contract_edges, contract_messages, gather_messages
 from mlip.potential.environments import Environments
-from mlip.potential.invariants import compress, compress_slope, form_invariants
+from mlip.potential.invariants import compress, compress_back, form_invariants
 
 SATURATION = 7.0
 """c_z rho at the sparsest training environment: g is 0.999 there and beyond."""
@@ -69,6 +70,7 @@ class Size:
     body_order: int
     hidden: tuple[int, ...]
     n_layers: int = 1
+    compression: Literal["ratio", "root"] = "ratio"
 
     @property
     def n_density(self) -> int:
@@ -346,8 +348,9 @@ class CommitteeNetwork(nn.Module):
 
     def _derive_density(self, t: int, layer: Layer, d_features: Tensor, environments: Environments) -> Tensor:
         """dE/d(density) [P, LM, N, C] from dE/dx [P, N, F]."""
-        scale = self._rows(self.feature_scale[t] / self.invariant_scale[t], environments)
-        d = d_features * (compress_slope(self.size, layer.scaled) * scale)
+        feature_scale = self._rows(self.feature_scale[t], environments)
+        invariant_scale = self._rows(self.invariant_scale[t], environments)
+        d = compress_back(self.size, layer.scaled, d_features * feature_scale) / invariant_scale
         d = d.unflatten(-1, (-1, self.size.n_channels)).transpose(1, 2)
         first, pairs, higher = d.split((1, self.size.n_pairs, len(self.size.powers)), 1)
         d_fields = pairs[:, self.degree] * (2.0 * layer.fields) if self.size.n_pairs else None

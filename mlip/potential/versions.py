@@ -13,7 +13,8 @@ def upgrade(description: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict
 
     In format 1 every member had fields of its own. Today's members share all fields: the network
     gets the channels of all P members side by side, and each member's perceptron has zeros in
-    place of weights on the others' channels. The repulsion began at the shortest distance itself.
+    place of weights on the others' channels. The repulsion began at the shortest distance itself, and
+    features were signed roots.
     """
     size = description["size"]
     p, k, n_species = size["n_members"], size["n_channels"], size["n_species"]
@@ -32,7 +33,7 @@ def upgrade(description: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict
             wide[:, member, :, member] = own[:, member]
         new[name] = wide.flatten(2, 4)
     description = description | {
-        "size": size | {"n_channels": p * k, "n_layers": 1},
+        "size": size | {"n_channels": p * k, "n_layers": 1, "compression": "root"},
         "frame": description["frame"] | {"margin": 1.0},
     }
     return description, new
