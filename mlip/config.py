@@ -221,7 +221,7 @@ class Train(Section):
         0.3, gt=0, le=1, description="Share of the schedule, its end, that a training from previous weights runs."
     )
     n_layers: int = Field(
-        1, ge=1, le=4, description="Message-passing layers: 2 see the neighbours of neighbours, too, at twice the cost."
+        1, ge=1, le=4, description="Message-passing layers: 2 see the neighbours' neighbours, at 2.5 times the cost."
     )
     n_steps: int = Field(1500, ge=1, description="Optimiser steps; the learning rate anneals over them.")
     batch_size: int = Field(4, ge=1, description="Structures per step.")

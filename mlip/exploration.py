@@ -65,7 +65,7 @@ def explore_walker(
 
     start = load_starting_structure(plan.source)
     atoms = scale_volume(start, plan.volume) if plan.volume else start.copy()
-    atoms.calc = load_calculator(potential, device=device)
+    atoms.calc = load_calculator(potential, device=device, precision="single")
     rng = derive_rng(seed, "explore_walkers", iteration, walker)
     # Equipartition: half of the kinetic energy of an ideal crystal flows into its potential energy.
     thermalize_momenta(atoms, 2 * plan.temperature, rng=rng)

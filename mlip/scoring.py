@@ -35,7 +35,7 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
         out: NetCDF table written.
         device: Torch device.
     """
-    committee = load_potential(potential, device=device)
+    committee = load_potential(potential, device=device, precision="single")
     known = read_structures(training)
     known_descriptors = describe_structures(committee, known)
     scale = descriptor_scale(known_descriptors)

@@ -94,8 +94,8 @@ def _gram(potential: ACEPotential, structures: Sequence[Atoms]) -> Tensor:
 def report_uncertainty(potential: ACEPotential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> dict[str, Any]:
     """Block ``uncertainty`` of ``training.json``.
 
-    ``estimator`` is the one in use. ``committee`` (two members or more) and ``last_layer`` hold
-    the cross-fitted quality of each, so that they can be compared. ``shift`` holds the 50, 95 and 99 %
+    ``estimator`` is the one in use. ``last_layer``, and beside it ``committee`` where that is in use, hold the
+    cross-fitted quality of each, so that they can be compared. ``shift`` holds the 50, 95 and 99 %
     quantiles over validation atoms of the raw spread and of the calibrated uncertainty:
     :func:`mlip.uncertainty.measure_shift` compares an exploration with them.
     """
@@ -105,7 +105,8 @@ def report_uncertainty(potential: ACEPotential, train: Sequence[Atoms], valid: S
     if last is None:  # only for comparison: a part of the data tells as much, and training is meant to be quick
         stride = 1 + sum(map(len, train)) // MAX_COMPARISON_ATOMS
         last = fit_last_layer(potential, train[::stride], valid).to(potential.device)
-    spreads = {"committee": member_spreads(predictions)} if potential.n_members > 1 else {}
+    committee = potential.n_members > 1 and potential.last_layer is None  # else predictions hold the mean alone
+    spreads = {"committee": member_spreads(predictions)} if committee else {}
     spreads["last_layer"] = [s for features in potential.last_features(structures) for s in last.spreads(*features)]
     active = "committee" if potential.last_layer is None else "last_layer"
     raw = np.concatenate([s.forces for s in spreads[active]])

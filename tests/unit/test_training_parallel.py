@@ -76,6 +76,7 @@ def test_two_processes_train_what_one_does(folder: Path) -> None:
 
 
 def test_gradients_of_shares_add_up_to_the_gradient_of_the_batch(folder: Path, settings: Train) -> None:
+    from mlip.training.data import resolve_cutoff
     from mlip.training.pipeline import prepare_training
     from mlip.training.trainer import Trainer
 
@@ -84,7 +85,9 @@ def test_gradients_of_shares_add_up_to_the_gradient_of_the_batch(folder: Path, s
         def sum_(self, tensors: Iterable[torch.Tensor]) -> None:
             """Leave every share by itself."""
 
-    prepared = prepare_training(read_structures(folder / "train.extxyz"), [], settings, 0, "cpu", None)
+    structures = read_structures(folder / "train.extxyz")
+    settings = resolve_cutoff(structures, settings, None)
+    prepared = prepare_training(structures, [], settings, 0, "cpu", None)
 
     def gradients(processes: Processes) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         trainer = Trainer(prepared.network, prepared.data, settings, 0, "", processes=processes)

@@ -32,6 +32,15 @@ def test_one_member_needs_the_last_layer() -> None:
     assert Train(committee_size=1, uncertainty="last_layer").committee_size == 1
 
 
+def test_a_committee_may_take_its_uncertainty_from_the_last_layer(
+    alloys: list[Atoms], settings: Train, tmp_path: Path
+) -> None:
+    pair = Train(**(settings.model_dump() | {"committee_size": 2, "uncertainty": "last_layer", "n_steps": 20}))
+    result = train_committee(alloys[:16], alloys[16:], pair, tmp_path, seed=3)
+    assert "committee" not in result["uncertainty"]
+    assert np.isfinite(result["uncertainty"]["last_layer"]["coverage"])
+
+
 def test_single_model_is_calibrated_and_ranks_errors(single: Path) -> None:
     potential = load_potential(single)
     assert potential.n_members == 1
