@@ -7,8 +7,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import benchmark_tables as tables
 import pandas as pd
-import tables
 from matplotlib.axes import Axes
 
 from mlip.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, Panel, Picture, limit_line, plain_numbers, png

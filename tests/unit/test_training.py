@@ -40,7 +40,8 @@ def test_training_beats_a_constant_by_far(potential_folder: Path, alloys: list[A
 
 def test_results_are_described(potential_folder: Path, settings: Train) -> None:
     result = json.loads((potential_folder / "training.json").read_text())
-    assert result["settings"] == settings.model_dump(mode="json")
+    assert result["settings"] == settings.model_dump(mode="json") | {"cutoff": result["settings"]["cutoff"]}
+    assert 5.0 <= result["settings"]["cutoff"] <= 7.0, "auto is resolved"
     assert [entry["step"] for entry in result["history"]] == [40, 80, 120]
     assert result["history"][-1]["force_rmse"] < result["history"][0]["force_rmse"]
     description = json.loads((potential_folder / "potential.json").read_text())

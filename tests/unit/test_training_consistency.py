@@ -17,7 +17,14 @@ from ase.calculators.tersoff import Tersoff
 from mlip.config import Train
 from mlip.training import train_committee
 from mlip.training.consistency import check_consistency
-from mlip.training.data import TrainingDataError, build_dataset, find_frame, fit_isolated_energies, prepare_pairs
+from mlip.training.data import (
+    TrainingDataError,
+    build_dataset,
+    find_frame,
+    fit_isolated_energies,
+    prepare_pairs,
+    resolve_cutoff,
+)
 
 QUICK = Train(n_channels=4, n_radial=6, l_max=2, hidden=(8,), committee_size=2, n_steps=2)
 
@@ -80,8 +87,9 @@ def change(atoms: Atoms, energy: float = 1.0, forces: float = 1.0, stress: float
 
 
 def check(structures: list[Atoms], mode: str = "error") -> list[str]:
-    pairs = prepare_pairs(structures, QUICK.cutoff)
-    frame = find_frame(structures, pairs, QUICK)
+    settings = resolve_cutoff(structures, QUICK, None)
+    pairs = prepare_pairs(structures, settings.radius)
+    frame = find_frame(structures, pairs, settings)
     data = build_dataset(structures, pairs, frame, fit_isolated_energies(structures, frame, None), "cpu")
     return check_consistency(structures, data, len(frame.species), mode)
 

@@ -33,8 +33,9 @@ def test_a_short_training_keeps_and_improves_earlier_weights(
         )
     assert result["steps"] == 30
     assert len(result["previous"]) == 64
-    before = evaluate_potential(load_potential(potential_folder), alloys[20:])
-    after = evaluate_potential(load_potential(tmp_path), alloys[20:])
+    # On all structures: four new ones alone are too few to tell.
+    before = evaluate_potential(load_potential(potential_folder), alloys)
+    after = evaluate_potential(load_potential(tmp_path), alloys)
     assert after["force_rmse"] < 1.1 * before["force_rmse"]
     alone = train_committee(
         alloys[:20], alloys[20:], short.model_copy(update={"n_steps": 30}), tmp_path / "alone", seed=3,
