@@ -35,10 +35,16 @@ class Previous:
     sha256: str
 
     def merge_frame(self, frame: Frame) -> Frame:
-        """``frame`` with the shortest distances of both data sets: repulsion must start below either."""
-        old, new = self.potential.frame.shortest, frame.shortest
-        pairs = sorted({*old, *new})
-        return replace(frame, shortest={p: min(old.get(p, float("inf")), new.get(p, float("inf"))) for p in pairs})
+        """``frame`` with the earlier shortest distances, but for pairs that came nearer than was believed.
+
+        Radial functions are laid out from the shortest distance: where it moves, weights mean something else.
+        """
+        earlier = self.potential.frame
+        shortest = dict(frame.shortest)
+        for pair, distance in earlier.shortest.items():
+            if shortest.get(pair, distance) >= earlier.margin * distance:
+                shortest[pair] = distance
+        return replace(frame, shortest=dict(sorted(shortest.items())), margin=earlier.margin)
 
     @torch.no_grad()
     def fill(self, network: CommitteeNetwork, isolated: dict[str, float]) -> None:

@@ -25,7 +25,8 @@ ENERGIES = {"Au": -0.25, "Cu": 0.5}
 def test_a_short_training_keeps_and_improves_earlier_weights(
     potential_folder: Path, alloys: list[Atoms], settings: Train, tmp_path: Path
 ) -> None:
-    short = settings.model_copy(update={"restart_fraction": 0.25})
+    # Thirty steps at the test settings' tall learning rate can as well lead away.
+    short = settings.model_copy(update={"restart_fraction": 0.25, "learning_rate": 0.004})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = train_committee(
@@ -33,10 +34,9 @@ def test_a_short_training_keeps_and_improves_earlier_weights(
         )
     assert result["steps"] == 30
     assert len(result["previous"]) == 64
-    # On all structures: four new ones alone are too few to tell.
-    before = evaluate_potential(load_potential(potential_folder), alloys)
-    after = evaluate_potential(load_potential(tmp_path), alloys)
-    assert after["force_rmse"] < 1.1 * before["force_rmse"]
+    before = evaluate_potential(load_potential(potential_folder), alloys[:20])
+    after = evaluate_potential(load_potential(tmp_path), alloys[:20])
+    assert after["force_rmse"] < before["force_rmse"]
     alone = train_committee(
         alloys[:20], alloys[20:], short.model_copy(update={"n_steps": 30}), tmp_path / "alone", seed=3,
         isolated_energies=ENERGIES,
