@@ -146,7 +146,7 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
     known.calc = EMT()
     known.get_potential_energy()
     write_structures(tmp_path / "train.extxyz", [known])
-    monkeypatch.setattr("mlip.scoring.load_potential", lambda folder, device: FakePotential())
+    monkeypatch.setattr("mlip.scoring.load_potential", lambda folder, device, precision: FakePotential())
     plan = WalkerPlan(
         source=StartingStructure(file=str(tmp_path / "start.traj")),
         ensemble="nvt",
@@ -157,7 +157,7 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
     settings = Explore(n_steps=60, sample_every=10, timestep=2.0)
     walkers = [tmp_path / f"walker_{k:02d}.nc" for k in range(len(calculators))]
     for number, (path, calculator) in enumerate(zip(walkers, calculators, strict=True)):
-        monkeypatch.setattr("mlip.calculator.load_calculator", lambda folder, device, calc=calculator: calc)
+        monkeypatch.setattr("mlip.calculator.load_calculator", lambda folder, device, precision, calc=calculator: calc)
         explore_walker(tmp_path, plan, settings, seed=1, iteration=0, walker=number, out=path)
     score_frames(walkers, tmp_path, tmp_path / "train.extxyz", out=tmp_path / "frames.nc")
     select_candidates(
