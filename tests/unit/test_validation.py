@@ -260,7 +260,7 @@ def exact_potential(monkeypatch):
     class Exact:
         species, cutoff, n_members, scale = ("Cu",), 5.0, 2, 1.0
 
-        def predict(self, structures):
+        def predict(self, structures, *, uncertainty=True):
             return [self.predict_one(atoms) for atoms in structures]
 
         def predict_one(self, atoms):
