@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mlip.potential.ace import CommitteeNetwork
-from mlip.potential.basis import radial_basis, spherical_harmonics
+from mlip.potential.basis import radial_basis, spherical_harmonics, tangential
 from mlip.potential.committee import ACEPotential
 from mlip.potential.environments import PairTables
 from mlip.potential.interface import Potential
@@ -72,7 +72,7 @@ class PairPotential(nn.Module):
         first, second = species[centers], species[neighbors]
         radial, radial_slope = self._radial(r, self.inner[first, second])
         values, slopes = spherical_harmonics(direction.T[None], self.frame.l_max)
-        angular, angular_slope = values[0].T, slopes[0].permute(2, 0, 1)
+        angular, angular_slope = values[0].T, tangential(direction.T[None], slopes)[0].permute(2, 0, 1)
         row = centers * len(self.species) + second
         n_rows = species.shape[0] + (1 if len(self.species) > 1 else 0)
         atomic, g = self._energies_and_gradient(self._density(radial, angular, row, n_rows), species)

@@ -368,11 +368,13 @@ class CommitteeNetwork(nn.Module):
 
     def _rows(self, table: Tensor, environments: Environments) -> Tensor:
         """Values [N, ...] of each row's species from [S, ...]; not repeated where there is one species."""
-        return table if self.size.n_species == 1 else table[environments.species]
+        return table if self.size.n_species == 1 else table.index_select(0, environments.species)
 
     def _member_rows(self, table: Tensor, environments: Environments) -> Tensor:
         """[P, N or 1, b] from [S, P, b]."""
-        return table[0][:, None] if self.size.n_species == 1 else table.transpose(0, 1)[:, environments.species]
+        if self.size.n_species == 1:
+            return table[0][:, None]
+        return table.transpose(0, 1).index_select(1, environments.species)
 
     # Scales.
 

@@ -64,43 +64,68 @@ def _chebyshev_derivatives(n: int) -> np.ndarray:
     return np.array([np.pad(c, (0, n - len(c))) for c in columns])
 
 
-def spherical_harmonics(direction: Tensor, l_max: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal real spherical harmonics of unit vectors [N, 3, M], and their gradient.
+def monomials(direction: Tensor, degree: int) -> Tensor:
+    """x^a y^b z^c of vectors [N, 3, M] for a + b + c <= ``degree``, [N, n, M], in the order of :func:`_exponents`."""
+    blocks = [torch.ones_like(direction[:, :1])]
+    for k in range(degree):
+        # x times all, y times those without x, z times the power of z.
+        last = blocks[-1]
+        blocks.append(
+            torch.cat([direction[:, axis : axis + 1] * last[:, last.shape[1] - n :] for axis, n in _shares(k)], 1)
+        )
+    return torch.cat(blocks, 1)
 
-    Returns Y [N, (l_max+1)^2, M], ordered (l, m = -l..l), and r dY/d(vector) [N, 3, (l_max+1)^2, M]:
-    divide by the length for the gradient with respect to the vector. Both are matrix products
-    with the monomials x^a y^b z^c. Y_l is a homogeneous polynomial of degree l, so that the radial
-    part of its gradient is l Y_l (Euler), which is taken away.
+
+def spherical_harmonics(direction: Tensor, l_max: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal real spherical harmonics of unit vectors [N, 3, M], and the gradients of r^l Y_lm.
+
+    Returns Y [N, (l_max+1)^2, M], ordered (l, m = -l..l), and d(r^l Y_lm)/d(vector) at r = 1, [N, 3, (l_max+1)^2, M],
+    both matrix products with monomials. The latter's part along the direction is l Y_lm (Euler); without it, and over
+    the distance, it is the gradient of Y_lm. Who sums over lm takes that part away afterwards, which costs less.
     """
-    exponents, coefficients = _harmonic_polynomials(l_max)
-    n_angular = (l_max + 1) ** 2
-    powers = [torch.ones_like(direction), direction]
-    for _ in range(2, l_max + 1):
-        powers.append(powers[-1] * direction)
-    power = torch.stack(powers, 2)  # [N, 3, l_max + 1 or 2, M]
-    x, y, z = (power[:, axis, e] for axis, e in enumerate(torch.tensor(exponents, device=direction.device).T))
-    monomials = x * y * z
-    table = torch.from_numpy(coefficients).to(direction)
-    values, gradient = torch.matmul(table, monomials).split((n_angular, 3 * n_angular), 1)
-    degree = torch.tensor([d for d in range(l_max + 1) for _ in range(2 * d + 1)]).to(direction)
-    radial = values * degree[:, None]
-    return values, gradient.unflatten(1, (3, n_angular)) - direction[:, :, None] * radial[:, None]
+    values, gradients = _tables(l_max, direction.dtype, direction.device)
+    powers = monomials(direction, l_max)
+    lower = powers[:, : gradients.shape[1]]
+    return torch.matmul(values, powers), torch.matmul(gradients, lower).unflatten(1, (3, -1))
+
+
+def tangential(direction: Tensor, gradient: Tensor) -> Tensor:
+    """r dY/d(vector) [N, 3, LM, M]: ``gradient`` of r^l Y_lm without its part along the direction [N, 3, M]."""
+    unit = direction[:, :, None]
+    return gradient - unit * (gradient * unit).sum(1, keepdim=True)
+
+
+def _shares(k: int) -> tuple[tuple[int, int], ...]:
+    """Axis, and how many of the last monomials of degree k it multiplies to give those of degree k + 1."""
+    return (0, (k + 1) * (k + 2) // 2), (1, k + 1), (2, 1)
+
+
+@lru_cache(maxsize=32)
+def _tables(l_max: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # else no derivative could be taken through them later
+        values, gradients = (torch.from_numpy(table) for table in _harmonic_polynomials(l_max))
+        return values.to(device, dtype), gradients.to(device, dtype)
 
 
 @lru_cache(maxsize=16)
-def _harmonic_polynomials(l_max: int) -> tuple[list[tuple[int, int, int]], np.ndarray]:
-    """Monomials' exponents, and coefficients of Y_lm, dY/dx, dY/dy, dY/dz in them, [4 LM, n].
+def _exponents(degree: int) -> list[tuple[int, int, int]]:
+    """(a, b, c) of all monomials up to ``degree``, by degree and then lexicographically, x first."""
+    return [(a, k - a - c, c) for k in range(degree + 1) for a in range(k, -1, -1) for c in range(k - a + 1)]
+
+
+@lru_cache(maxsize=16)
+def _harmonic_polynomials(l_max: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of Y_lm [LM, n] and of their derivatives by x, y and z [3 LM, n'] in the monomials.
 
     Y_lm = N_lm (d^m P_l / dz^m) times the real (m >= 0) or imaginary (m < 0) part of
     (x + i y)^|m|, where N_lm = sqrt((2 l + 1) / (4 pi) (l - m)! / (l + m)!), times sqrt(2) for
     m != 0, without the Condon-Shortley phase: Varshalovich et al., Quantum Theory of Angular
     Momentum (1988), 5.1 and 5.2. Terms of lower degree are multiplied by powers of x^2 + y^2 + z^2 = 1.
     """
-    n = range(l_max + 1)
-    monomials = [(a, b, c) for a, b, c in product(n, n, n) if a + b + c <= l_max]
-    row = {exponent: k for k, exponent in enumerate(monomials)}
-    n_angular = (l_max + 1) ** 2
-    values, slopes = np.zeros((n_angular, len(monomials))), np.zeros((3, n_angular, len(monomials)))
+    known = _exponents(l_max)
+    row = {exponent: k for k, exponent in enumerate(known)}
+    n_angular, n_lower = (l_max + 1) ** 2, len(_exponents(max(l_max - 1, 0)))
+    values, slopes = np.zeros((n_angular, len(known))), np.zeros((3, n_angular, n_lower))
     for degree in range(l_max + 1):
         for order in range(-degree, degree + 1):
             column, m = degree * (degree + 1) + order, abs(order)
@@ -119,11 +144,11 @@ def _harmonic_polynomials(l_max: int) -> tuple[list[tuple[int, int, int]], np.nd
                         ways = math.factorial(half) // (math.factorial(u) * math.factorial(v) * math.factorial(w))
                         exponent = (m - k + 2 * u, k + 2 * v, c + 2 * w)
                         values[column, row[exponent]] += planar * coefficient * ways
-    for exponent, axis in product(monomials, range(3)):
+    for exponent, axis in product(known, range(3)):
         if exponent[axis]:
             a, b, c = (e - (i == axis) for i, e in enumerate(exponent))
             slopes[axis, :, row[a, b, c]] += exponent[axis] * values[:, row[exponent]]
-    return monomials, np.concatenate((values[None], slopes)).reshape(4 * n_angular, -1)
+    return values, slopes.reshape(3 * n_angular, n_lower)
 
 
 def sphere_quadrature(degree: int) -> tuple[np.ndarray, np.ndarray]:

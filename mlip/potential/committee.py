@@ -25,7 +25,7 @@ from mlip.uncertainty import Calibration, Spread, energy_spread, force_spread
 
 MAX_PAIRS = 40_000
 """Pairs of small structures that are evaluated together; bounds memory."""
-CHUNK_ROWS = {"cpu": 512, "cuda": 32_768}
+CHUNK_ROWS = {"cpu": 256, "cuda": 32_768}
 """Atoms whose environments are held at once: on a CPU what its caches hold, on a GPU what its memory does."""
 
 DTYPES = {"single": torch.float32, "double": torch.float64}
@@ -209,7 +209,7 @@ class ACEPotential(Potential):
         for rows, own, env in self._rows(pairs):
             atomic, edges = self.network(env, compute_density(env), members=members, last=last)
             edges = edges + (env.pair_slope.to(self.dtype)[:, None] * env.direction)[:, None]
-            gradients[own] = edges.permute(0, 3, 1, 2).reshape(-1, p, 3)[env.where]
+            gradients[own] = edges.permute(0, 3, 1, 2).reshape(-1, p, 3).index_select(0, env.where)
             place = rows.start + env.atoms
             energies[:, place] = atomic.energies.double() + env.pair_energy + self._reference[env.species]
             if features is not None and weights is not None:

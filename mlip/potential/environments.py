@@ -67,7 +67,7 @@ class Environments:
 
     Attributes:
         radial, radial_slope: B_n(r) and its derivative, [N, n_radial, M].
-        angular: Y_lm, [N, LM, M]; angular_slope: its gradient, [N, 3, LM, M].
+        angular: Y_lm, [N, LM, M]; angular_slope: gradient of r^l Y_lm at r = 1, [N, 3, LM, M].
         direction: unit vectors, [N, 3, M]; distance: [N, M], Å.
         neighbors: row of each neighbour, [N, M].
         species: element index, [N]; structure: index of the structure, [N].
@@ -112,9 +112,9 @@ class Environments:
         rows = rows[torch.argsort(self.species[rows], stable=True)]
         renumbered = torch.full((len(self.species),), -1, dtype=torch.int64, device=rows.device)
         renumbered[rows] = torch.arange(len(rows), device=rows.device)
-        taken: dict[str, Any] = {name: t[rows] for name, t in self.tensors().items() if name != "where"}
+        taken: dict[str, Any] = {name: t.index_select(0, rows) for name, t in self.tensors().items() if name != "where"}
         taken["where"] = None
-        taken["neighbors"] = renumbered[taken["neighbors"]]
+        taken["neighbors"] = renumbered.index_select(0, taken["neighbors"].view(-1)).view_as(taken["neighbors"])
         counts = torch.bincount(taken["species"], minlength=n_species).tolist()
         return replace(self, **taken, groups=_offsets(counts))
 
@@ -251,7 +251,7 @@ def _edge_geometry(
         "radial": radial,
         "radial_slope": radial_slope,
         "angular": angular,
-        "angular_slope": angular_slope / r[:, None, None],
+        "angular_slope": angular_slope,
         "direction": direction,
         "distance": r,
         "pair_energy": 0.5 * energy.sum(1),

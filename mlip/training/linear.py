@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlip.potential.basis import tangential
 from mlip.potential.environments import Environments
 from mlip.training.data import Dataset
 from mlip.training.loss import take_batch
@@ -147,8 +148,9 @@ def _features(env: Environments, density: Tensor, n: int, n_species: int) -> tup
 def _edge_features(env: Environments, own: Tensor, rows: slice, slots: slice, l_max: int) -> Tensor:
     """Derivatives [n, m, 3, F] of the features of atoms ``rows`` with respect to the vectors in ``slots``."""
     radial, slope = env.radial[rows, :, slots].mT, env.radial_slope[rows, :, slots].mT
-    angular, tangent = env.angular[rows, :, slots].mT, env.angular_slope[rows, ..., slots].permute(0, 3, 1, 2)
-    direction = env.direction[rows, :, slots].mT
+    angular, direction = env.angular[rows, :, slots].mT, env.direction[rows, :, slots].mT
+    tangent = tangential(env.direction[rows, :, slots], env.angular_slope[rows, ..., slots]).permute(0, 3, 1, 2)
+    tangent = tangent / env.distance[rows, slots, None, None]
     parts = [_derivative(radial, slope, direction, angular[..., :1], tangent[..., :1], torch.ones_like(own[:1]))]
     powers = []
     for degree in range(l_max + 1):

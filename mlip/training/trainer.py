@@ -28,7 +28,7 @@ RAMP = (0.01, 1.0)
 """Energy and virial weights at the start and the end, relative to the settings'."""
 CLIP = 1.0
 """Largest gradient norm."""
-AVERAGING = 0.99
+AVERAGING = 0.998
 """Decay per step of the running average of the weights, which is what training returns."""
 FORCE_MEMBERS = 2
 """Members whose forces are compared with a structure's label in one step: each sees half of what it would, at half
