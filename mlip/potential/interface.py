@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from ase import Atoms
 
-from mlip.uncertainty import Calibration, Spread, energy_spread, force_spread
+from mlip.uncertainty import Calibration, Spread
 
 
 class PotentialFileError(ValueError):
@@ -87,6 +87,40 @@ class Potential(ABC):
         """Write ``potential.safetensors`` and ``potential.json`` into ``folder``."""
 
 
+def summarise(
+    atoms: Atoms,
+    calibration: Calibration,
+    energies: np.ndarray,
+    forces: np.ndarray,
+    strain: np.ndarray,
+    spread: Spread,
+) -> Prediction:
+    """The prediction for ``atoms``.
+
+    Args:
+        atoms: the structure.
+        calibration: uncertainty scales.
+        energies: of the members, [n_members], eV.
+        forces: of the members, or their mean alone, [n_members or 1, n_atoms, 3], eV/Å.
+        strain: dE/dstrain of the mean, [3, 3], eV.
+        spread: raw spreads.
+    """
+    std = calibration.scale_forces(atoms.get_chemical_symbols(), spread.forces)
+    stress = None
+    if atoms.pbc.all():
+        stress = (strain / atoms.get_volume())[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    return Prediction(
+        energy=float(energies.mean()),
+        forces=forces.mean(0),
+        stress=stress,
+        energy_members=energies,
+        forces_members=forces,
+        energy_std=calibration.scale_energy(spread.energy),
+        forces_std=std,
+        force_uncertainty=np.sqrt((std**2).sum(1)),
+    )
+
+
 def member_spreads(predictions: Sequence[Prediction]) -> list[Spread]:
     """Raw spreads of the members of ``predictions``."""
-    return [Spread(force_spread(p.forces_members), energy_spread(p.energy_members)) for p in predictions]
+    return [Spread.of_members(p.energy_members, p.forces_members) for p in predictions]
