@@ -45,6 +45,7 @@ from mlip.training.data import (
     fingerprint,
     fit_isolated_energies,
     prepare_pairs,
+    read_virials,
 )
 from mlip.training.mace_trainer import MACETrainer, Targets
 from mlip.training.parallel import count_processes
@@ -246,19 +247,14 @@ def _vary_readouts(network: Any, seed: int) -> Any:
 
 
 def _targets(train: Sequence[Atoms], start: Start) -> Targets:
-    virials, has_stress = np.zeros((len(train), 3, 3)), np.zeros(len(train))
-    for k, atoms in enumerate(train):
-        if atoms.pbc.all() and "stress" in atoms.calc.results:
-            stress = atoms.get_stress(voigt=False)
-            if np.isfinite(stress).all():
-                virials[k], has_stress[k] = stress * atoms.get_volume(), 1.0
+    virials, has_stress = read_virials(train)
     isolated = [sum(start.isolated[s] for s in atoms.get_chemical_symbols()) for atoms in train]
     return Targets(
         [make_graph(atoms, start.architecture.atomic_numbers, start.architecture.r_max) for atoms in train],
         np.array([atoms.get_potential_energy() for atoms in train]) - np.array(isolated),
         [atoms.get_forces() for atoms in train],
-        virials,
-        has_stress,
+        virials.numpy(),
+        has_stress.numpy(),
     )
 
 
