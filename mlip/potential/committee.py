@@ -18,7 +18,7 @@ from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.edges import compute_density
 from mlip.potential.environments import Environments, Frame, PairTables, arrange_environments
 from mlip.potential.files import write_potential
-from mlip.potential.interface import Potential, Precision, Prediction, summarise
+from mlip.potential.interface import Estimator, Potential, Precision, Prediction, summarise
 from mlip.potential.last_layer import LastLayer
 from mlip.potential.pairs import PairList, join_structures, sum_forces, sum_strain
 from mlip.uncertainty import Calibration, Spread
@@ -85,6 +85,11 @@ class ACEPotential(Potential):
         self._tables = PairTables.of(frame, device)
         reference = [self.isolated_energies[s] for s in self.species]
         self._reference = torch.tensor(reference, dtype=torch.float64, device=device)
+
+    @property
+    def estimator(self) -> Estimator:
+        """The last layer, where there is one."""
+        return "committee" if self.last_layer is None else "last_layer"
 
     def predict(self, structures: Sequence[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
         """Predictions in the order of ``structures``; see :class:`Prediction`."""

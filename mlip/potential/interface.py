@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
@@ -46,8 +46,13 @@ class Prediction:
     forces_std: np.ndarray
     force_uncertainty: np.ndarray
 
+    def recalibrate(self, atoms: Atoms, calibration: Calibration, spread: Spread) -> Prediction:
+        """The same for ``atoms`` with the uncertainties that ``calibration`` makes of the raw ``spread``."""
+        return replace(self, **_uncertainties(atoms, calibration, spread))
+
 
 Precision = Literal["single", "double"]
+Estimator = Literal["committee", "last_layer"]
 
 
 class Potential(ABC):
@@ -57,6 +62,11 @@ class Potential(ABC):
     cutoff: float
     n_members: int
     calibration: Calibration
+
+    @property
+    def estimator(self) -> Estimator:
+        """What makes the raw spreads."""
+        return "committee"
 
     @abstractmethod
     def predict(self, structures: Sequence[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
@@ -105,7 +115,6 @@ def summarise(
         strain: dE/dstrain of the mean, [3, 3], eV.
         spread: raw spreads.
     """
-    std = calibration.scale_forces(atoms.get_chemical_symbols(), spread.forces)
     stress = None
     if atoms.pbc.all():
         stress = (strain / atoms.get_volume())[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
@@ -115,10 +124,17 @@ def summarise(
         stress=stress,
         energy_members=energies,
         forces_members=forces,
-        energy_std=calibration.scale_energy(spread.energy),
-        forces_std=std,
-        force_uncertainty=np.sqrt((std**2).sum(1)),
+        **_uncertainties(atoms, calibration, spread),
     )
+
+
+def _uncertainties(atoms: Atoms, calibration: Calibration, spread: Spread) -> dict[str, Any]:
+    std = calibration.scale_forces(atoms.get_chemical_symbols(), spread.forces)
+    return {
+        "energy_std": calibration.scale_energy(spread.energy),
+        "forces_std": std,
+        "force_uncertainty": np.sqrt((std**2).sum(1)),
+    }
 
 
 def member_spreads(predictions: Sequence[Prediction]) -> list[Spread]:

@@ -17,8 +17,6 @@ import torch
 from ase import Atoms
 
 from mlip.config import Train
-from mlip.evaluation import evaluate_potential
-from mlip.files import write_json
 from mlip.neighbors import Pairs
 from mlip.potential.environments import Frame
 from mlip.potential.files import WEIGHTS, load_potential
@@ -34,7 +32,7 @@ from mlip.potential.mace_network import (
     require_mace,
     split_states,
 )
-from mlip.training.calibration import calibrate, calibration_set, compare
+from mlip.training.calibration import HeldOut
 from mlip.training.consistency import check_consistency
 from mlip.training.data import (
     TrainingDataError,
@@ -49,7 +47,8 @@ from mlip.training.data import (
 )
 from mlip.training.mace_trainer import MACETrainer, Targets
 from mlip.training.parallel import count_processes
-from mlip.uncertainty import Calibration, describe_shift, measure_quality
+from mlip.training.results import write_training
+from mlip.uncertainty import Calibration
 
 LEARNING_RATES = {"scratch": 0.01, "fine-tuning": 0.0005}
 READOUT_NOISE = 0.05
@@ -287,42 +286,15 @@ def _write_results(
         device=trainer.device,
     )
     potential.descriptor_scale = _descriptor_scale(potential, train)
-    potential.calibration = calibrate(potential, train, valid)
-    potential.save(out)
-    result = {
-        "settings": settings.model_dump(mode="json"),
-        "seed": trainer.seed,
+    details = {
         "device": trainer.device,
-        "n_train": len(train),
-        "n_valid": len(valid),
         "n_parameters": sum(p.numel() for p in trainer.networks[0].parameters()),
         "previous": start.previous,
         "warnings": suspicions,
-        "steps": trainer.step,
-        "training_seconds": round(trainer.seconds, 3),
         "seconds": round(seconds, 3),
-        "calibration": potential.calibration.to_json(),
-        "uncertainty": _report_uncertainty(potential, train, valid),
-        "train_errors": evaluate_potential(potential, train),
-        "valid_errors": evaluate_potential(potential, valid) if valid else None,
-        "history": trainer.history,
     }
-    write_json(out / "training.json", result)
-    return result
-
-
-def _report_uncertainty(potential: MACEPotential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> dict[str, Any]:
-    """Block ``uncertainty`` of ``training.json``; see :func:`mlip.training.calibration.report_uncertainty`."""
-    structures, source = calibration_set(train, valid)
-    predictions, spreads = potential.predict(structures), potential.spreads(structures)
-    raw = np.concatenate([s.forces for s in spreads])
-    calibrated = np.concatenate([p.force_uncertainty for p in predictions])
-    return {
-        "estimator": "committee",
-        "source": source,
-        "committee": measure_quality(compare(structures, predictions, spreads)),
-        "shift": {"raw_force_spread": describe_shift(raw), "force_uncertainty": describe_shift(calibrated)},
-    }
+    held = HeldOut.predict(potential, train, valid)
+    return write_training(potential, trainer, train, valid, held, out, details=details)
 
 
 def _descriptor_scale(potential: MACEPotential, train: Sequence[Atoms]) -> float:
