@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,21 @@ class PotentialFileError(ValueError):
 
 class UnknownSpeciesError(ValueError):
     """A structure holds elements that the potential was not trained on."""
+
+
+def check_species(found: Atoms | Iterable[str], known: Sequence[str]) -> None:
+    """Refuse a structure or symbols with elements that are not ``known``.
+
+    Raises:
+        UnknownSpeciesError: naming them.
+    """
+    unknown = sorted(set(found.get_chemical_symbols() if isinstance(found, Atoms) else found) - set(known))
+    if unknown:
+        place = f" in {found.get_chemical_formula()}" if isinstance(found, Atoms) else ""
+        raise UnknownSpeciesError(
+            f"element(s) {', '.join(unknown)}{place} are unknown to this potential, which knows {', '.join(known)}; "
+            "add labelled structures with them and train again"
+        )
 
 
 @dataclass(frozen=True)

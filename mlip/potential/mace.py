@@ -19,7 +19,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mlip.potential.files import write_files
-from mlip.potential.interface import Potential, Prediction, UnknownSpeciesError, summarise
+from mlip.potential.interface import Potential, Prediction, check_species, summarise
 from mlip.potential.mace_network import (
     Architecture,
     Graph,
@@ -138,20 +138,12 @@ class MACEPotential(Potential):
     def _chunks(self, structures: Sequence[Atoms]) -> Iterator[tuple[Sequence[Atoms], list[Graph]]]:
         graphs, start, size = list[Graph](), 0, 0
         for k, atoms in enumerate(structures):
-            self._check_species(atoms)
+            check_species(atoms, self.species)
             graphs.append(make_graph(atoms, self.architecture.atomic_numbers, self.cutoff))
             size += graphs[-1].edges.shape[1]
             if size >= MAX_PAIRS or k + 1 == len(structures):
                 yield structures[start : k + 1], graphs
                 graphs, start, size = [], k + 1, 0
-
-    def _check_species(self, atoms: Atoms) -> None:
-        unknown = sorted(set(atoms.get_chemical_symbols()) - set(self.species))
-        if unknown:
-            raise UnknownSpeciesError(
-                f"element(s) {', '.join(unknown)} in {atoms.get_chemical_formula()} are unknown to this potential, "
-                f"which knows {', '.join(self.species)}; add labelled structures with them and train again"
-            )
 
     def _evaluate(self, network: torch.nn.Module, graphs: Sequence[Graph]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Energies [n_structures], forces [N, 3] and dE/dstrain [n_structures, 3, 3] of one member."""
