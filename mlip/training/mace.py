@@ -19,7 +19,6 @@ from ase import Atoms
 from mlip.config import Train
 from mlip.neighbors import Pairs
 from mlip.potential.environments import Frame
-from mlip.potential.files import WEIGHTS, load_potential
 from mlip.potential.foundation import Foundation, read_foundation, reduce_elements
 from mlip.potential.mace import MACEPotential
 from mlip.potential.mace_network import (
@@ -47,6 +46,7 @@ from mlip.training.data import (
 )
 from mlip.training.mace_trainer import MACETrainer, Targets
 from mlip.training.parallel import count_processes
+from mlip.training.restart import load_fitting
 from mlip.training.results import write_training
 from mlip.uncertainty import Calibration
 
@@ -191,27 +191,21 @@ def _prepare(
 
 def _continue(start: Start, folder: Path, frame: Frame, given: dict[str, float] | None) -> Start:
     """The weights of the potential in ``folder``; ``start``, with a warning, when they do not fit."""
-    reason = ""
-    try:
-        before = load_potential(folder)
-        if not isinstance(before, MACEPotential):
-            reason = "its backend is another"
-        elif before.species != frame.species:
-            reason = f"it knows {', '.join(before.species)}, the data hold {', '.join(frame.species)}"
-        elif before.n_members != len(start.networks) or not _same(before.architecture, start.architecture):
-            reason = "its architecture or number of members differs"
-        else:
-            networks: list[Any] = [build_network(before.architecture) for _ in range(before.n_members)]
-            for network, state in zip(networks, split_states(before.state, before.n_members), strict=True):
-                network.load_state_dict(state)
-            # What was fitted once stays: it only says what the network's energies count from.
-            isolated = start.isolated if given else before.isolated_energies
-            sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-            return Start(before.architecture, networks, isolated, before.head, sha256)
-    except ValueError as error:
-        reason = str(error)
-    warnings.warn(f"training does not go on from {folder}: {reason}", stacklevel=2)
-    return start
+
+    def difference(before: MACEPotential) -> str:
+        fits = before.n_members == len(start.networks) and _same(before.architecture, start.architecture)
+        return "" if fits else "its architecture or number of members differs"
+
+    found = load_fitting(folder, MACEPotential, frame.species, difference)
+    if found is None:
+        return start
+    before, sha256 = found
+    networks: list[Any] = [build_network(before.architecture) for _ in range(before.n_members)]
+    for network, state in zip(networks, split_states(before.state, before.n_members), strict=True):
+        network.load_state_dict(state)
+    # What was fitted once stays: it only says what the network's energies count from.
+    isolated = start.isolated if given else before.isolated_energies
+    return Start(before.architecture, networks, isolated, before.head, sha256)
 
 
 def _same(first: Architecture, second: Architecture) -> bool:
