@@ -37,7 +37,12 @@ def evaluate_potential(potential: Potential, structures: Sequence[Atoms]) -> dic
     """
     if not structures:
         raise ValueError("no structures to evaluate the potential on")
-    errors = compare_with_labels(structures, potential.predict(structures))
+    return evaluate_predictions(structures, potential.predict(structures))
+
+
+def evaluate_predictions(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """:func:`evaluate_potential` from ``predictions`` already made."""
+    errors = compare_with_labels(structures, predictions)
     milli = {name: 1e3 * errors[name] for name in ("energy_mae", "energy_rmse", "force_mae", "force_rmse", "force_rms")}
     rest = {name: errors[name] for name in ("coverage", "spearman", "n_structures", "n_atoms")}
     return milli | {"stress_rmse": errors["stress_rmse_gpa"]} | rest | {"units": UNITS}

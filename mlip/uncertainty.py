@@ -88,6 +88,11 @@ class Spread:
     forces: np.ndarray
     energy: float
 
+    @classmethod
+    def of_members(cls, energies: np.ndarray, forces: np.ndarray) -> Spread:
+        """That of a committee's ``energies`` [n_members] (eV) and ``forces`` [n_members, n_atoms, 3] (eV/Å)."""
+        return cls(force_spread(forces), energy_spread(energies))
+
 
 @dataclass(frozen=True)
 class Residuals:
@@ -147,7 +152,7 @@ def collect_residuals(
         symbols,
         [m.mean(0) - f for m, f in zip(forces_members, forces, strict=True)],
         [float(m.mean() - e) for m, e in zip(energy_members, energies, strict=True)],
-        [Spread(force_spread(f), energy_spread(e)) for f, e in zip(forces_members, energy_members, strict=True)],
+        [Spread.of_members(e, f) for e, f in zip(energy_members, forces_members, strict=True)],
     )
 
 

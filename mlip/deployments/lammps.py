@@ -23,8 +23,9 @@ import torch
 from vesin import NeighborList
 
 from mlip.deployments.pairs import place
-from mlip.potential import Potential, UnknownSpeciesError
+from mlip.potential import Potential
 from mlip.potential.committee import ACEPotential
+from mlip.potential.interface import check_species
 from mlip.potential.pairs import PairList, sum_forces, sum_strain
 
 FIX = "mlip"
@@ -74,11 +75,7 @@ def attach_potential(
 
 def type_indices(potential: Potential, elements: Sequence[str]) -> np.ndarray:
     """Index in ``potential.species`` of each LAMMPS atom type, [n_types]."""
-    unknown = sorted(set(elements) - set(potential.species))
-    if unknown:
-        raise UnknownSpeciesError(
-            f"element(s) {', '.join(unknown)} are unknown to this potential, which knows {', '.join(potential.species)}"
-        )
+    check_species(elements, potential.species)
     return np.array([potential.species.index(e) for e in elements], dtype=np.int64)
 
 

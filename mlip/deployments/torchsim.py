@@ -24,7 +24,8 @@ from torch_sim.state import SimState
 from vesin import NeighborList
 
 from mlip.deployments.pairs import place
-from mlip.potential import Potential, UnknownSpeciesError, load_potential
+from mlip.potential import Potential, load_potential
+from mlip.potential.interface import check_species
 from mlip.potential.pairs import PairList, sum_forces, sum_strain
 
 SMALL_SYSTEM = 300
@@ -141,11 +142,8 @@ class TorchSimModel(ModelInterface):
     def _check_species(self, state: SimState) -> None:
         unknown = self.get_buffer("species_index")[state.atomic_numbers] < 0
         if bool(unknown.any()):
-            symbols = sorted({chemical_symbols[int(z)] for z in state.atomic_numbers[unknown].unique()})
-            raise UnknownSpeciesError(
-                f"element(s) {', '.join(symbols)} are unknown to this potential, which knows "
-                f"{', '.join(self.potential.species)}; add labelled structures with them and train again"
-            )
+            symbols = {chemical_symbols[int(z)] for z in state.atomic_numbers[unknown].unique()}
+            check_species(symbols, self.potential.species)
 
 
 def find_batch_pairs(state: SimState, cutoff: float) -> BatchPairs:

@@ -18,10 +18,10 @@ from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.edges import compute_density
 from mlip.potential.environments import Environments, Frame, PairTables, arrange_environments
 from mlip.potential.files import write_potential
-from mlip.potential.interface import Potential, Precision, Prediction
+from mlip.potential.interface import Estimator, Potential, Precision, Prediction, summarise
 from mlip.potential.last_layer import LastLayer
 from mlip.potential.pairs import PairList, join_structures, sum_forces, sum_strain
-from mlip.uncertainty import Calibration, Spread, energy_spread, force_spread
+from mlip.uncertainty import Calibration, Spread
 
 MAX_PAIRS = 40_000
 """Pairs of small structures that are evaluated together; bounds memory."""
@@ -86,6 +86,11 @@ class ACEPotential(Potential):
         reference = [self.isolated_energies[s] for s in self.species]
         self._reference = torch.tensor(reference, dtype=torch.float64, device=device)
 
+    @property
+    def estimator(self) -> Estimator:
+        """The last layer, where there is one."""
+        return "committee" if self.last_layer is None else "last_layer"
+
     def predict(self, structures: Sequence[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
         """Predictions in the order of ``structures``; see :class:`Prediction`."""
         posterior = self.last_layer if uncertainty else None
@@ -96,8 +101,8 @@ class ACEPotential(Potential):
             spreads = posterior.spreads(chunk, pairs, found) if posterior is not None else None
             ends = np.cumsum([len(atoms) for atoms in chunk])
             for k, (atoms, own) in enumerate(zip(chunk, np.split(forces, ends[:-1], 1), strict=True)):
-                spread = spreads[k] if spreads else Spread(force_spread(own), energy_spread(energies[:, k]))
-                predictions.append(self._summarise(atoms, energies[:, k], own, strain[k], spread))
+                spread = spreads[k] if spreads else Spread.of_members(energies[:, k], own)
+                predictions.append(summarise(atoms, self.calibration, energies[:, k], own, strain[k], spread))
         return predictions
 
     def evaluate_pairs(
@@ -225,21 +230,3 @@ class ACEPotential(Potential):
         forces = sum_forces(pairs, found.gradients).permute(1, 0, 2)
         strain = sum_strain(pairs, found.gradients.mean(1))
         return energies.cpu().numpy(), forces.cpu().numpy(), strain.cpu().numpy()
-
-    def _summarise(
-        self, atoms: Atoms, energies: np.ndarray, forces: np.ndarray, strain: np.ndarray, spread: Spread
-    ) -> Prediction:
-        std = self.calibration.scale_forces(atoms.get_chemical_symbols(), spread.forces)
-        stress = None
-        if atoms.pbc.all():
-            stress = (strain / atoms.get_volume())[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-        return Prediction(
-            energy=float(energies.mean()),
-            forces=forces.mean(0),
-            stress=stress,
-            energy_members=energies,
-            forces_members=forces,
-            energy_std=self.calibration.scale_energy(spread.energy),
-            forces_std=std,
-            force_uncertainty=np.sqrt((std**2).sum(1)),
-        )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlip.neighbors import Pairs, find_pairs
 from mlip.potential.basis import radial_basis, spherical_harmonics
-from mlip.potential.interface import UnknownSpeciesError
+from mlip.potential.interface import check_species
 from mlip.potential.zbl import inner_radii, outer_radii, repulsion
 
 
@@ -51,11 +51,7 @@ class Frame:
         table[[atomic_numbers[s] for s in self.species]] = np.arange(len(self.species))
         indices = table[atoms.numbers]
         if (indices < 0).any():
-            unknown = sorted({chemical_symbols[z] for z in atoms.numbers[indices < 0]})
-            raise UnknownSpeciesError(
-                f"element(s) {', '.join(unknown)} in {atoms.get_chemical_formula()} are unknown to this potential, "
-                f"which knows {', '.join(self.species)}; add labelled structures with them and train again"
-            )
+            check_species(atoms, self.species)
         return indices
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
 
-from mlip.uncertainty import Calibration, Spread, energy_spread, force_spread
+from mlip.uncertainty import Calibration, Spread
 
 
 class PotentialFileError(ValueError):
@@ -20,6 +20,21 @@ class PotentialFileError(ValueError):
 
 class UnknownSpeciesError(ValueError):
     """A structure holds elements that the potential was not trained on."""
+
+
+def check_species(found: Atoms | Iterable[str], known: Sequence[str]) -> None:
+    """Refuse a structure or symbols with elements that are not ``known``.
+
+    Raises:
+        UnknownSpeciesError: naming them.
+    """
+    unknown = sorted(set(found.get_chemical_symbols() if isinstance(found, Atoms) else found) - set(known))
+    if unknown:
+        place = f" in {found.get_chemical_formula()}" if isinstance(found, Atoms) else ""
+        raise UnknownSpeciesError(
+            f"element(s) {', '.join(unknown)}{place} are unknown to this potential, which knows {', '.join(known)}; "
+            "add labelled structures with them and train again"
+        )
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,13 @@ class Prediction:
     forces_std: np.ndarray
     force_uncertainty: np.ndarray
 
+    def recalibrate(self, atoms: Atoms, calibration: Calibration, spread: Spread) -> Prediction:
+        """The same for ``atoms`` with the uncertainties that ``calibration`` makes of the raw ``spread``."""
+        return replace(self, **_uncertainties(atoms, calibration, spread))
+
 
 Precision = Literal["single", "double"]
+Estimator = Literal["committee", "last_layer"]
 
 
 class Potential(ABC):
@@ -57,6 +77,11 @@ class Potential(ABC):
     cutoff: float
     n_members: int
     calibration: Calibration
+
+    @property
+    def estimator(self) -> Estimator:
+        """What makes the raw spreads."""
+        return "committee"
 
     @abstractmethod
     def predict(self, structures: Sequence[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
@@ -87,6 +112,46 @@ class Potential(ABC):
         """Write ``potential.safetensors`` and ``potential.json`` into ``folder``."""
 
 
+def summarise(
+    atoms: Atoms,
+    calibration: Calibration,
+    energies: np.ndarray,
+    forces: np.ndarray,
+    strain: np.ndarray,
+    spread: Spread,
+) -> Prediction:
+    """The prediction for ``atoms``.
+
+    Args:
+        atoms: the structure.
+        calibration: uncertainty scales.
+        energies: of the members, [n_members], eV.
+        forces: of the members, or their mean alone, [n_members or 1, n_atoms, 3], eV/Å.
+        strain: dE/dstrain of the mean, [3, 3], eV.
+        spread: raw spreads.
+    """
+    stress = None
+    if atoms.pbc.all():
+        stress = (strain / atoms.get_volume())[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    return Prediction(
+        energy=float(energies.mean()),
+        forces=forces.mean(0),
+        stress=stress,
+        energy_members=energies,
+        forces_members=forces,
+        **_uncertainties(atoms, calibration, spread),
+    )
+
+
+def _uncertainties(atoms: Atoms, calibration: Calibration, spread: Spread) -> dict[str, Any]:
+    std = calibration.scale_forces(atoms.get_chemical_symbols(), spread.forces)
+    return {
+        "energy_std": calibration.scale_energy(spread.energy),
+        "forces_std": std,
+        "force_uncertainty": np.sqrt((std**2).sum(1)),
+    }
+
+
 def member_spreads(predictions: Sequence[Prediction]) -> list[Spread]:
     """Raw spreads of the members of ``predictions``."""
-    return [Spread(force_spread(p.forces_members), energy_spread(p.energy_members)) for p in predictions]
+    return [Spread.of_members(p.energy_members, p.forces_members) for p in predictions]

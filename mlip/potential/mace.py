@@ -19,7 +19,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mlip.potential.files import write_files
-from mlip.potential.interface import Potential, Prediction, UnknownSpeciesError
+from mlip.potential.interface import Potential, Prediction, check_species, summarise
 from mlip.potential.mace_network import (
     Architecture,
     Graph,
@@ -29,7 +29,7 @@ from mlip.potential.mace_network import (
     make_graph,
     split_states,
 )
-from mlip.uncertainty import Calibration
+from mlip.uncertainty import Calibration, Spread
 
 MAX_PAIRS = 20_000
 """Pairs evaluated at once; bounds memory."""
@@ -93,7 +93,10 @@ class MACEPotential(Potential):
             first = 0
             for k, atoms in enumerate(chunk):
                 own = forces[:, first : first + len(atoms)]
-                predictions.append(self._summarise(atoms, energies[:, k], own, strain[:, k].mean(0)))
+                spread = Spread.of_members(energies[:, k], own)
+                predictions.append(
+                    summarise(atoms, self.calibration, energies[:, k], own, strain[:, k].mean(0), spread)
+                )
                 first += len(atoms)
         return predictions
 
@@ -135,20 +138,12 @@ class MACEPotential(Potential):
     def _chunks(self, structures: Sequence[Atoms]) -> Iterator[tuple[Sequence[Atoms], list[Graph]]]:
         graphs, start, size = list[Graph](), 0, 0
         for k, atoms in enumerate(structures):
-            self._check_species(atoms)
+            check_species(atoms, self.species)
             graphs.append(make_graph(atoms, self.architecture.atomic_numbers, self.cutoff))
             size += graphs[-1].edges.shape[1]
             if size >= MAX_PAIRS or k + 1 == len(structures):
                 yield structures[start : k + 1], graphs
                 graphs, start, size = [], k + 1, 0
-
-    def _check_species(self, atoms: Atoms) -> None:
-        unknown = sorted(set(atoms.get_chemical_symbols()) - set(self.species))
-        if unknown:
-            raise UnknownSpeciesError(
-                f"element(s) {', '.join(unknown)} in {atoms.get_chemical_formula()} are unknown to this potential, "
-                f"which knows {', '.join(self.species)}; add labelled structures with them and train again"
-            )
 
     def _evaluate(self, network: torch.nn.Module, graphs: Sequence[Graph]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Energies [n_structures], forces [N, 3] and dE/dstrain [n_structures, 3, 3] of one member."""
@@ -159,22 +154,6 @@ class MACEPotential(Potential):
         energies = output["interaction_energy"].detach().double().cpu().numpy() + np.array(isolated)
         forces, virials = (output[name].detach().double().cpu().numpy() for name in ("forces", "virials"))
         return energies, forces, -virials
-
-    def _summarise(self, atoms: Atoms, energies: np.ndarray, forces: np.ndarray, strain: np.ndarray) -> Prediction:
-        std = self.calibration.force_std(atoms.get_chemical_symbols(), forces)
-        stress = None
-        if atoms.pbc.all():
-            stress = (strain / atoms.get_volume())[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-        return Prediction(
-            energy=float(energies.mean()),
-            forces=forces.mean(0),
-            stress=stress,
-            energy_members=energies,
-            forces_members=forces,
-            energy_std=self.calibration.energy_std(energies),
-            forces_std=std,
-            force_uncertainty=np.sqrt((std**2).sum(1)),
-        )
 
 
 def load_mace(description: dict[str, Any], state: dict[str, Tensor], device: str) -> MACEPotential:

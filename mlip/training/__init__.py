@@ -118,9 +118,9 @@ def _train(
     trainer = Trainer(
         prepared.network,
         prepared.data,
-        settings,
-        seed,
-        hashlib.sha256(identity.encode()).hexdigest(),
+        settings=settings,
+        seed=seed,
+        identity=hashlib.sha256(identity.encode()).hexdigest(),
         max_seconds=max_seconds,
         checkpoint=checkpoint,
         progress=progress,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,46 +32,72 @@ NORMAL_MEDIAN = 0.6745
 """Median of |x| for a standard normal x."""
 
 
-def calibration_set(train: Sequence[Atoms], valid: Sequence[Atoms]) -> tuple[list[Atoms], str]:
-    """The structures to calibrate on and what to call them: ``validation``, or ``training`` where that is too small."""
-    enough = sum(len(atoms) for atoms in valid) >= MIN_VALIDATION_ATOMS
-    return (list(valid), "validation") if enough else ([*train, *valid], "training")
+@dataclass(frozen=True)
+class HeldOut:
+    """Structures that a potential is calibrated on, with its predictions.
+
+    The first ``n_train`` are training structures: where there are too few others, all of them serve.
+    """
+
+    structures: list[Atoms]
+    predictions: list[Prediction]
+    n_train: int
+
+    @classmethod
+    def predict(cls, potential: Potential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> HeldOut:
+        """``valid``, or ``train`` and ``valid`` where that is too small, predicted by ``potential``."""
+        enough = sum(len(atoms) for atoms in valid) >= MIN_VALIDATION_ATOMS
+        structures = list(valid) if enough else [*train, *valid]
+        return cls(structures, potential.predict(structures), 0 if enough else len(train))
+
+    @property
+    def source(self) -> str:
+        """What to call them: ``validation`` or ``training``."""
+        return "training" if self.n_train else "validation"
+
+    def thin(self, stride: int) -> HeldOut:
+        """With every ``stride``-th training structure alone."""
+        kept = [*range(0, self.n_train, stride), *range(self.n_train, len(self.structures))]
+        n_train = len(range(0, self.n_train, stride))
+        return HeldOut([self.structures[k] for k in kept], [self.predictions[k] for k in kept], n_train)
+
+    def spreads(self, potential: Potential) -> list[Spread]:
+        """Raw spreads of ``potential``; a committee's lie in the predictions already."""
+        committee = potential.estimator == "committee"
+        return member_spreads(self.predictions) if committee else potential.spreads(self.structures)
+
+    def residuals(self, spreads: Sequence[Spread]) -> Residuals:
+        """Errors of the predictions against the labels, with the raw ``spreads``."""
+        pairs = list(zip(self.predictions, self.structures, strict=True))
+        return pool_residuals(
+            [a.get_chemical_symbols() for a in self.structures],
+            [p.forces - a.get_forces() for p, a in pairs],
+            [p.energy - a.get_potential_energy() for p, a in pairs],
+            spreads,
+        )
+
+    def calibrate(self, spreads: Sequence[Spread]) -> tuple[Calibration, HeldOut]:
+        """Calibration of the raw ``spreads``, inflated on training structures, and the predictions under it."""
+        calibration = fit_calibration(self.residuals(spreads), source=self.source)
+        parts = zip(self.predictions, self.structures, spreads, strict=True)
+        return calibration, replace(self, predictions=[p.recalibrate(a, calibration, s) for p, a, s in parts])
 
 
-def calibrate(potential: Potential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> Calibration:
-    """Calibration of the potential's own spreads on ``valid``, or an inflated one on ``train``."""
-    structures, source = calibration_set(train, valid)
-    spreads = potential.spreads(structures)
-    return fit_calibration(compare(structures, potential.predict(structures), spreads), source=source)
-
-
-def compare(structures: Sequence[Atoms], predictions: Sequence[Prediction], spreads: Sequence[Spread]) -> Residuals:
-    """Errors of ``predictions`` against the labels, with the raw ``spreads``."""
-    return pool_residuals(
-        [a.get_chemical_symbols() for a in structures],
-        [p.forces - a.get_forces() for p, a in zip(predictions, structures, strict=True)],
-        [p.energy - a.get_potential_energy() for p, a in zip(predictions, structures, strict=True)],
-        spreads,
-    )
-
-
-def fit_last_layer(potential: ACEPotential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> LastLayer:
-    """Posterior of the last layer; regularisation and units by maximum likelihood on held-out errors.
+def fit_last_layer(potential: ACEPotential, train: Sequence[Atoms], held: HeldOut) -> LastLayer:
+    """Posterior of the last layer on ``train``; regularisation and units by maximum likelihood on held-out errors.
 
     The energy's unit is the median of |error| / spread over that of a normal distribution: one
     structure far off must not set it.
     """
-    structures, _ = calibration_set(train, valid)
-    predictions = potential.predict(structures)
     gram = _gram(potential, train).to(potential.device)
     candidates = [factorise(gram, regularization) for regularization in REGULARIZATIONS]
     spreads: list[list[Spread]] = [[] for _ in candidates]
-    for features in potential.last_features(structures):
+    for features in potential.last_features(held.structures):
         for last, found in zip(candidates, spreads, strict=True):
             found.extend(last.spreads(*features))
     fits = []
     for last, found in zip(candidates, spreads, strict=True):
-        residuals = compare(structures, predictions, found)
+        residuals = held.residuals(found)
         unit, misfit = likelihood(residuals.force_errors, residuals.force_spread)
         ratio = np.abs(residuals.energy_errors) / np.maximum(residuals.energy_spread, 1e-12)
         energy_unit = max(float(np.median(ratio)) / NORMAL_MEDIAN, 1e-12)
@@ -91,29 +117,29 @@ def _gram(potential: ACEPotential, structures: Sequence[Atoms]) -> Tensor:
     return gram
 
 
-def report_uncertainty(potential: ACEPotential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> dict[str, Any]:
-    """Block ``uncertainty`` of ``training.json``.
+def compare_last_layer(potential: ACEPotential, train: Sequence[Atoms], held: HeldOut) -> list[Spread]:
+    """Raw spreads by the last layer of a committee, which are reported beside its own.
 
-    ``estimator`` is the one in use. ``last_layer``, and beside it ``committee`` where that is in use, hold the
-    cross-fitted quality of each, so that they can be compared. ``shift`` holds the 50, 95 and 99 %
+    It is fitted to a part of the data: that tells as much, and training is meant to be quick.
+    """
+    stride = 1 + sum(map(len, train)) // MAX_COMPARISON_ATOMS
+    last = fit_last_layer(potential, train[::stride], held.thin(stride)).to(potential.device)
+    return [s for features in potential.last_features(held.structures) for s in last.spreads(*features)]
+
+
+def report_uncertainty(estimator: str, held: HeldOut, spreads: Mapping[str, Sequence[Spread]]) -> dict[str, Any]:
+    """Block ``uncertainty`` of ``training.json``, from calibrated predictions and raw ``spreads`` by estimator.
+
+    ``estimator`` is the one in use. Under the name of each, ``committee`` or ``last_layer``, is its
+    cross-fitted quality, so that they can be compared. ``shift`` holds the 50, 95 and 99 %
     quantiles over validation atoms of the raw spread and of the calibrated uncertainty:
     :func:`mlip.uncertainty.measure_shift` compares an exploration with them.
     """
-    structures, source = calibration_set(train, valid)
-    predictions = potential.predict(structures)
-    last = potential.last_layer
-    if last is None:  # only for comparison: a part of the data tells as much, and training is meant to be quick
-        stride = 1 + sum(map(len, train)) // MAX_COMPARISON_ATOMS
-        last = fit_last_layer(potential, train[::stride], valid).to(potential.device)
-    committee = potential.n_members > 1 and potential.last_layer is None  # else predictions hold the mean alone
-    spreads = {"committee": member_spreads(predictions)} if committee else {}
-    spreads["last_layer"] = [s for features in potential.last_features(structures) for s in last.spreads(*features)]
-    active = "committee" if potential.last_layer is None else "last_layer"
-    raw = np.concatenate([s.forces for s in spreads[active]])
-    calibrated = np.concatenate([p.force_uncertainty for p in predictions])
+    raw = np.concatenate([s.forces for s in spreads[estimator]])
+    calibrated = np.concatenate([p.force_uncertainty for p in held.predictions])
     return {
-        "estimator": active,
-        "source": source,
-        **{name: measure_quality(compare(structures, predictions, own)) for name, own in spreads.items()},
+        "estimator": estimator,
+        "source": held.source,
+        **{name: measure_quality(held.residuals(own)) for name, own in spreads.items()},
         "shift": {"raw_force_spread": describe_shift(raw), "force_uncertainty": describe_shift(calibrated)},
     }

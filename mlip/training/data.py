@@ -175,7 +175,7 @@ def build_dataset(
     reference = composition(structures, frame) @ np.array([isolated[s] for s in frame.species])
     energies = torch.tensor([a.get_potential_energy() for a in structures], dtype=torch.float64)
     forces = torch.from_numpy(np.concatenate([a.get_forces() for a in structures]))[exact.atoms]
-    virials, has_stress = _virials(structures)
+    virials, has_stress = read_virials(structures)
     environments = exact.to(device, torch.float32)
 
     def single(values: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def build_dataset(
     )
 
 
-def _virials(structures: Sequence[Atoms]) -> tuple[Tensor, Tensor]:
+def read_virials(structures: Sequence[Atoms]) -> tuple[Tensor, Tensor]:
     """dE/dstrain [n, 3, 3] (eV), and 1.0 where a stress label exists, else 0.0, [n]."""
     virials, known = torch.zeros(len(structures), 3, 3, dtype=torch.float64), torch.zeros(len(structures))
     for k, atoms in enumerate(structures):

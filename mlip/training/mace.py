@@ -17,11 +17,8 @@ import torch
 from ase import Atoms
 
 from mlip.config import Train
-from mlip.evaluation import evaluate_potential
-from mlip.files import write_json
 from mlip.neighbors import Pairs
 from mlip.potential.environments import Frame
-from mlip.potential.files import WEIGHTS, load_potential
 from mlip.potential.foundation import Foundation, read_foundation, reduce_elements
 from mlip.potential.mace import MACEPotential
 from mlip.potential.mace_network import (
@@ -34,7 +31,7 @@ from mlip.potential.mace_network import (
     require_mace,
     split_states,
 )
-from mlip.training.calibration import calibrate, calibration_set, compare
+from mlip.training.calibration import HeldOut
 from mlip.training.consistency import check_consistency
 from mlip.training.data import (
     TrainingDataError,
@@ -45,10 +42,13 @@ from mlip.training.data import (
     fingerprint,
     fit_isolated_energies,
     prepare_pairs,
+    read_virials,
 )
 from mlip.training.mace_trainer import MACETrainer, Targets
 from mlip.training.parallel import count_processes
-from mlip.uncertainty import Calibration, describe_shift, measure_quality
+from mlip.training.restart import load_fitting
+from mlip.training.results import write_training
+from mlip.uncertainty import Calibration
 
 LEARNING_RATES = {"scratch": 0.01, "fine-tuning": 0.0005}
 READOUT_NOISE = 0.05
@@ -117,12 +117,12 @@ def train_mace_committee(
     trainer = MACETrainer(
         trained,
         _targets(train, start),
-        settings,
         settings.mace.learning_rate or LEARNING_RATES["fine-tuning" if foundation else "scratch"],
         start.head,
-        seed,
         device,
-        hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
+        settings=settings,
+        seed=seed,
+        identity=hashlib.sha256(json.dumps(identity).encode()).hexdigest(),
         max_seconds=max_seconds,
         checkpoint=checkpoint,
         progress=progress,
@@ -191,27 +191,21 @@ def _prepare(
 
 def _continue(start: Start, folder: Path, frame: Frame, given: dict[str, float] | None) -> Start:
     """The weights of the potential in ``folder``; ``start``, with a warning, when they do not fit."""
-    reason = ""
-    try:
-        before = load_potential(folder)
-        if not isinstance(before, MACEPotential):
-            reason = "its backend is another"
-        elif before.species != frame.species:
-            reason = f"it knows {', '.join(before.species)}, the data hold {', '.join(frame.species)}"
-        elif before.n_members != len(start.networks) or not _same(before.architecture, start.architecture):
-            reason = "its architecture or number of members differs"
-        else:
-            networks: list[Any] = [build_network(before.architecture) for _ in range(before.n_members)]
-            for network, state in zip(networks, split_states(before.state, before.n_members), strict=True):
-                network.load_state_dict(state)
-            # What was fitted once stays: it only says what the network's energies count from.
-            isolated = start.isolated if given else before.isolated_energies
-            sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-            return Start(before.architecture, networks, isolated, before.head, sha256)
-    except ValueError as error:
-        reason = str(error)
-    warnings.warn(f"training does not go on from {folder}: {reason}", stacklevel=2)
-    return start
+
+    def difference(before: MACEPotential) -> str:
+        fits = before.n_members == len(start.networks) and _same(before.architecture, start.architecture)
+        return "" if fits else "its architecture or number of members differs"
+
+    found = load_fitting(folder, MACEPotential, frame.species, difference)
+    if found is None:
+        return start
+    before, sha256 = found
+    networks: list[Any] = [build_network(before.architecture) for _ in range(before.n_members)]
+    for network, state in zip(networks, split_states(before.state, before.n_members), strict=True):
+        network.load_state_dict(state)
+    # What was fitted once stays: it only says what the network's energies count from.
+    isolated = start.isolated if given else before.isolated_energies
+    return Start(before.architecture, networks, isolated, before.head, sha256)
 
 
 def _same(first: Architecture, second: Architecture) -> bool:
@@ -246,19 +240,14 @@ def _vary_readouts(network: Any, seed: int) -> Any:
 
 
 def _targets(train: Sequence[Atoms], start: Start) -> Targets:
-    virials, has_stress = np.zeros((len(train), 3, 3)), np.zeros(len(train))
-    for k, atoms in enumerate(train):
-        if atoms.pbc.all() and "stress" in atoms.calc.results:
-            stress = atoms.get_stress(voigt=False)
-            if np.isfinite(stress).all():
-                virials[k], has_stress[k] = stress * atoms.get_volume(), 1.0
+    virials, has_stress = read_virials(train)
     isolated = [sum(start.isolated[s] for s in atoms.get_chemical_symbols()) for atoms in train]
     return Targets(
         [make_graph(atoms, start.architecture.atomic_numbers, start.architecture.r_max) for atoms in train],
         np.array([atoms.get_potential_energy() for atoms in train]) - np.array(isolated),
         [atoms.get_forces() for atoms in train],
-        virials,
-        has_stress,
+        virials.numpy(),
+        has_stress.numpy(),
     )
 
 
@@ -291,42 +280,15 @@ def _write_results(
         device=trainer.device,
     )
     potential.descriptor_scale = _descriptor_scale(potential, train)
-    potential.calibration = calibrate(potential, train, valid)
-    potential.save(out)
-    result = {
-        "settings": settings.model_dump(mode="json"),
-        "seed": trainer.seed,
+    details = {
         "device": trainer.device,
-        "n_train": len(train),
-        "n_valid": len(valid),
         "n_parameters": sum(p.numel() for p in trainer.networks[0].parameters()),
         "previous": start.previous,
         "warnings": suspicions,
-        "steps": trainer.step,
-        "training_seconds": round(trainer.seconds, 3),
         "seconds": round(seconds, 3),
-        "calibration": potential.calibration.to_json(),
-        "uncertainty": _report_uncertainty(potential, train, valid),
-        "train_errors": evaluate_potential(potential, train),
-        "valid_errors": evaluate_potential(potential, valid) if valid else None,
-        "history": trainer.history,
     }
-    write_json(out / "training.json", result)
-    return result
-
-
-def _report_uncertainty(potential: MACEPotential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> dict[str, Any]:
-    """Block ``uncertainty`` of ``training.json``; see :func:`mlip.training.calibration.report_uncertainty`."""
-    structures, source = calibration_set(train, valid)
-    predictions, spreads = potential.predict(structures), potential.spreads(structures)
-    raw = np.concatenate([s.forces for s in spreads])
-    calibrated = np.concatenate([p.force_uncertainty for p in predictions])
-    return {
-        "estimator": "committee",
-        "source": source,
-        "committee": measure_quality(compare(structures, predictions, spreads)),
-        "shift": {"raw_force_spread": describe_shift(raw), "force_uncertainty": describe_shift(calibrated)},
-    }
+    held = HeldOut.predict(potential, train, valid)
+    return write_training(potential, trainer, train, valid, held, out, details=details)
 
 
 def _descriptor_scale(potential: MACEPotential, train: Sequence[Atoms]) -> float:

@@ -7,20 +7,16 @@ differ by initial weights, order of batches and the structures that each nearly 
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlip.config import Train
 from mlip.potential.mace_network import Graph, join_graphs
-from mlip.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from mlip.training.schedule import Schedule, WeightAverage
 from mlip.training.trainer import WARMUP, assign_members, choose_batch, learning_rate_factor
 
 RAMP = (0.1, 10.0)
@@ -49,35 +45,23 @@ class Targets:
 
 
 @dataclass
-class MACETrainer:
-    """Trains ``networks``, side by side, on ``targets``; every random choice is a function of seed and step.
-
-    Arguments as those of :class:`mlip.training.trainer.Trainer`; ``rate`` is the peak learning rate.
-    """
+class MACETrainer(Schedule):
+    """Trains ``networks``, side by side, on ``targets``, on ``device``; ``rate`` is the peak learning rate."""
 
     networks: list[Any]
     targets: Targets
-    settings: Train
     rate: float
     head: int
-    seed: int
     device: str
-    identity: str
-    max_seconds: float | None = None
-    checkpoint: Path | None = None
-    progress: Callable[[dict[str, Any]], None] | None = None
-    start: float = 0.0
-    keys: Sequence[str] | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    step: int = 0
-    seconds: float = 0.0
+
+    rate_key: ClassVar[str] = "train.mace.learning_rate"
 
     def __post_init__(self) -> None:
         self.parameters = [
             {name: p for name, p in network.named_parameters() if p.requires_grad and p.numel()}
             for network in self.networks
         ]
-        self.average = [{name: p.detach().clone() for name, p in own.items()} for own in self.parameters]
+        self.averages = [WeightAverage(own, EMA) for own in self.parameters]
         self.optimizers = [torch.optim.AdamW(own.values(), weight_decay=WEIGHT_DECAY) for own in self.parameters]
         for optimizer in self.optimizers:
             for parameter in optimizer.param_groups[0]["params"]:
@@ -86,29 +70,18 @@ class MACETrainer:
         self.n_elements = int(self.networks[0].atomic_numbers.numel())
         self.weights = assign_members(len(self.targets.graphs), len(self.networks), self.seed, self.keys).numpy()
 
-    def run(self) -> None:
-        """Train to the end of the schedule and leave the averaged weights in the networks."""
-        self._restore()
-        began = time.perf_counter() - self.seconds
-        while (fraction := self._fraction()) < 1.0:
-            squares = np.mean([self._advance(member, fraction) for member in range(len(self.networks))], axis=0)
-            self.step += 1
-            self.seconds = time.perf_counter() - began
-            if self.step % self.settings.checkpoint_every == 0 or self._fraction() >= 1.0:
-                self._record(squares)
-                self._save()
-        with torch.no_grad():
-            for parameters, average in zip(self.parameters, self.average, strict=True):
-                for name, parameter in parameters.items():
-                    parameter.copy_(average[name])
+    def _device(self) -> torch.device:
+        return torch.device(self.device)
 
-    def _fraction(self) -> float:
-        """Place in the schedule, from ``start`` to 1."""
-        n_steps = math.ceil((1.0 - self.start) * self.settings.n_steps)
-        done = self.step / n_steps if self.max_seconds is None else self.seconds / self.max_seconds
-        return self.start + (1.0 - self.start) * done if done < 1.0 else 1.0
+    def _averages(self) -> list[WeightAverage]:
+        return self.averages
 
-    def _advance(self, member: int, fraction: float) -> np.ndarray:
+    def _advance(self, fraction: float) -> Tensor:
+        """One step of every member."""
+        squares = [self._advance_member(member, fraction) for member in range(len(self.networks))]
+        return torch.from_numpy(np.sqrt(np.mean(squares, axis=0)))
+
+    def _advance_member(self, member: int, fraction: float) -> np.ndarray:
         """One step of one member; its mean squares of energy, force and virial errors."""
         size, n = self.settings.batch_size, len(self.targets.graphs)
         chosen = choose_batch(n, size, self.step, self.seed + 7919 * member)
@@ -121,10 +94,7 @@ class MACETrainer:
         warm = min(1.0, (self.step + 1) / (WARMUP * self.settings.n_steps)) if self.start > 0.0 else 1.0
         optimizer.param_groups[0]["lr"] = self.rate * learning_rate_factor(fraction) * warm
         optimizer.step()
-        decay = min(EMA, (1.0 + self.step) / (10.0 + self.step))
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                self.average[member][name].lerp_(parameter, 1.0 - decay)
+        self.averages[member].update(self.step)
         return squares
 
     def _loss(self, member: int, chosen: Sequence[int], ramp: float) -> tuple[Tensor, np.ndarray]:
@@ -151,46 +121,17 @@ class MACETrainer:
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device, torch.float32)
 
-    def _record(self, squares: np.ndarray) -> None:
-        energy, force, virial = (1e3 * float(v) for v in np.sqrt(squares))
-        entry = {
-            "step": self.step,
-            "seconds": round(self.seconds, 3),
-            "energy_rmse": energy,
-            "force_rmse": force,
-            "virial_rmse": virial,
-        }
-        if not np.isfinite(energy + force):
-            raise FloatingPointError(
-                f"training diverged at step {self.step} (seed {self.seed}); lower train.mace.learning_rate, or look "
-                "for unphysical labels"
-            )
-        self.history.append(entry)
-        if self.progress is not None:
-            self.progress(entry)
-
     def _state(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = {}
-        for k, (parameters, average) in enumerate(zip(self.parameters, self.average, strict=True)):
+        for k, (parameters, average) in enumerate(zip(self.parameters, self.averages, strict=True)):
             for name, parameter in parameters.items():
                 moments = self.optimizers[k].state[parameter]
-                state |= {f"{k}/parameter/{name}": parameter, f"{k}/average/{name}": average[name]}
+                state |= {f"{k}/parameter/{name}": parameter, f"{k}/average/{name}": average.weights[name]}
                 state |= {f"{k}/first/{name}": moments["exp_avg"], f"{k}/second/{name}": moments["exp_avg_sq"]}
         return state
 
-    def _save(self) -> None:
-        if self.checkpoint is not None:
-            state = Checkpoint(self.step, self.seconds, self.identity, self.history, self._state())
-            write_checkpoint(self.checkpoint, state)
-
     def _restore(self) -> None:
-        found = read_checkpoint(self.checkpoint, self.identity) if self.checkpoint is not None else None
-        if found is None:
-            return
-        self.step, self.seconds, self.history = found.step, found.seconds, found.history
-        with torch.no_grad():
-            for name, tensor in self._state().items():
-                tensor.copy_(found.tensors[name])
+        super()._restore()
         for optimizer in self.optimizers:
             for moments in optimizer.state.values():
                 moments["step"].fill_(float(self.step))

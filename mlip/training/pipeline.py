@@ -13,12 +13,10 @@ import torch
 from ase import Atoms
 
 from mlip.config import Train
-from mlip.evaluation import evaluate_potential
-from mlip.files import write_json
 from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.committee import ACEPotential
 from mlip.potential.environments import Frame
-from mlip.training.calibration import calibrate, fit_last_layer, report_uncertainty
+from mlip.training.calibration import HeldOut, compare_last_layer, fit_last_layer
 from mlip.training.consistency import check_consistency
 from mlip.training.data import (
     Dataset,
@@ -33,6 +31,7 @@ from mlip.training.data import (
     prepare_pairs,
 )
 from mlip.training.restart import Previous, load_previous
+from mlip.training.results import write_training
 from mlip.training.trainer import Trainer
 from mlip.uncertainty import Calibration
 
@@ -109,30 +108,21 @@ def write_results(
     device: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """Calibrate, evaluate and write potential and ``training.json``; returns the latter's content."""
+    """Write potential and ``training.json``; returns the latter's content."""
     potential = ACEPotential(prepared.frame, prepared.network, prepared.isolated, Calibration(), device=device)
+    held = HeldOut.predict(potential, train, valid)
+    compared = {}
     if trainer.settings.uncertainty == "last_layer":
-        potential.last_layer = fit_last_layer(potential, train, valid).to(device)
-    potential.calibration = calibrate(potential, train, valid)
-    potential.save(out)
+        potential.last_layer = fit_last_layer(potential, train, held).to(device)
+        held = HeldOut.predict(potential, train, valid)
+    else:
+        compared["last_layer"] = compare_last_layer(potential, train, held)
     parameters = sum(p.numel() for p in prepared.network.parameters())
-    result = {
-        "settings": trainer.settings.model_dump(mode="json"),
-        "seed": trainer.seed,
+    details = {
         "device": device,
-        "n_train": len(train),
-        "n_valid": len(valid),
         "n_parameters": parameters // prepared.network.size.n_members,
         "previous": prepared.previous.sha256 if prepared.previous is not None else None,
         "warnings": prepared.warnings,
-        "steps": trainer.step,
-        "training_seconds": round(trainer.seconds, 3),
         "seconds": round(seconds, 3),
-        "calibration": potential.calibration.to_json(),
-        "uncertainty": report_uncertainty(potential, train, valid),
-        "train_errors": evaluate_potential(potential, train),
-        "valid_errors": evaluate_potential(potential, valid) if valid else None,
-        "history": trainer.history,
     }
-    write_json(out / "training.json", result)
-    return result
+    return write_training(potential, trainer, train, valid, held, out, details=details, compared=compared)

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +27,9 @@ from mlip.potential.ace import CommitteeNetwork, Size
 from mlip.potential.committee import ACEPotential
 from mlip.potential.environments import Frame
 from mlip.potential.files import WEIGHTS, load_potential
+from mlip.potential.interface import Potential
+
+P = TypeVar("P", bound=Potential)
 
 
 @dataclass(frozen=True)
@@ -58,22 +63,38 @@ def load_previous(folder: Path | None, frame: Frame, size: Size) -> Previous | N
     """The potential in ``folder``; None, with a warning, when its elements or its architecture are others."""
     if folder is None:
         return None
+    found = load_fitting(folder, ACEPotential, frame.species, lambda potential: _difference(potential, frame, size))
+    return Previous(*found) if found is not None else None
+
+
+def load_fitting(
+    folder: Path, backend: type[P], species: Sequence[str], difference: Callable[[P], str]
+) -> tuple[P, str] | None:
+    """The potential in ``folder`` and the SHA-256 of its weights; None, with a warning, when training needs another.
+
+    Args:
+        folder: of the earlier potential.
+        backend: that it has to have.
+        species: that it has to know, no more and no less.
+        difference: why its weights do not fit nonetheless; empty when they do.
+    """
     try:
         potential = load_potential(folder)
     except ValueError as error:
-        warnings.warn(f"training starts from scratch: {error}", stacklevel=2)
-        return None
-    reason = _difference(potential, frame, size) if isinstance(potential, ACEPotential) else "its backend is another"
-    if reason or not isinstance(potential, ACEPotential):
-        warnings.warn(f"training starts from scratch, not from {folder}: {reason}", stacklevel=2)
-        return None
-    return Previous(potential, hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest())
+        reason = str(error)
+    else:
+        if not isinstance(potential, backend):
+            reason = "its backend is another"
+        elif potential.species != tuple(species):
+            reason = f"it knows {', '.join(potential.species)}, the data hold {', '.join(species)}"
+        elif not (reason := difference(potential)):
+            return potential, hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()
+    warnings.warn(f"training does not go on from {folder}: {reason}", stacklevel=3)
+    return None
 
 
 def _difference(potential: ACEPotential, frame: Frame, size: Size) -> str:
-    """Why weights of ``potential`` do not fit; empty when they do."""
-    if potential.species != frame.species:
-        return f"it knows {', '.join(potential.species)}, the data hold {', '.join(frame.species)}"
+    """Settings in which weights of ``potential`` do not fit; empty when they do."""
     names = [name for name in ("cutoff", "n_radial", "l_max") if getattr(potential.frame, name) != getattr(frame, name)]
     names += [name for name in vars(size) if getattr(potential.size, name) != getattr(size, name)]
     return f"it differs in {', '.join(dict.fromkeys(names))}" if names else ""

@@ -90,7 +90,7 @@ def test_gradients_of_shares_add_up_to_the_gradient_of_the_batch(folder: Path, s
     prepared = prepare_training(structures, [], settings, 0, "cpu", None)
 
     def gradients(processes: Processes) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        trainer = Trainer(prepared.network, prepared.data, settings, 0, "", processes=processes)
+        trainer = Trainer(prepared.network, prepared.data, settings=settings, seed=0, identity="", processes=processes)
         return trainer._gradients([0, 1, 2, 4, 7], 0.5)
 
     whole, whole_squares = gradients(SINGLE)

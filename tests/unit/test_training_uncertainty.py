@@ -11,7 +11,9 @@ from ase import Atoms
 from pydantic import ValidationError
 
 from mlip.config import Train
-from mlip.potential import load_potential
+from mlip.evaluation import evaluate_potential
+from mlip.potential import Prediction, load_potential
+from mlip.potential.committee import ACEPotential
 from mlip.training import train_committee
 from mlip.uncertainty import measure_shift
 from tests.unit.conftest import label_emt, make_alloy
@@ -39,6 +41,30 @@ def test_a_committee_may_take_its_uncertainty_from_the_last_layer(
     result = train_committee(alloys[:16], alloys[16:], pair, tmp_path, seed=3)
     assert "committee" not in result["uncertainty"]
     assert np.isfinite(result["uncertainty"]["last_layer"]["coverage"])
+
+
+@pytest.mark.parametrize("n_valid", [8, 2])
+def test_the_end_of_training_predicts_every_structure_once(
+    alloys: list[Atoms], settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_valid: int
+) -> None:
+    predict, seen = ACEPotential.predict, list[int]()
+
+    def count(self: ACEPotential, structures: list[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
+        seen.extend(id(atoms) for atoms in structures)
+        return predict(self, structures, uncertainty=uncertainty)
+
+    short, train, valid = settings.model_copy(update={"n_steps": 5}), alloys[:12], alloys[12 : 12 + n_valid]
+    with monkeypatch.context() as patch:
+        patch.setattr(ACEPotential, "predict", count)
+        result = train_committee(train, valid, short, tmp_path, seed=3)
+    assert result["uncertainty"]["source"] == ("validation" if n_valid == 8 else "training")
+    assert [seen.count(id(atoms)) for atoms in [*train, *valid]] == [1] * (12 + n_valid)
+    # The uncertainties that were made of these predictions are those of the potential on disk.
+    again = load_potential(tmp_path)
+    for name, structures in (("train_errors", train), ("valid_errors", valid)):
+        errors = evaluate_potential(again, structures)
+        for key in ("force_rmse", "stress_rmse", "coverage", "spearman"):
+            assert result[name][key] == pytest.approx(errors[key], rel=1e-6)
 
 
 def test_single_model_is_calibrated_and_ranks_errors(single: Path) -> None:

@@ -1,0 +1,60 @@
+"""The end of a training, whatever the backend: calibration, errors and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+
+from mlip.evaluation import evaluate_predictions
+from mlip.files import write_json
+from mlip.potential.interface import Potential
+from mlip.training.calibration import HeldOut, report_uncertainty
+from mlip.training.schedule import Schedule
+from mlip.uncertainty import Spread
+
+
+def write_training(
+    potential: Potential,
+    trainer: Schedule,
+    train: Sequence[Atoms],
+    valid: Sequence[Atoms],
+    held: HeldOut,
+    out: Path,
+    *,
+    details: Mapping[str, Any],
+    compared: Mapping[str, Sequence[Spread]] | None = None,
+) -> dict[str, Any]:
+    """Calibrate ``potential`` and write it and ``training.json``; returns the latter's content.
+
+    Args:
+        potential: as trained.
+        trainer: that trained it.
+        train, valid: labelled structures.
+        held: those to calibrate on, predicted by ``potential``.
+        out: output folder.
+        details: what only the backend knows of ``training.json``.
+        compared: raw spreads on ``held`` by other estimators, for comparison.
+    """
+    spreads = held.spreads(potential)
+    potential.calibration, held = held.calibrate(spreads)
+    potential.save(out)
+    estimator = potential.estimator
+    result = {
+        "settings": trainer.settings.model_dump(mode="json"),
+        "seed": trainer.seed,
+        "n_train": len(train),
+        "n_valid": len(valid),
+        **details,
+        "steps": trainer.step,
+        "training_seconds": round(trainer.seconds, 3),
+        "calibration": potential.calibration.to_json(),
+        "uncertainty": report_uncertainty(estimator, held, {estimator: spreads, **(compared or {})}),
+        "train_errors": evaluate_predictions(train, held.predictions[: held.n_train] or potential.predict(train)),
+        "valid_errors": evaluate_predictions(valid, held.predictions[held.n_train :]) if valid else None,
+        "history": trainer.history,
+    }
+    write_json(out / "training.json", result)
+    return result
