@@ -24,7 +24,12 @@ from mlip.steps import STEPS
 
 State = Literal["done", "started", "failed", "waiting"]
 
-FIRST_ONLY = ("prepare_structures", "label_references")
+FIRST_ONLY = ("prepare_structures", "label_references", "label_isolated_atoms")
+SHARED = {
+    "label_references": "label_references/references.extxyz",
+    "label_isolated_atoms": "label_references/isolated_atoms.json",
+}
+"""Outputs that belong to no iteration; the first one waits for them."""
 OUTPUTS = {
     "prepare_structures": "candidates.extxyz",
     "collect_dataset": "dataset.json",
@@ -33,6 +38,7 @@ OUTPUTS = {
     "select_candidates": "decisions.csv",
     "assess_potential": "assessment.json",
 }
+SHORT = {"label_references": "refs", "label_isolated_atoms": "atoms"}
 MAX_ROWS = 8
 CHEAP_LABEL = 2.0
 """Seconds a label, below which other steps take the time and labels forecast nothing."""
@@ -167,8 +173,8 @@ def _iteration(config: Config, root: Path, number: int) -> IterationStatus:
 
 def _outputs(root: Path, number: int, name: str, settings: Config) -> list[Path]:
     folder = iteration_folder(root, number) / name
-    if name == "label_references":
-        return [root / name / "references.extxyz"]
+    if name in SHARED:
+        return [root / SHARED[name]]
     if name == "label_structures":
         return [folder / f"shard_{k:03d}.json" for k in range(settings.label.n_shards)]
     if name == "explore_walkers":
@@ -189,7 +195,7 @@ def _step(root: Path, number: int, name: str, outputs: list[Path]) -> StepStatus
 
 
 def _logs(root: Path, number: int, name: str) -> list[Path]:
-    if name == "label_references":
+    if name in SHARED:
         return sorted((root / "logs").glob(f"{name}*.log"))
     return sorted((root / "logs" / f"iter_{number:02d}").glob(f"{name}*.log"))
 
@@ -309,7 +315,7 @@ def render_status(status: Status) -> str:
 
 def _table(status: Status) -> list[str]:
     """A row per iteration, a column per step; the latest iterations when there are many."""
-    names = [name.split("_")[0] if name != "label_references" else "refs" for name in STEPS]
+    names = [SHORT.get(name) or name.split("_")[0] for name in STEPS]
     widths = [max(len(name), 7) for name in names]
     lines = ["          " + " ".join(f"{name:<{w}}" for name, w in zip(names, widths, strict=True)).rstrip()]
     shown = [entry for entry in status.iterations if entry.started or entry.number == status.current][-MAX_ROWS:]

@@ -5,7 +5,7 @@ from pathlib import Path
 from mlip.config import Assess, Budget
 from mlip.logs import log_step, pick_device
 
-with log_step(snakemake.log[0], snakemake.threads):
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
     from mlip.assessment import assess_potential

@@ -34,7 +34,7 @@ def test_nothing_yet(tmp_path):
     status = read_status(synthetic_config(), tmp_path / "silicon")
     assert status.current == 0
     assert set(states(status, 0).values()) == {"waiting"}
-    assert "label_references" not in states(status, 1)
+    assert not {"label_references", "label_isolated_atoms"} & set(states(status, 1))
     assert status.next_steps == ("prepare_structures", "label_references")
     assert status.seconds_left is None
     assert "iter_00 (of 5)" in progress_line(status)
@@ -49,6 +49,18 @@ def test_finished_loop_says_why_and_what_remains(tmp_path):
     assert (status.labels_done, status.labels_planned) == (46, 46)
     assert [f["status"] for f in status.failures] == ["rejected", "unconverged"]
     assert "ended: converged" in progress_line(status)
+
+
+def test_isolated_atoms_are_a_step_of_their_own(loop):
+    (loop / "label_references" / "isolated_atoms.json").unlink()
+    status = read_status(synthetic_config(), loop)
+    assert (status.current, status.next_steps) == (0, ("label_isolated_atoms",))
+    log = loop / "logs" / "label_isolated_atoms.log"
+    log.parent.mkdir()
+    log.write_text("Traceback (most recent call last):\nLabelError: reference-atom-Si: unconverged\n")
+    status = read_status(synthetic_config(), loop)
+    assert (states(status, 0)["label_isolated_atoms"], states(status, 0)["label_references"]) == ("failed", "done")
+    assert "✗ label_isolated_atoms: LabelError: reference-atom-Si" in render_status(status)
 
 
 def test_iteration_limit_ends_the_loop(loop):
