@@ -11,6 +11,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.assessment import assess_potential
 
     torch.set_num_threads(snakemake.threads)
+    out = Path(snakemake.output.assessment).parent
     assess_potential(
         Path(snakemake.input.old[0]).parent if snakemake.input.old else None,
         Path(snakemake.input.potential).parent,
@@ -19,10 +20,11 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         Path(snakemake.input.frames),
         Path(snakemake.input.planned[0]) if snakemake.input.planned else None,
         Path(snakemake.input.candidates),
+        results=out.parent.parent,
         settings=Assess(**snakemake.params.settings["assess"]),
         budget=Budget(**snakemake.params.settings["budget"]),
         min_iterations=snakemake.params.min_iterations,
         iteration=int(snakemake.wildcards.iteration),
-        out=Path(snakemake.output.assessment).parent,
+        out=out,
         device=pick_device(),
     )
