@@ -132,9 +132,14 @@ def _row(entries: list[Entry]) -> dict[str, Any]:
     }
 
 
-def read_ledger(root: Path) -> Ledger:
-    """What the files under ``root`` (``results/<system>``) say; damaged ones are left out."""
-    attempts = read_attempts(root)
+def read_ledger(root: Path, attempts: list[Attempt] | None = None) -> Ledger:
+    """What the files under ``root`` (``results/<system>``) say; damaged ones are left out.
+
+    Args:
+        root: Folder of the system.
+        attempts: Those of :func:`mlip.attempts.read_attempts`, where they have been read already.
+    """
+    attempts = read_attempts(root) if attempts is None else attempts
     last = {attempt.job: number for number, attempt in enumerate(attempts)}
     entries = []
     for number, attempt in enumerate(attempts):

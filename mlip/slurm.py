@@ -44,15 +44,21 @@ class JobAccount:
     comment: str
 
 
-def read_queue(folder: Path, system: str) -> list[QueuedJob] | None:
-    """Jobs in the queue that Snakemake submitted from ``folder`` for ``system``; None where squeue does not answer."""
+def read_queue(folder: Path, system: str, runs: Collection[str] = ()) -> list[QueuedJob] | None:
+    """Jobs in the queue that Snakemake submitted for a loop; None where squeue does not answer.
+
+    Args:
+        folder: Working directory of the loop.
+        system: Its system.
+        runs: Names of its runs, where known: their jobs belong to it wherever they were submitted.
+    """
     lines = _ask("squeue", "--noheader", "--user", _user(), "--format=%i|%T|%j|%Z|%k")
     if lines is None:
         return None
     here, jobs = folder.resolve(), []
     for identity, state, name, place, comment in (line.split("|", 4) for line in lines if line.count("|") >= 4):
         ours = job_of(comment, system) is not None or not comment.startswith("rule_")
-        if ours and RUN_NAME.search(name) and Path(place) == here:
+        if ours and RUN_NAME.search(name) and (name in runs or Path(place) == here):
             jobs.append(QueuedJob(identity, state, comment))
     return jobs
 

@@ -285,9 +285,11 @@ def test_queue_holds_the_jobs_of_this_loop_alone(tmp_path: Path, monkeypatch: py
         f"3|PENDING|{RUN}|{tmp_path}|rule_label_structures_wildcards_copper_00_003",
         f"4|RUNNING|{RUN}|/elsewhere|rule_label_structures_wildcards_silicon_00_003",
         f"5|RUNNING|my_loop|{tmp_path}|(null)",
+        f"6|RUNNING|{RUN[::-1].replace('-', 'a')}|/elsewhere|(null)",
     ]
     fake_program(tmp_path / "bin", "squeue", "\n".join(f"echo '{line}'" for line in lines), monkeypatch)
     assert [job.id for job in slurm.read_queue(tmp_path, "silicon")] == ["1", "2"]
+    assert [job.id for job in slurm.read_queue(tmp_path, "silicon", {RUN})] == ["1", "2", "4"]
 
 
 def test_slurm_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
