@@ -16,6 +16,7 @@ from mlip.config import Assess, Budget
 from mlip.evaluation import compare_with_labels
 from mlip.extxyz import read_structures
 from mlip.files import read_json, write_json
+from mlip.ledger import Cost, forecast_iteration, write_ledger
 from mlip.potential import Potential, Prediction, load_potential
 from mlip.properties import EquationOfState, PropertyError, fit_eos, lattice_constant
 from mlip.trajectory import read_netcdf, write_netcdf
@@ -53,6 +54,7 @@ def assess_potential(
     planned: Path | None,
     candidates: Path,
     *,
+    results: Path,
     settings: Assess,
     budget: Budget,
     min_iterations: int,
@@ -72,6 +74,7 @@ def assess_potential(
         planned: Structures that this iteration was to label, to notice audit frames whose label
             failed; None at iteration 0.
         candidates: Structures that the next iteration would label.
+        results: ``results/<system>``, whose ledger says what was spent.
         settings: Convergence criteria.
         budget: Limits that end the loop without convergence.
         min_iterations: Iterations to run at least.
@@ -91,7 +94,10 @@ def assess_potential(
     core_hours = core_seconds / 3600
     converged = iteration + 1 >= min_iterations and all(criterion.passed for criterion in criteria)
     n_next = len(read_structures(candidates))
-    stop, reason = decide_stop(converged, counts["labels_total"], n_next, core_hours, budget)
+    # Iterations that an earlier run went further with do not count: their results are there to be used.
+    ledger = write_ledger(results)
+    spent, needed = ledger.total(iteration), forecast_iteration(results, ledger, iteration, n_next)
+    stop, reason = decide_stop(converged, counts["labels_total"], n_next, spent, needed, budget)
     assessment = {
         "iteration": iteration,
         **{name: counts[name] for name in ("labels_total", "labels_new", "failed_new", "failed_total")},
@@ -102,6 +108,8 @@ def assess_potential(
         "exploration": exploration,
         "criteria": [criterion.as_dict() for criterion in criteria],
         "core_hours_labels": core_hours,
+        "spent": _hours(spent),
+        "next": {"labels": n_next, **_hours(needed)},
         "converged": converged,
         "stop": stop,
         "reason": reason,
@@ -109,14 +117,24 @@ def assess_potential(
     write_json(out / "assessment.json", assessment)
 
 
-def decide_stop(converged: bool, labels: int, n_next: int, core_hours: float, budget: Budget) -> tuple[bool, str]:
+def _hours(cost: Cost) -> dict[str, float]:
+    return {"core_hours": cost.core_hours, "gpu_hours": cost.gpu_hours}
+
+
+def decide_stop(
+    converged: bool, labels: int, n_next: int, spent: Cost, needed: Cost, budget: Budget
+) -> tuple[bool, str]:
     """Whether the loop ends after this iteration, and why; ``continue`` when it does not.
+
+    An iteration that would exceed a budget is not begun, for what it had cost when the budget
+    ran out would be lost.
 
     Args:
         converged: Whether every criterion passed.
         labels: Labels used so far.
         n_next: Labels that the next iteration would need.
-        core_hours: Core-hours of labels used so far.
+        spent: Cost of all iterations so far.
+        needed: Cost that the next iteration is expected to have.
         budget: Limits.
     """
     if converged:
@@ -125,8 +143,14 @@ def decide_stop(converged: bool, labels: int, n_next: int, core_hours: float, bu
         return True, "nothing to label: exploration found no sane frame that is uncertain or new"
     if budget.labels is not None and labels + n_next > budget.labels:
         return True, f"budget: {labels} labels used, {n_next} more would exceed {budget.labels}"
-    if budget.core_hours is not None and core_hours >= budget.core_hours:
-        return True, f"budget: {core_hours:.2f} of {budget.core_hours} core-hours used"
+    for name, used, more, limit in (
+        ("core-hours", spent.core_hours, needed.core_hours, budget.core_hours),
+        ("GPU-hours", spent.gpu_hours, needed.gpu_hours, budget.gpu_hours),
+    ):
+        if limit is not None and used >= limit:
+            return True, f"budget: {used:.3g} of {limit:g} {name} used"
+        if limit is not None and used + more > limit:
+            return True, f"budget: {used:.3g} of {limit:g} {name} used, the next iteration needs about {more:.3g}"
     return False, "continue"
 
 

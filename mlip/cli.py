@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -182,23 +180,28 @@ def export(
 @app.command()
 def status(
     config: ConfigFile,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until the loop has ended.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Draw it again every few seconds until the end.")] = False,
     results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
 ) -> None:
-    """Where the loop is, what failed and what will run."""
+    """Where the loop is: steps, jobs, labels, errors, cost and what is left."""
+    from mlip.attempts import read_attempts
     from mlip.config import load_config
-    from mlip.status import read_status, render_status
+    from mlip.slurm import read_queue
+    from mlip.status import Status, read_status
+    from mlip.status_text import render_status, watch_status
 
     try:
         loaded = load_config(config)
-        while True:
-            state = read_status(loaded, results / loaded.system)
-            if watch and sys.stdout.isatty():
-                typer.echo("\033[2J\033[H", nl=False)
-            typer.echo(render_status(state))
-            if not watch or state.stop_reason is not None:
-                return
-            time.sleep(5)
+        folder = results / loaded.system
+
+        def read() -> Status:
+            runs = {attempt.slurm_run for attempt in read_attempts(folder)} - {""}
+            return read_status(loaded, folder, queue=read_queue(results.absolute().parent, loaded.system, runs))
+
+        if watch:
+            watch_status(read)
+        else:
+            typer.echo(render_status(read()))
     except (ValueError, OSError) as error:
         _fail(error)
     except KeyboardInterrupt:

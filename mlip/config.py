@@ -237,10 +237,13 @@ class Assess(Section):
 
 
 class Budget(Section):
-    """What the loop may spend; it ends, and says so, when one is used up."""
+    """What the loop may spend: no iteration is begun that would exceed it, and the report says so."""
 
     labels: int | None = Field(None, ge=1, description="Labels, failed ones included.")
-    core_hours: Positive | None = Field(None, description="Core-hours of labels.")
+    core_hours: Positive | None = Field(
+        None, description="Core-hours of all steps: cores held times hours, failed attempts included."
+    )
+    gpu_hours: Positive | None = Field(None, description="GPU-hours of all steps, likewise.")
 
 
 class Override(Section):

@@ -140,7 +140,8 @@ def _check_settings(structures: Sequence[Atoms]) -> None:
         raise DatasetError(
             f"collect_dataset: labels of different settings do not mix: {found}. The calculator's version, data sets "
             "or parameters have changed since the first labels; go back to the old ones, or label everything anew with "
-            "`snakemake --cores N --configfile CONFIG --forcerun label_structures label_references`."
+            "`snakemake --cores N --configfile CONFIG --forcerun label_structures label_references "
+            "label_isolated_atoms`."
         )
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from mlip.config import Config
 from mlip.files import read_json
-from mlip.status import progress_line, read_status
+from mlip.status import read_status
+from mlip.status_text import progress_line
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 1.0
@@ -90,7 +91,7 @@ def _environment() -> dict[str, str]:
 def _watch(process: subprocess.Popen[bytes], config: Config, results: Path, show: Callable[[str], None]) -> None:
     last, shown = "", 0.0
     while process.poll() is None:
-        status = read_status(config, results)
+        status = read_status(config, results, costs=False)
         if status.stop_reason is None:  # else it is an end left over from an earlier run, or the table follows
             line = progress_line(status)
             settled = line.rpartition(" · ")[0]  # the forecast ticks; it alone is no news

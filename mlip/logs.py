@@ -6,14 +6,16 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlip.attempts import note_attempt
+
 
 @contextlib.contextmanager
-def log_step(log: str, threads: int = 1) -> Iterator[None]:
-    """Send the output of a step to its ``log`` and keep its libraries to ``threads`` threads.
+def log_step(log: str, threads: int = 1, resources: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Send the output of a step to its ``log``, keep its libraries to ``threads`` threads and note what it costs.
 
     An exception leaves its traceback in the log and ends the process with status 1. A
     ``ValueError`` is a message for the user: it is repeated last, without the traceback.
@@ -21,7 +23,7 @@ def log_step(log: str, threads: int = 1) -> Iterator[None]:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with Path(log).open("w", encoding="utf-8", buffering=1) as stream:
+    with note_attempt(Path(log), threads, resources), Path(log).open("w", encoding="utf-8", buffering=1) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from mlip.config import Config
+from mlip.config import Budget, Config
+from mlip.slurm import QueuedJob
+from mlip.status_costs import JobCounts, Spending, read_costs
 from mlip.status_files import (
     assessment_path,
     count_labels,
@@ -24,7 +27,12 @@ from mlip.steps import STEPS
 
 State = Literal["done", "started", "failed", "waiting"]
 
-FIRST_ONLY = ("prepare_structures", "label_references")
+FIRST_ONLY = ("prepare_structures", "label_references", "label_isolated_atoms")
+SHARED = {
+    "label_references": "label_references/references.extxyz",
+    "label_isolated_atoms": "label_references/isolated_atoms.json",
+}
+"""Outputs that belong to no iteration; the first one waits for them."""
 OUTPUTS = {
     "prepare_structures": "candidates.extxyz",
     "collect_dataset": "dataset.json",
@@ -33,10 +41,8 @@ OUTPUTS = {
     "select_candidates": "decisions.csv",
     "assess_potential": "assessment.json",
 }
-MAX_ROWS = 8
 CHEAP_LABEL = 2.0
 """Seconds a label, below which other steps take the time and labels forecast nothing."""
-MAX_FAILURES = 5
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,10 @@ class IterationStatus:
     steps: tuple[StepStatus, ...]
     labels_done: int = 0
     labels_planned: int = 0
+    force_rmse: float | None = None
+    """Of the potential before on this iteration's labels, eV/Å."""
+    uncertainty: float | None = None
+    """Mean force uncertainty of the explored frames, eV/Å."""
 
     @property
     def finished(self) -> bool:
@@ -91,6 +101,15 @@ class Status:
     failures: tuple[dict[str, Any], ...] = field(default=())
     """Failed labels: iteration, structure_id, status, reason."""
     report: Path | None = None
+    budget: Budget = field(default_factory=Budget)
+    jobs: JobCounts | None = None
+    """Jobs and costs; None where they were not asked for."""
+    spending: Spending | None = None
+
+    @property
+    def jobs_done(self) -> int:
+        """Jobs up to the current iteration whose output is there."""
+        return sum(step.done for entry in self.iterations[: self.current + 1] for step in entry.steps)
 
     @property
     def labels_done(self) -> int:
@@ -103,17 +122,28 @@ class Status:
         return sum(iteration.labels_planned for iteration in self.iterations[: self.current + 1])
 
 
-def read_status(config: Config, results: Path, now: float | None = None) -> Status:
+def read_status(
+    config: Config,
+    results: Path,
+    now: float | None = None,
+    *,
+    costs: bool = True,
+    queue: Sequence[QueuedJob] | None = None,
+) -> Status:
     """Where the loop of ``config`` is.
 
     Args:
         config: Configuration of the system.
         results: Folder ``results/<system>``; it need not exist yet.
         now: Time in seconds since the epoch; the clock's when None.
+        costs: Whether to count jobs and costs as well.
+        queue: The loop's jobs in Slurm's queue; None where there is none.
     """
     root = results
+    now = time.time() if now is None else now
     iterations = _read_iterations(config, root)
     assessments = [read_object(assessment_path(root, entry.number)) for entry in iterations]
+    iterations = tuple(map(_with_errors, iterations, assessments))
     stop_at, stop_reason = _find_stop(config, iterations, assessments)
     if stop_at is not None:
         iterations = iterations[: stop_at + 1]
@@ -122,6 +152,8 @@ def read_status(config: Config, results: Path, now: float | None = None) -> Stat
     rmse, interval, uncertainty = _errors(assessments)
     report = root / "report.html"
     ended = stop_reason is not None
+    planned = iterations[current].labels_planned
+    counted = costs and read_costs(config, root, current=current, n_labels=planned, ended=ended, queue=queue, now=now)
     return Status(
         system=config.system,
         max_iterations=config.max_iterations,
@@ -132,11 +164,12 @@ def read_status(config: Config, results: Path, now: float | None = None) -> Stat
         uncertainty=uncertainty,
         stop_reason=stop_reason,
         next_steps=_next_steps(root, iterations[current], ended),
-        seconds_left=0.0
-        if ended
-        else _forecast(config, root, iterations[current], time.time() if now is None else now),
+        seconds_left=0.0 if ended else _forecast(config, root, iterations[current], now),
         failures=tuple(read_failures(root, range(len(iterations)))),
         report=report if report.exists() else None,
+        budget=config.budget,
+        jobs=counted[0] if counted else None,
+        spending=counted[1] if counted else None,
     )
 
 
@@ -167,8 +200,8 @@ def _iteration(config: Config, root: Path, number: int) -> IterationStatus:
 
 def _outputs(root: Path, number: int, name: str, settings: Config) -> list[Path]:
     folder = iteration_folder(root, number) / name
-    if name == "label_references":
-        return [root / name / "references.extxyz"]
+    if name in SHARED:
+        return [root / SHARED[name]]
     if name == "label_structures":
         return [folder / f"shard_{k:03d}.json" for k in range(settings.label.n_shards)]
     if name == "explore_walkers":
@@ -189,7 +222,7 @@ def _step(root: Path, number: int, name: str, outputs: list[Path]) -> StepStatus
 
 
 def _logs(root: Path, number: int, name: str) -> list[Path]:
-    if name == "label_references":
+    if name in SHARED:
         return sorted((root / "logs").glob(f"{name}*.log"))
     return sorted((root / "logs" / f"iter_{number:02d}").glob(f"{name}*.log"))
 
@@ -221,6 +254,11 @@ def _find_stop(
     if all(entry.finished for entry in iterations):
         return iterations[-1].number, f"iteration limit: all {config.max_iterations} iterations used"
     return None, None
+
+
+def _with_errors(iteration: IterationStatus, assessment: dict[str, Any]) -> IterationStatus:
+    rmse, _, uncertainty = _errors([assessment])
+    return replace(iteration, force_rmse=rmse, uncertainty=uncertainty)
 
 
 def _errors(assessments: list[dict[str, Any]]) -> tuple[float | None, tuple[float, float] | None, float | None]:
@@ -269,76 +307,3 @@ def _forecast_from_labels(config: Config, iteration: IterationStatus, began: flo
         return None
     later = sum(config.at_iteration(number).select.n_structures for number in range(config.max_iterations - 1))
     return (now - began) / iteration.labels_done * (max(0, iteration.labels_planned - iteration.labels_done) + later)
-
-
-# Text -------------------------------------------------------------------------------------------
-
-
-def progress_line(status: Status) -> str:
-    """The loop in one line; the forecast comes last."""
-    step = next((s.name for s in status.iterations[status.current].steps if s.state != "done"), "")
-    where = f"iter_{status.current:02d} (of {status.max_iterations})"
-    if step and status.stop_reason is None:
-        where += f" {step}"
-    parts = [where, f"labels {status.labels_done}/{status.labels_planned}"]
-    if status.force_rmse is not None:
-        parts.append(f"force RMSE {status.force_rmse:.2g} eV/Å" + _interval(status.force_rmse_interval))
-    if status.uncertainty is not None:
-        parts.append(f"uncertainty {status.uncertainty:.2g} eV/Å")
-    if status.stop_reason is not None:
-        return " · ".join([*parts, f"ended: {status.stop_reason}"])
-    left = "time left unknown" if status.seconds_left is None else f"≤ {_duration(status.seconds_left)} left"
-    return " · ".join([*parts, left])
-
-
-def render_status(status: Status) -> str:
-    """The loop as plain text of at most 25 lines: progress, steps, failures, what comes next."""
-    lines = [status.system, progress_line(status), "", *_table(status)]
-    broken = [s for entry in status.iterations for s in entry.steps if s.state == "failed"]
-    lines += [f"✗ {s.name}: {s.message}" for s in broken[:2]]
-    if status.failures:
-        lines.append(f"failed labels: {len(status.failures)}")
-        lines += [
-            _shorten(f"  {f['structure_id']}: {f['status']}: {f['reason']}") for f in status.failures[-MAX_FAILURES:]
-        ]
-    lines.append("next: " + (", ".join(status.next_steps) if status.next_steps else "nothing"))
-    if status.report is not None:
-        lines.append(f"report: {status.report}")
-    return "\n".join(lines)
-
-
-def _table(status: Status) -> list[str]:
-    """A row per iteration, a column per step; the latest iterations when there are many."""
-    names = [name.split("_")[0] if name != "label_references" else "refs" for name in STEPS]
-    widths = [max(len(name), 7) for name in names]
-    lines = ["          " + " ".join(f"{name:<{w}}" for name, w in zip(names, widths, strict=True)).rstrip()]
-    shown = [entry for entry in status.iterations if entry.started or entry.number == status.current][-MAX_ROWS:]
-    for entry in shown:
-        steps = {step.name: step for step in entry.steps}
-        cells = [f"{_cell(entry, steps.get(name)):<{w}}" for name, w in zip(STEPS, widths, strict=True)]
-        lines.append(f"iter_{entry.number:02d}   " + " ".join(cells).rstrip())
-    waiting = len(status.iterations) - 1 - shown[-1].number
-    return lines + ([f"          … up to {waiting} more"] if waiting > 0 else [])
-
-
-def _cell(iteration: IterationStatus, step: StepStatus | None) -> str:
-    if step is None:
-        return ""
-    mark = {"done": "✓", "started": "…", "failed": "✗", "waiting": "·"}[step.state]
-    if step.name == "label_structures" and iteration.labels_planned and step.state != "waiting":
-        return f"{mark} {iteration.labels_done}/{iteration.labels_planned}"
-    return f"{mark} {step.done}/{step.planned}" if step.planned > 1 and step.state in ("started", "failed") else mark
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return f" [{interval[0]:.2g}–{interval[1]:.2g}]" if interval else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _shorten(line: str, width: int = 110) -> str:
-    return line if len(line) <= width else line[: width - 1] + "…"

@@ -3,6 +3,7 @@
 STEPS = (
     "prepare_structures",
     "label_references",
+    "label_isolated_atoms",
     "label_structures",
     "collect_dataset",
     "train_committee",

@@ -5,12 +5,13 @@ from pathlib import Path
 from mlip.config import Assess, Budget
 from mlip.logs import log_step, pick_device
 
-with log_step(snakemake.log[0], snakemake.threads):
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
     from mlip.assessment import assess_potential
 
     torch.set_num_threads(snakemake.threads)
+    out = Path(snakemake.output.assessment).parent
     assess_potential(
         Path(snakemake.input.old[0]).parent if snakemake.input.old else None,
         Path(snakemake.input.potential).parent,
@@ -19,10 +20,11 @@ with log_step(snakemake.log[0], snakemake.threads):
         Path(snakemake.input.frames),
         Path(snakemake.input.planned[0]) if snakemake.input.planned else None,
         Path(snakemake.input.candidates),
+        results=out.parent.parent,
         settings=Assess(**snakemake.params.settings["assess"]),
         budget=Budget(**snakemake.params.settings["budget"]),
         min_iterations=snakemake.params.min_iterations,
         iteration=int(snakemake.wildcards.iteration),
-        out=Path(snakemake.output.assessment).parent,
+        out=out,
         device=pick_device(),
     )

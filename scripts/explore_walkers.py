@@ -6,7 +6,7 @@ from mlip.config import Explore
 from mlip.logs import log_step, pick_device, report_progress
 from mlip.walkers import WalkerPlan
 
-with log_step(snakemake.log[0], snakemake.threads):
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
     from mlip.exploration import explore_walker

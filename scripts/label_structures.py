@@ -5,7 +5,7 @@ from pathlib import Path
 from mlip.config import parse_config
 from mlip.logs import label_store, log_step, report_progress
 
-with log_step(snakemake.log[0], snakemake.threads):
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.extxyz import read_structures
     from mlip.labels import label_structures
 

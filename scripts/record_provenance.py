@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlip.logs import log_step
 
-with log_step(snakemake.log[0], snakemake.threads):
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.provenance import record_provenance
 
     files = {step: paths for step, paths in snakemake.input.items() if step != "records"}

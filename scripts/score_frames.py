@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlip.logs import log_step, pick_device
 
-with log_step(snakemake.log[0], snakemake.threads):
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
     from mlip.scoring import score_frames

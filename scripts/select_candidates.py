@@ -5,7 +5,7 @@ from pathlib import Path
 from mlip.config import Guards, Select
 from mlip.logs import log_step
 
-with log_step(snakemake.log[0], snakemake.threads):
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.selection import select_candidates
 
     select_candidates(

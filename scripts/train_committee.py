@@ -5,7 +5,7 @@ from pathlib import Path
 from mlip.config import Train
 from mlip.logs import log_step, pick_device, report_progress
 
-with log_step(snakemake.log[0], snakemake.threads):
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
     from mlip.extxyz import read_structures

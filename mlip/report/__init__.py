@@ -28,7 +28,7 @@ def report_system(
     figures: Path | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write the report of a loop and its summary.
+    """Write the report of a loop, its summary and its ledger.
 
     Args:
         config: Configuration of the system.
@@ -43,11 +43,13 @@ def report_system(
         ValueError: without a finished iteration.
     """
     from mlip.files import write_atomic, write_json
+    from mlip.ledger import write_ledger
     from mlip.report.figures import build_pictures, write_pictures
     from mlip.report.page import render_page
     from mlip.report.sources import read_loop
     from mlip.report.summary import build_summary
 
+    write_ledger(root)
     loop = read_loop(root, iterations)
     summary = build_summary(config, loop, reason)
     pictures = build_pictures(config, loop)

@@ -14,6 +14,7 @@ from scipy.special import erfinv
 from mlip.config import Config
 from mlip.report.drawing import (
     BLUE,
+    GREEN,
     MUTED,
     ORANGE,
     PALE,
@@ -30,34 +31,52 @@ from mlip.report.sources import LoopRecord
 
 
 def learning_curve(config: Config, loop: LoopRecord) -> Picture | None:
-    """Force and energy errors on unseen structures against the number of labels behind them."""
+    """Force and energy errors on unseen structures, and on the test set, against the labels behind them."""
     earlier = zip(loop.iterations, loop.iterations[1:], strict=False)
     tested = [(before.usable_labels, record.assessment) for before, record in earlier]
     fresh = [(n, a["fresh"]) for n, a in tested if a.get("fresh")]
     audit = [(n, a["audit"]) for n, a in tested if a.get("audit")]
-    if not fresh and not audit:
+    test = [(r.usable_labels, r.assessment["test"]) for r in loop.iterations if r.assessment.get("test")]
+    if not fresh and not audit and not test:
         return None
     target = config.at_iteration(loop.last.number).assess.force_rmse
-    draw = partial(_draw_forces, fresh=fresh, audit=audit, target=target)
-    panels = [Panel("Forces", _trend("Force RMSE in eV/Å", fresh or audit, "force_rmse"), draw)]
-    if fresh:
-        alt = _trend("Energy RMSE in eV/atom", fresh, "energy_rmse")
-        panels.append(Panel("Energy", alt, partial(_draw_energies, fresh=fresh)))
+    draw = partial(_draw_forces, fresh=fresh, audit=audit, test=test, target=target)
+    alt = _trend("Force RMSE in eV/Å", fresh or audit, "force_rmse", test)
+    panels = [Panel("Forces", alt, draw)]
+    if fresh or test:
+        alt = _trend("Energy RMSE in eV/atom", fresh, "energy_rmse", test)
+        panels.append(Panel("Energy", alt, partial(_draw_energies, fresh=fresh, test=test)))
     caption = (
         "Error of each potential on structures labelled after it was trained. "
         "Audit frames are drawn at random, so their error is unbiased."
     )
+    if test:
+        caption += " The test set is kept out of every training and resembles the training data."
     return Picture("learning_curve", "Learning curve", caption, panels)
 
 
-def _trend(what: str, points: list[tuple[int, dict[str, Any]]], key: str) -> str:
-    values = [f"{entry[key]:.3g} at {n} labels" for n, entry in points if entry.get(key) is not None]
-    return f"{what} of unseen structures against labels in the training data: " + ", ".join(values)
+Points = list[tuple[int, dict[str, Any]]]
+"""Labels in the training data, and errors of the potential trained on them."""
 
 
-def _draw_forces(axes: Axes, fresh: Any, audit: Any, target: float) -> None:
+def _trend(what: str, points: Points, key: str, test: Points) -> str:
+    def listed(points: Points) -> str:
+        return ", ".join(f"{entry[key]:.3g} at {n} labels" for n, entry in points if entry.get(key) is not None)
+
+    text = f"{what} of unseen structures against labels in the training data: {listed(points) or 'none yet'}"
+    return f"{text}; of the test set: {listed(test)}" if test else text
+
+
+def _draw_test(axes: Axes, test: Points, key: str, scale: float = 1.0) -> list[float]:
+    points = [(n, scale * entry[key]) for n, entry in test if entry.get(key) is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), "D--", color=GREEN, markersize=4.5, linewidth=1.2, label="test set")
+    return [value for _, value in points]
+
+
+def _draw_forces(axes: Axes, fresh: Any, audit: Any, test: Points, target: float) -> None:
     limit_line(axes, target, f"target {target:g}")
-    values = [target]
+    values = [target, *_draw_test(axes, test, "force_rmse")]
     if fresh:
         errors = [f["force_rmse"] for _, f in fresh]
         axes.plot([n for n, _ in fresh], errors, "o-", color=BLUE, label="all new labels")
@@ -82,10 +101,14 @@ def _interval(audit: dict[str, Any]) -> tuple[float, float]:
     return (audit["force_rmse"],) * 2 if low is None or high is None else (low, high)
 
 
-def _draw_energies(axes: Axes, fresh: Any) -> None:
+def _draw_energies(axes: Axes, fresh: Any, test: Points) -> None:
     values = [1000 * f["energy_rmse"] for _, f in fresh]
-    axes.plot([n for n, _ in fresh], values, "o-", color=BLUE)
+    if fresh:
+        axes.plot([n for n, _ in fresh], values, "o-", color=BLUE, label="all new labels")
+    values += _draw_test(axes, test, "energy_rmse", 1000)
     positive_axis(axes, values)
+    if test:
+        axes.legend(loc="best")
     axes.set(xlabel="labels in the training data", ylabel="energy RMSE (meV/atom)")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 

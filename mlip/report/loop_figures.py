@@ -48,11 +48,15 @@ def costs(loop: LoopRecord) -> Picture | None:
     if labels:
         draw = partial(_draw_bars, numbers=numbers, series=labels, ylabel="labels")
         panels.append(Panel("Labels by why they were chosen", _in_words("Labels per iteration", labels), draw))
-    unit, times = _times_by_step(loop)
-    if times:
-        draw = partial(_draw_bars, numbers=numbers, series=times, ylabel=unit)
-        panels.append(Panel("Cost by step", _in_words(f"Cost per iteration in {unit}", times), draw))
-    caption = "Failed labels cost time too; a label found in the store counts with what it once cost."
+    for kind, title in (("core", "Core time by step"), ("gpu", "GPU time by step")):
+        unit, times = _times_by_step(loop, kind)
+        if times:
+            draw = partial(_draw_bars, numbers=numbers, series=times, ylabel=unit)
+            panels.append(Panel(title, _in_words(f"Cost per iteration in {unit}", times), draw))
+    caption = (
+        "Cores and GPUs held times time, in every attempt of every step. Reference labels are with the first "
+        "iteration; labels found in the store cost nothing again."
+    )
     return Picture("costs", "Where labels and time went", caption, panels) if panels else None
 
 
@@ -62,19 +66,30 @@ def _labels_by_reason(loop: LoopRecord) -> Series:
     return {name: ([float(count[name]) for count in counts], REASON_COLOURS[name]) for name in names}
 
 
-def _times_by_step(loop: LoopRecord) -> tuple[str, Series]:
-    spent = [record.core_seconds() for record in loop.iterations]
-    total = sum(sum(cost.values()) for cost in spent)
-    unit, scale = "core-seconds", 1
+def _times_by_step(loop: LoopRecord, kind: str) -> tuple[str, Series]:
+    """Unit, and per step what succeeded; failed attempts of all steps are a series of their own."""
+    costs = loop.costs()
+    failed = [sum(row.get(f"failed_{kind}_seconds") or 0.0 for row in rows.values()) for rows in costs]
+    spent = [
+        {
+            name: (row.get(f"{kind}_seconds") or 0.0) - (row.get(f"failed_{kind}_seconds") or 0.0)
+            for name, row in rows.items()
+        }
+        for rows in costs
+    ]
+    name = {"core": "core", "gpu": "GPU"}[kind]
+    unit, scale = f"{name}-seconds", 1
+    total = sum(failed) + sum(sum(cost.values()) for cost in spent)
     if total > 3 * 3600:
-        unit, scale = "core-hours", 3600
+        unit, scale = f"{name}-hours", 3600
     elif total > 300:
-        unit, scale = "core-minutes", 60
+        unit, scale = f"{name}-minutes", 60
     series: Series = {
         name: ([cost.get(step, 0.0) / scale for cost in spent], colour) for step, (name, colour) in STEP_COLOURS.items()
     }
     others = [sum(value for step, value in cost.items() if step not in STEP_COLOURS) / scale for cost in spent]
     series["other steps"] = (others, PALE)
+    series["failed attempts"] = ([value / scale for value in failed], INK)
     return unit, {name: entry for name, entry in series.items() if sum(entry[0]) > 0}
 
 

@@ -18,6 +18,7 @@ from mlip.report.sources import LoopRecord
 from mlip.report.summary import duration, format_error
 
 MAX_FAILURES = 25
+MAX_WARNINGS = 12
 MAX_REASONS = 12
 MAX_EXAMPLES = 8
 DASH = "–"
@@ -43,7 +44,13 @@ def render_page(
         potential=(root / "potential").as_posix(),
         pictures=[_picture(picture) for picture in pictures],
         properties=_properties(loop),
-        iterations=[_iteration(entry) for entry in loop.history],
+        iterations=[_iteration(entry, cost) for entry, cost in zip(loop.history, loop.costs(), strict=True)],
+        costs=_costs(loop),
+        budget=_budget(config, loop),
+        warnings=[
+            {"text": text, "labels": count, "iterations": ", ".join(map(str, numbers))}
+            for text, count, numbers in loop.warnings()[:MAX_WARNINGS]
+        ],
         failures=failures[:MAX_FAILURES],
         n_failures=len(failures),
         reasons=_reasons(loop),
@@ -73,7 +80,7 @@ def _tiles(loop: LoopRecord, summary: dict[str, Any]) -> list[dict[str, str]]:
         _property_tile("lattice constant", "Å", summary["a0"], summary["a0_reference"], 4),
         _property_tile("bulk modulus", "GPa", summary["B0"], summary["B0_reference"], 1),
         {"name": "labels", "value": str(summary["labels"]), "unit": "", "note": labels},
-        _time_tile(summary["core_seconds"]),
+        _time_tile(summary["core_seconds"], summary["gpu_seconds"]),
     ]
 
 
@@ -84,11 +91,41 @@ def _property_tile(name: str, unit: str, value: float | None, reference: float |
     return {"name": name, "value": f"{value:.{digits}f}", "unit": unit, "note": note}
 
 
-def _time_tile(seconds: dict[str, float]) -> dict[str, str]:
+def _time_tile(seconds: dict[str, float], gpus: dict[str, float]) -> dict[str, str]:
     total = sum(seconds.values())
     value, unit = duration(total).split()
     share = 100 * seconds.get("label_structures", 0.0) / total if total else 0.0
-    return {"name": "core time", "value": value, "unit": unit, "note": f"{share:.0f} % of it labels" if total else ""}
+    note = f"{share:.0f} % of it labels" if total else ""
+    note += f"; GPU time {duration(sum(gpus.values()))}" if gpus else ""
+    return {"name": "core time", "value": value, "unit": unit, "note": note}
+
+
+def _costs(loop: LoopRecord) -> list[dict[str, str]]:
+    """Rows of the table of costs, the sum last; none where there is no ledger."""
+    steps = loop.ledger.by_step()
+    if not steps:
+        return []
+    keys = ("core_seconds", "gpu_seconds", "attempts", "failed", "failed_core_seconds")
+    rows = [(name.replace("_", " "), row) for name, row in steps.items()]
+    rows.append(("all steps", {key: sum(row[key] for row in steps.values()) for key in keys}))
+    return [
+        {
+            "name": name,
+            "core": duration(row["core_seconds"]),
+            "gpu": duration(row["gpu_seconds"]) if row["gpu_seconds"] else DASH,
+            "attempts": str(row["attempts"]),
+            "failed": f"{row['failed']} ({duration(row['failed_core_seconds'])})" if row["failed"] else DASH,
+        }
+        for name, row in rows
+    ]
+
+
+def _budget(config: Config, loop: LoopRecord) -> str:
+    """What of each budget is used, in a sentence; empty without a budget."""
+    spent, limits = loop.ledger.total(), config.budget
+    pairs = [(spent.core_hours, limits.core_hours, "core-hours"), (spent.gpu_hours, limits.gpu_hours, "GPU-hours")]
+    used = [f"{value:.3g} of {limit:g} {unit}" for value, limit, unit in pairs if limit is not None]
+    return f"Of the budget, {' and '.join(used)} are used." if used else ""
 
 
 def _criterion(entry: dict[str, Any]) -> dict[str, Any]:
@@ -135,8 +172,8 @@ def _properties(loop: LoopRecord) -> list[dict[str, str]]:
     return rows
 
 
-def _iteration(entry: dict[str, Any]) -> dict[str, str]:
-    fresh, audit = entry.get("fresh") or {}, entry.get("audit") or {}
+def _iteration(entry: dict[str, Any], cost: dict[str, dict[str, Any]]) -> dict[str, str]:
+    fresh, audit, test = (entry.get(name) or {} for name in ("fresh", "audit", "test"))
     calibration, exploration = entry.get("calibration") or {}, entry.get("exploration") or {}
     properties = entry.get("properties") or {}
     criteria = entry.get("criteria") or []
@@ -153,10 +190,12 @@ def _iteration(entry: dict[str, Any]) -> dict[str, str]:
         "labels": str(entry.get("labels_total", DASH)),
         "fresh": _number(fresh.get("force_rmse")),
         "audit": format_error(audit.get("force_rmse"), audit.get("interval")),
+        "test": _number(test.get("force_rmse")),
         "coverage": DASH if coverage is None else f"{100 * coverage:.0f}",
         "a0": error("lattice_constant"),
         "B0": error("bulk_modulus"),
         "walkers": f"{finished} of {walkers}" if walkers else DASH,
+        "cost": duration(sum(row.get("core_seconds") or 0.0 for row in cost.values())) if cost else DASH,
         "passed": f"{sum(bool(c.get('passed')) for c in criteria)} of {len(criteria)}" if criteria else DASH,
     }
 

@@ -16,6 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from mlip.files import FileContentError, read_json
+from mlip.ledger import Ledger, read_ledger
 from mlip.steps import STEPS
 from mlip.trajectory import TrajectoryError, read_netcdf
 
@@ -52,9 +53,10 @@ class IterationRecord:
 
 @dataclass(frozen=True)
 class LoopRecord:
-    """All iterations of a loop, in order."""
+    """All iterations of a loop, in order, and what they cost."""
 
     iterations: list[IterationRecord]
+    ledger: Ledger
 
     @property
     def last(self) -> IterationRecord:
@@ -66,11 +68,31 @@ class LoopRecord:
         """The assessments, in order."""
         return [record.assessment for record in self.iterations]
 
+    def costs(self) -> list[dict[str, dict[str, Any]]]:
+        """Per iteration, the ledger's row of each step; what belongs to none of them is with the first.
+
+        Results from before there was a ledger have a cost in their provenance instead.
+        """
+        found = []
+        for place, record in enumerate(self.iterations):
+            rows = self.ledger.of_iteration(record.number)
+            rows = rows or {name: {"core_seconds": seconds} for name, seconds in record.core_seconds().items()}
+            found.append(rows | (self.ledger.of_iteration(None) if place == 0 else {}))
+        return found
+
     def core_seconds(self) -> dict[str, float]:
         """Core-seconds per step over all iterations, in the order of the steps."""
+        return self._total("core_seconds")
+
+    def gpu_seconds(self) -> dict[str, float]:
+        """GPU-seconds per step over all iterations; empty where no step had a GPU."""
+        total = self._total("gpu_seconds")
+        return total if any(total.values()) else {}
+
+    def _total(self, what: str) -> dict[str, float]:
         total: Counter[str] = Counter()
-        for record in self.iterations:
-            total.update(record.core_seconds())
+        for rows in self.costs():
+            total.update({name: float(row.get(what) or 0) for name, row in rows.items()})
         names = [name for name in STEPS if name in total] + sorted(set(total) - set(STEPS))
         return {name: float(total[name]) for name in names}
 
@@ -83,6 +105,17 @@ class LoopRecord:
                 iteration = failure.get("iteration", record.number)
                 found.setdefault((iteration, failure.get("structure_id")), {**failure, "iteration": iteration})
         return sorted(found.values(), key=lambda failure: failure["iteration"])
+
+    def warnings(self) -> list[tuple[str, int, list[int]]]:
+        """Warnings that labels carry, the most frequent first: text, labels, iterations."""
+        counts: Counter[str] = Counter()
+        numbers: dict[str, list[int]] = {}
+        for record in self.iterations:
+            listed = record.dataset.get("warnings")
+            for text, count in (listed if isinstance(listed, dict) else {}).items():
+                counts[text] += int(count)
+                numbers.setdefault(text, []).append(record.number)
+        return [(text, count, numbers[text]) for text, count in counts.most_common()]
 
     def labels_by_reason(self) -> list[Counter[str]]:
         """Per iteration, finished labels by the reason they were chosen, and the ``failed`` ones."""
@@ -108,7 +141,8 @@ def read_loop(root: Path, iterations: Sequence[int]) -> LoopRecord:
     """
     if not iterations:
         raise ValueError("a report needs at least one finished iteration, got none")
-    return LoopRecord([_read_iteration(root / f"iter_{number:02d}", number) for number in sorted(iterations)])
+    records = [_read_iteration(root / f"iter_{number:02d}", number) for number in sorted(iterations)]
+    return LoopRecord(records, read_ledger(root))
 
 
 def _read_iteration(folder: Path, number: int) -> IterationRecord:

@@ -34,6 +34,9 @@ def build_summary(config: Config, loop: LoopRecord, reason: str | None = None) -
         "a0_reference": lattice.get("reference"),
         "B0_reference": bulk.get("reference"),
         "core_seconds": loop.core_seconds(),
+        "gpu_seconds": loop.gpu_seconds(),
+        "ledger": loop.ledger.as_dict(),
+        "budget": config.budget.model_dump(mode="json"),
         "history": loop.history,
     }
     return _finite(summary)
@@ -75,7 +78,7 @@ def _finite(value: Any) -> Any:
 
 def summary_table(summary: dict[str, Any]) -> str:
     """A short plain-text table of ``summary`` for the terminal."""
-    costs = summary.get("core_seconds") or {}
+    costs, gpus = summary.get("core_seconds") or {}, summary.get("gpu_seconds") or {}
     total = sum(costs.values())
     largest = sorted(costs.items(), key=lambda item: -item[1])[:3]
     verdict = "converged" if summary.get("converged") else "not converged" + _suffix(summary.get("reason"))
@@ -88,6 +91,8 @@ def summary_table(summary: dict[str, Any]) -> str:
         ("bulk modulus", _against(summary.get("B0"), summary.get("B0_reference"), "GPa", 1)),
         ("core time", duration(total) + _suffix(", ".join(f"{name} {duration(s)}" for name, s in largest if s > 0))),
     ]
+    if gpus:
+        rows.append(("GPU time", duration(sum(gpus.values()))))
     width = max(len(name) for name, _ in rows)
     lines = [str(summary.get("system")), "─" * 60]
     return "\n".join(lines + [f"{name:<{width}}  {value}" for name, value in rows])

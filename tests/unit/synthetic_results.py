@@ -53,7 +53,8 @@ def _touch_the_rest(root: Path, folder: Path) -> None:
     """Outputs that the report does not read but that say that a step is done."""
     names = ["train_committee/potential.json", "score_frames/frames.nc"]
     names += [f"explore_walkers/walker_{k:02d}.nc" for k in range(synthetic_config().n_walkers)]
-    paths = [folder / name for name in names] + [root / "label_references" / "references.extxyz"]
+    paths = [folder / name for name in names]
+    paths += [root / "label_references" / name for name in ("references.extxyz", "isolated_atoms.json")]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

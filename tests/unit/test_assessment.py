@@ -5,6 +5,7 @@ import pytest
 
 from mlip.assessment import Criterion, decide_stop, force_interval, list_criteria
 from mlip.config import Assess, Budget
+from mlip.ledger import Cost
 
 GOOD_ERRORS = {
     "fresh": {"force_rmse": 0.05, "force_rms": 1.0},
@@ -57,16 +58,38 @@ def test_audit_criterion_can_be_switched_off() -> None:
     assert all(criterion.passed for criterion in criteria)
 
 
+def hours(core: float = 0.0, gpu: float = 0.0) -> Cost:
+    return Cost(3600 * core, 3600 * gpu)
+
+
 def test_budgets_end_the_loop_before_they_are_exceeded_and_say_which() -> None:
-    assert decide_stop(False, 10, 5, 1.0, Budget()) == (False, "continue")
-    assert decide_stop(True, 10, 5, 1.0, Budget(labels=5)) == (True, "converged")
-    assert decide_stop(False, 10, 5, 1.0, Budget(labels=15)) == (False, "continue")
-    assert decide_stop(False, 10, 5, 1.0, Budget(labels=14))[1].startswith("budget: 10 labels used, 5 more")
-    assert "core-hours" in decide_stop(False, 10, 5, 1.0, Budget(core_hours=0.5))[1]
+    spent, needed = hours(1.0, 0.2), hours(0.5, 0.1)
+    assert decide_stop(False, 10, 5, spent, needed, Budget()) == (False, "continue")
+    assert decide_stop(True, 10, 5, spent, needed, Budget(labels=5, core_hours=0.1)) == (True, "converged")
+    assert decide_stop(False, 10, 5, spent, needed, Budget(labels=15)) == (False, "continue")
+    _, reason = decide_stop(False, 10, 5, spent, needed, Budget(labels=14))
+    assert reason.startswith("budget: 10 labels used, 5 more")
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason"),
+    [
+        (Budget(core_hours=1.5, gpu_hours=0.31), "continue"),
+        (Budget(core_hours=1.0), "budget: 1 of 1 core-hours used"),
+        (Budget(core_hours=1.4), "budget: 1 of 1.4 core-hours used, the next iteration needs about 0.5"),
+        (Budget(gpu_hours=0.1), "budget: 0.2 of 0.1 GPU-hours used"),
+        (
+            Budget(core_hours=9, gpu_hours=0.25),
+            "budget: 0.2 of 0.25 GPU-hours used, the next iteration needs about 0.1",
+        ),
+    ],
+)
+def test_no_iteration_is_begun_that_would_exceed_the_budget(budget: Budget, reason: str) -> None:
+    assert decide_stop(False, 10, 5, hours(1.0, 0.2), hours(0.5, 0.1), budget) == (reason != "continue", reason)
 
 
 def test_nothing_left_to_label_ends_the_loop() -> None:
-    stop, reason = decide_stop(False, 10, 0, 1.0, Budget())
+    stop, reason = decide_stop(False, 10, 0, hours(1.0), hours(), Budget())
     assert stop
     assert "nothing to label" in reason
 

@@ -136,8 +136,10 @@ def test_labels_of_two_settings_do_not_mix(tmp_path: Path) -> None:
         for atoms in structures:
             atoms.info["label_settings"] = "other"
         write_structures(path, structures)
-    with pytest.raises(DatasetError, match="different settings"):
+    with pytest.raises(DatasetError, match="different settings") as caught:
         collect(tmp_path, range(20, 30), previous=first, iteration=1)
+    for rule in ("label_structures", "label_references", "label_isolated_atoms"):
+        assert rule in str(caught.value).partition("--forcerun")[2]
 
 
 def test_frames_of_one_walker_stay_together_and_starts_train() -> None:

@@ -19,7 +19,7 @@ from mlip.report.sources import read_loop
 PICTURES = {"learning_curve", "parity", "calibration", "eos", "costs", "exploration"}
 SUMMARY_KEYS = {
     "system", "iterations", "labels", "failed_labels", "force_rmse", "force_rmse_interval", "converged", "reason",
-    "a0", "B0", "a0_reference", "B0_reference", "core_seconds", "history",
+    "a0", "B0", "a0_reference", "B0_reference", "core_seconds", "gpu_seconds", "ledger", "budget", "history",
 }  # fmt: skip
 
 
@@ -103,6 +103,66 @@ def test_summary_follows_the_design(finished):
     paid = sum(record["core_seconds"] for shard in shards for record in shard["records"])
     assert summary["core_seconds"]["label_structures"] == pytest.approx(paid)
     assert summary["core_seconds"]["train_committee"] == pytest.approx(4 * 65)
+
+
+def note_attempts(root: Path, name: str, *attempts: tuple[int, int, float, bool]) -> None:
+    """Attempts of a job: cores, GPUs, seconds, success."""
+    path = root / "ledger" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    events = []
+    for cores, gpus, seconds, ok in attempts:
+        events.append({"event": "start", "time": 1000.0, "cores": cores, "gpus": gpus})
+        events.append({"event": "end", "seconds": seconds, "ok": ok})
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
+def test_ledger_is_in_the_summary_and_on_the_page(tmp_path):
+    root = tmp_path / "silicon"
+    iterations = synthetic_results(root, 2)
+    note_attempts(root, "label_references", (4, 0, 100.0, True))
+    note_attempts(root, "iter_00/train_committee", (2, 1, 300.0, False), (2, 1, 600.0, True))
+    note_attempts(root, "iter_01/train_committee", (2, 1, 600.0, True))
+    config = synthetic_config(budget={"core_hours": 10, "gpu_hours": 2})
+    page, summary = render(root, iterations, config=config, figures=root / "figures")
+    assert summary["core_seconds"] == {"label_references": 400.0, "train_committee": 3000.0}
+    assert summary["gpu_seconds"]["train_committee"] == 1500.0
+    assert summary["ledger"] == json.loads((root / "ledger.json").read_text())
+    assert summary["budget"]["core_hours"] == 10
+    (table,) = re.findall(r'<table id="ledger">.*?</table>', page, flags=re.DOTALL)
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", table)
+    assert [cells[k : k + 5] for k in range(0, len(cells), 5)] == [
+        ["label references", "7 min", "–", "1", "–"],
+        ["train committee", "50 min", "25 min", "3", "1 (10 min)"],
+        ["all steps", "57 min", "25 min", "4", "1 (10 min)"],
+    ]
+    assert "0.944 of 10 core-hours and 0.417 of 2 GPU-hours are used" in page
+    assert "GPU time by step" in page
+    assert "failed attempts 10, 0" in page
+    assert "GPU time" in summary_table(summary)
+
+
+def test_errors_on_the_test_set_are_drawn(tmp_path):
+    root = tmp_path / "silicon"
+    iterations = synthetic_results(root, 2)
+    for number, error in ((0, 0.375), (1, 0.125)):
+        errors = {"force_rmse": error, "energy_rmse": error / 100}
+        edit(assessment_of(root, number), lambda assessment, errors=errors: assessment.update(test=errors))
+    page, _ = render(root, iterations)
+    assert "of the test set: 0.375 at 23 labels, 0.125 at 33 labels" in page
+    assert page.count(">test set</text>") == 2
+    assert '<td class="num">0.125</td>' in page
+
+
+def test_warnings_of_labels_are_shown(tmp_path):
+    root = tmp_path / "silicon"
+    iterations = synthetic_results(root, 3)
+    assert '<section id="warnings">' not in render(root, iterations)[0]
+    for number, warnings in ((0, {"a < b": 3, "c": 1}), (2, {"a < b": 2})):
+        path = root / f"iter_{number:02d}" / "collect_dataset" / "dataset.json"
+        edit(path, lambda dataset, warnings=warnings: dataset.update(warnings=warnings))
+    page, _ = render(root, iterations)
+    (section,) = re.findall(r'<section id="warnings">.*?</section>', page, flags=re.DOTALL)
+    assert re.findall(r"<td[^>]*>(.*?)</td>", section) == ["a &lt; b", "5", "0, 2", "c", "1", "0"]
 
 
 def test_terminal_table_is_short_and_whole(finished):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_results import synthetic_config, synthetic_results, write_candidates, write_json
 
-from mlip.status import progress_line, read_status, render_status
+from mlip.slurm import QueuedJob
+from mlip.status import read_status
+from mlip.status_text import PAUSE_QUEUE, progress_line, render_status, watch_status
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_nothing_yet(tmp_path):
     status = read_status(synthetic_config(), tmp_path / "silicon")
     assert status.current == 0
     assert set(states(status, 0).values()) == {"waiting"}
-    assert "label_references" not in states(status, 1)
+    assert not {"label_references", "label_isolated_atoms"} & set(states(status, 1))
     assert status.next_steps == ("prepare_structures", "label_references")
     assert status.seconds_left is None
     assert "iter_00 (of 5)" in progress_line(status)
@@ -49,6 +52,18 @@ def test_finished_loop_says_why_and_what_remains(tmp_path):
     assert (status.labels_done, status.labels_planned) == (46, 46)
     assert [f["status"] for f in status.failures] == ["rejected", "unconverged"]
     assert "ended: converged" in progress_line(status)
+
+
+def test_isolated_atoms_are_a_step_of_their_own(loop):
+    (loop / "label_references" / "isolated_atoms.json").unlink()
+    status = read_status(synthetic_config(), loop)
+    assert (status.current, status.next_steps) == (0, ("label_isolated_atoms",))
+    log = loop / "logs" / "label_isolated_atoms.log"
+    log.parent.mkdir()
+    log.write_text("Traceback (most recent call last):\nLabelError: reference-atom-Si: unconverged\n")
+    status = read_status(synthetic_config(), loop)
+    assert (states(status, 0)["label_isolated_atoms"], states(status, 0)["label_references"]) == ("failed", "done")
+    assert "✗ label_isolated_atoms: LabelError: reference-atom-Si" in render_status(status)
 
 
 def test_iteration_limit_ends_the_loop(loop):
@@ -125,6 +140,98 @@ def test_step_done_again_reopens_a_finished_loop(tmp_path):
     assert (status.current, status.stop_reason, status.next_steps) == (1, None, ("train_committee",))
 
 
+def note_attempt(root, name, *, seconds=None, ok=True, **start):
+    """One more attempt of a job; without ``seconds`` it has not ended."""
+    path = root / "ledger" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        began = {
+            "event": "start",
+            "time": 1000.0,
+            "cores": 2,
+            "gpus": 0,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        stream.write(json.dumps(began | start) + "\n")
+        if seconds is not None:
+            stream.write(json.dumps({"event": "end", "seconds": seconds, "ok": ok}) + "\n")
+
+
+def test_jobs_and_costs_follow_from_files(loop):
+    note_attempt(loop, "iter_00/train_committee", seconds=1800.0, ok=False)
+    note_attempt(loop, "iter_00/train_committee", seconds=1800.0)
+    note_attempt(loop, "iter_01/train_committee", seconds=1800.0)
+    note_attempt(loop, "iter_02/label_structures-000")  # this very process
+    note_attempt(loop, "iter_02/label_structures-001", pid=2**22 + 1)  # no process has this number
+    note_attempt(loop, "iter_02/label_structures-002", host="elsewhere")
+    config = synthetic_config(budget={"core_hours": 10.0})
+    status = read_status(config, loop, now=1900.0)
+    jobs = status.jobs
+    assert (jobs.queued, jobs.running, jobs.failed, jobs.failed_attempts) == (None, 2, 1, 2)
+    assert status.spending.total.core_hours == pytest.approx(3 + 2 * 0.5)
+    assert status.spending.by_iteration[2].core_hours == pytest.approx(1.0)
+    text = render_status(status)
+    assert f"jobs: 2 running · {status.jobs_done} done · 1 failed (failed attempts so far: 2)" in text
+    assert "cost: 4 of 10 core-hours, ≤ " in text
+    assert "GPU" not in text
+    assert read_status(config, loop, costs=False).spending is None
+
+
+def test_queue_says_what_runs(loop):
+    run = {"slurm_run": "0f3b1c2d-1111-4222-8333-123456789abc"}
+    for shard, job in enumerate(("11", "12")):
+        note_attempt(loop, f"iter_02/label_structures-{shard:03d}", slurm_job=job, **run)
+    note_attempt(loop, "iter_02/label_structures-002", seconds=5.0, ok=False, slurm_job="10", **run)
+    comment = "rule_label_structures_wildcards_silicon_02_{:03d}"
+    queue = [QueuedJob("11", "RUNNING", comment.format(0)), QueuedJob("13", "PENDING", comment.format(2))]
+    jobs = read_status(synthetic_config(), loop, queue=queue).jobs
+    # 12 is gone without a word; shard 2 failed, but is tried again.
+    assert (jobs.queued, jobs.running, jobs.failed, jobs.failed_attempts) == (1, 1, 1, 2)
+    assert "jobs: 1 queued · 1 running" in render_status(read_status(synthetic_config(), loop, queue=queue))
+
+
+def test_iterations_show_their_errors_and_costs(loop):
+    note_attempt(loop, "iter_01/train_committee", seconds=450.0)
+    row = next(line for line in render_status(read_status(synthetic_config(), loop)).splitlines() if "iter_01 " in line)
+    assert row.split()[-3:] == ["0.22", "0.069", "0.25"]
+
+
+def test_what_may_come_is_forecast_and_bounded_by_the_budget(loop):
+    for number in (0, 1):
+        note_attempt(loop, f"iter_{number:02d}/train_committee", seconds=3600.0)
+    note_attempt(loop, "iter_02/train_committee", seconds=900.0)
+    unbounded = read_status(synthetic_config(), loop).spending.to_come.core_hours
+    labels = read_status(synthetic_config(), loop).iterations[2].labels_planned
+    shards = [json.loads(path.read_text()) for path in (loop / "iter_01" / "label_structures").glob("shard_???.json")]
+    costs = [record["core_seconds"] for shard in shards for record in shard["records"]]
+    assert unbounded == pytest.approx(3 * (2.0 + labels * sum(costs) / len(costs) / 3600) - 0.5)
+    status = read_status(synthetic_config(budget={"core_hours": 5.0}), loop)
+    assert "cost: 4.5 of 5 core-hours, ≤ 0.5 to come" in render_status(status)
+
+
+def test_watching_ends_with_the_loop(tmp_path, capsys):
+    root = tmp_path / "silicon"
+    synthetic_results(root, 3)
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            (root / "potential").mkdir()
+            (root / "potential" / "potential.json").touch()
+            (root / "report.html").touch()
+        assert len(pauses) < 3
+
+    watch_status(lambda: read_status(synthetic_config(), root, queue=[]), pause=pause)
+    assert pauses == [PAUSE_QUEUE] * 2
+    shown = capsys.readouterr().out
+    assert shown.count("ended: converged") == 2  # what has not changed is not printed again
+    assert "next: deploy_potential, report_system" in shown
+    assert "next: nothing" in shown
+    assert "\x1b" not in shown
+
+
 def test_text_stays_short(tmp_path):
     root = tmp_path / "silicon"
     synthetic_results(root, 12)
@@ -141,7 +248,7 @@ def test_text_stays_short(tmp_path):
 
 def test_reading_status_loads_nothing_heavy():
     heavy = ("torch", "ase", "numpy", "xarray", "matplotlib")
-    code = f"import sys, mlip.status; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, mlip.status, mlip.status_text; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

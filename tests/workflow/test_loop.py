@@ -9,10 +9,12 @@ import csv
 import hashlib
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from mlip import load_calculator
 from mlip.extxyz import read_structures
@@ -98,8 +100,69 @@ def test_provenance_names_code_data_and_cost(finished: Workflow) -> None:
     assert set(provenance["steps"]) >= {"label_structures", "train_committee", "explore_walkers", "assess_potential"}
 
 
-def test_file_count_does_not_grow_with_the_trajectories(finished: Workflow) -> None:
-    assert sum(path.is_file() for path in (finished.results / "iter_01").rglob("*")) < 45
+def test_ledger_agrees_with_summary_and_assessment(finished: Workflow) -> None:
+    ledger = read_json(finished.results / "ledger.json")
+    summary = read_json(finished.results / "summary.json")
+    assert summary["ledger"] == ledger
+    assert [entry["iteration"] for entry in ledger["iterations"]] == [None, 0, 1]
+    expected = {"label_structures": 2, "train_committee": 1, "explore_walkers": 2, "assess_potential": 1}
+    for entry in ledger["iterations"][1:]:
+        assert {step: entry["steps"][step]["attempts"] for step in expected} == expected
+    assert all(row["failed"] == 0 for row in ledger["steps"].values())
+    # A benchmark begins a little earlier than the attempt that its job notes.
+    benchmark = (finished.results / "iter_01" / "benchmarks" / "train_committee.tsv").read_text()
+    wall = float(benchmark.splitlines()[1].split()[0])
+    assert ledger["iterations"][2]["steps"]["train_committee"]["core_seconds"] == pytest.approx(wall, abs=1.0)
+    spent = [assessment["spent"]["core_hours"] * 3600 for assessment in summary["history"]]
+    assert 0 < spent[0] < spent[1] < ledger["core_seconds"]
+    assert summary["history"][0]["next"]["core_hours"] > 0
+    assert summary["history"][0]["next"]["labels"] == 5
+
+
+def copy_of(loop: Workflow, folder: Path, **changes: object) -> Workflow:
+    """The loop with all its files and Snakemake's memory of them, in another folder."""
+    shutil.copytree(loop.folder, folder, dirs_exist_ok=True)
+    return Workflow(folder, loop.config | changes)
+
+
+def files_per_iteration(loop: Workflow) -> Counter[str]:
+    files = [path.relative_to(loop.results) for path in loop.results.rglob("*") if path.is_file()]
+    return Counter(part for path in files for part in path.parts if part.startswith("iter_"))
+
+
+def n_frames(loop: Workflow) -> int:
+    with xr.open_dataset(loop.results / "iter_00" / "explore_walkers" / "walker_00.nc") as walker:
+        return walker.sizes["frame"]
+
+
+def test_file_count_is_independent_of_the_trajectories_length(finished: Workflow, tmp_path: Path) -> None:
+    explore = finished.config["explore"] | {"n_steps": 300, "sample_every": 2}
+    loop = copy_of(finished, tmp_path, explore=explore)
+    loop.snakemake("--cores", "2", "results/tiny/iter_00/provenance.json")
+    assert n_frames(loop) > 5 * n_frames(finished)
+    # 15 outputs, 2 shards and 2 walkers, and for each of these and 8 more jobs a log, a benchmark and a list of attempts.
+    assert files_per_iteration(loop)["iter_00"] == files_per_iteration(finished)["iter_00"] < 75
+
+
+def test_budget_ends_the_loop_and_a_larger_one_goes_on_without_labels_or_training(
+    finished: Workflow, tmp_path: Path
+) -> None:
+    loop = copy_of(finished, tmp_path, budget={"core_hours": 1e-6})
+    loop.snakemake("--cores", "2")
+    summary = read_json(loop.results / "summary.json")
+    assert (summary["iterations"], summary["converged"]) == (1, False)
+    assert summary["reason"].startswith("budget: ")
+    assert "of 1e-06 core-hours used" in summary["reason"]
+    spent = summary["history"][0]["spent"]["core_hours"]
+    loop.write_config(loop.config | {"budget": {"core_hours": 10 * spent}})
+    loop.snakemake("--cores", "2")
+    summary = read_json(loop.results / "summary.json")
+    assert (summary["iterations"], summary["converged"]) == (2, True)
+    steps = read_json(loop.results / "ledger.json")["steps"]
+    before = read_json(finished.results / "ledger.json")["steps"]
+    assert steps["assess_potential"]["attempts"] > before["assess_potential"]["attempts"]
+    for step in ("label_structures", "label_references", "train_committee", "explore_walkers"):
+        assert steps[step] == before[step]
 
 
 def test_second_run_has_nothing_to_do(finished: Workflow) -> None:
@@ -169,7 +232,11 @@ def test_new_selection_from_an_iteration_on_leaves_earlier_ones_alone(finished: 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"assess": {"force_rmse": 99.0}}, {"budget": {"labels": 1000, "core_hours": 10.0}}, {"min_iterations": 1}],
+    [
+        {"assess": {"force_rmse": 99.0}},
+        {"budget": {"labels": 1000, "core_hours": 10.0, "gpu_hours": 1.0}},
+        {"min_iterations": 1},
+    ],
     ids=["targets", "budget", "min_iterations"],
 )
 def test_new_stopping_rules_assess_again_and_compute_nothing(finished: Workflow, changes: dict) -> None:

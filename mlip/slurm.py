@@ -1,0 +1,128 @@
+"""What Slurm says of jobs: those in the queue, and what finished ones were given.
+
+Every question has a time limit, and no answer is None, never an error: accounting may be down,
+and most machines have no Slurm.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import re
+import shutil
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlip.attempts import RUN_NAME
+
+TIMEOUT = 15.0
+"""Seconds after which Slurm is taken to be away."""
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job in the queue."""
+
+    id: str
+    state: str
+    """``PENDING``, ``RUNNING``, … as squeue says it."""
+    comment: str
+
+
+@dataclass(frozen=True)
+class JobAccount:
+    """What a job was given; a job that Slurm queued again has one of these per start."""
+
+    id: str
+    start: str
+    state: str
+    seconds: float
+    cores: int
+    gpus: int
+    comment: str
+
+
+def read_queue(folder: Path, system: str, runs: Collection[str] = ()) -> list[QueuedJob] | None:
+    """Jobs in the queue that Snakemake submitted for a loop; None where squeue does not answer.
+
+    Args:
+        folder: Working directory of the loop.
+        system: Its system.
+        runs: Names of its runs, where known: their jobs belong to it wherever they were submitted.
+    """
+    lines = _ask("squeue", "--noheader", "--user", _user(), "--format=%i|%T|%j|%Z|%k")
+    if lines is None:
+        return None
+    here, jobs = folder.resolve(), []
+    for identity, state, name, place, comment in (line.split("|", 4) for line in lines if line.count("|") >= 4):
+        ours = job_of(comment, system) is not None or not comment.startswith("rule_")
+        if ours and RUN_NAME.search(name) and (name in runs or Path(place) == here):
+            jobs.append(QueuedJob(identity, state, comment))
+    return jobs
+
+
+def read_accounts(runs: Collection[str], since: float) -> list[JobAccount] | None:
+    """Every job of these runs of Snakemake that started after ``since``; None where sacct does not answer.
+
+    Args:
+        runs: Names of the Slurm jobs, one a run.
+        since: Seconds since the epoch.
+    """
+    if not runs:
+        return []
+    # sacct takes the local time.
+    start = datetime.datetime.fromtimestamp(since, tz=datetime.UTC).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
+    what = "JobIDRaw,Start,State,ElapsedRaw,AllocCPUS,AllocTRES,Comment"
+    command = ["--noheader", "--parsable2", "--allocations", "--duplicates", f"--name={','.join(sorted(runs))}"]
+    lines = _ask("sacct", *command, f"--starttime={start}", f"--format={what}")
+    return None if lines is None else [found for found in map(_account, lines) if found is not None]
+
+
+def _account(line: str) -> JobAccount | None:
+    fields = line.split("|", 6)
+    if len(fields) < 7 or not (fields[3].isdigit() and fields[4].isdigit()):
+        return None
+    identity, start, state, seconds, cores, granted, comment = fields
+    word = state.split()[0] if state else "UNKNOWN"  # "CANCELLED by 0"
+    return JobAccount(identity, start, word, float(seconds), int(cores), _gpus_in(granted), comment)
+
+
+def _gpus_in(granted: str) -> int:
+    """GPUs in sacct's AllocTRES, which lists them in all and by type: ``gres/gpu=2,gres/gpu:a100=2``."""
+    total = re.search(r"\bgres/gpu=(\d+)", granted)
+    return int(total.group(1)) if total else sum(map(int, re.findall(r"\bgres/gpu:[^=,]+=(\d+)", granted)))
+
+
+def job_of(comment: str, system: str) -> tuple[int | None, str, str] | None:
+    """Iteration, step and part that a comment of Snakemake's Slurm plugin names; None for another system's.
+
+    Such as ``rule_label_structures_wildcards_silicon_00_003``.
+    """
+    found = re.fullmatch(r"rule_(\w+?)_wildcards_(.+)", comment.strip())
+    if found is None or not (found.group(2) + "_").startswith(f"{system}_"):
+        return None
+    rest = found.group(2)[len(system) + 1 :]
+    match = re.fullmatch(r"(\d{2,3})(?:_(\d{2,3}))?", rest)
+    if match is None:
+        return None if rest else (None, found.group(1), "")
+    return int(match.group(1)), found.group(1), match.group(2) or ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without the user's name
+        return "root"
+
+
+def _ask(program: str, *arguments: str) -> list[str] | None:
+    """The lines that a program prints; None where it is missing, fails or takes too long."""
+    if shutil.which(program) is None:
+        return None
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.splitlines() if done.returncode == 0 else None
