@@ -23,9 +23,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 FOLDER = "ledger"
-RUN_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
-"""End of the names of jobs that Snakemake submits; a job of another name is the one Snakemake itself runs in."""
-
 State = Literal["done", "failed", "lost", "open"]
 
 
@@ -47,8 +44,7 @@ class Attempt:
     host: str = ""
     pid: int = 0
     slurm_job: str = ""
-    slurm_run: str = ""
-    """Name of the Slurm job, which all jobs of one run of Snakemake share."""
+    """Number of the Slurm job that it ran in, which may be the one that Snakemake itself was started in."""
 
     @property
     def job(self) -> tuple[int | None, str, str]:
@@ -116,9 +112,8 @@ def _gpus_in_use() -> int:
 
 
 def _slurm() -> dict[str, str]:
-    name = os.environ.get("SLURM_JOB_NAME", "")
-    identity = os.environ.get("SLURM_JOB_ID", "")
-    return {"slurm_job": identity, "slurm_run": name} if identity and RUN_NAME.search(name) else {}
+    identity = os.environ.get("SLURM_JOB_ID")
+    return {"slurm_job": identity} if identity else {}
 
 
 def _close_lost(path: Path, log: Path) -> None:
@@ -194,7 +189,6 @@ def _started(event: dict[str, Any], step: str, iteration: int | None, part: str)
         host=str(event.get("host", "")),
         pid=int(_number(event.get("pid"))),
         slurm_job=str(event.get("slurm_job", "")),
-        slurm_run=str(event.get("slurm_run", "")),
     )
 
 

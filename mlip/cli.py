@@ -195,8 +195,8 @@ def status(
         folder = results / loaded.system
 
         def read() -> Status:
-            runs = {attempt.slurm_run for attempt in read_attempts(folder)} - {""}
-            return read_status(loaded, folder, queue=read_queue(results.absolute().parent, loaded.system, runs))
+            known = {attempt.slurm_job for attempt in read_attempts(folder)}
+            return read_status(loaded, folder, queue=read_queue(results.absolute().parent, loaded.system, known))
 
         if watch:
             watch_status(read)

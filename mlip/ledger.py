@@ -215,11 +215,11 @@ def _from_benchmark(path: Path, job: tuple[int | None, str, str]) -> Entry:
 
 def update_accounts(root: Path) -> bool:
     """Ask sacct about the loop's jobs and keep what it says; whether it answered (or nothing was to be asked)."""
-    attempts = [attempt for attempt in read_attempts(root) if attempt.slurm_run]
+    attempts = [attempt for attempt in read_attempts(root) if attempt.slurm_job]
     if not attempts:
         return True
     # A job waits in the queue before it begins, so a failed one may be older than any attempt.
-    found = read_accounts({a.slurm_run for a in attempts}, min(a.began for a in attempts) - 30 * DAY)
+    found = read_accounts({a.slurm_job for a in attempts}, min(a.began for a in attempts) - 30 * DAY)
     if found is None:
         return False
     kept = {f"{job.id} {job.start}": dataclasses.asdict(job) for job in [*_read_accounts(root), *found]}
@@ -241,10 +241,7 @@ def _read_accounts(root: Path) -> list[JobAccount]:
 
 
 def _with_accounts(root: Path, attempts: list[Attempt], entries: list[Entry]) -> list[Entry]:
-    """The entries with what Slurm says beyond them: the last attempt of a Slurm job takes the difference.
-
-    Local rules run beside the jobs and have no Slurm job of their own.
-    """
+    """The entries with what Slurm says beyond them: the last attempt of a Slurm job takes the difference."""
     accounts: dict[str, list[JobAccount]] = defaultdict(list)
     for account in _read_accounts(root):
         accounts[account.id].append(account)

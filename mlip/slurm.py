@@ -15,10 +15,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlip.attempts import RUN_NAME
-
 TIMEOUT = 15.0
 """Seconds after which Slurm is taken to be away."""
+
+
+RUN_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+"""End of the names of jobs that Snakemake submits: a name for each run of Snakemake."""
+SACCT = ("--noheader", "--parsable2", "--allocations", "--duplicates")
+AT_ONCE = 500
+"""Jobs asked for at once: a command line has its limits."""
 
 
 @dataclass(frozen=True)
@@ -44,39 +49,51 @@ class JobAccount:
     comment: str
 
 
-def read_queue(folder: Path, system: str, runs: Collection[str] = ()) -> list[QueuedJob] | None:
-    """Jobs in the queue that Snakemake submitted for a loop; None where squeue does not answer.
+def read_queue(folder: Path, system: str, known: Collection[str] = ()) -> list[QueuedJob] | None:
+    """Jobs in the queue that belong to a loop; None where squeue does not answer.
 
     Args:
-        folder: Working directory of the loop.
+        folder: Working directory of the loop; jobs that Snakemake submitted from there are its own.
         system: Its system.
-        runs: Names of its runs, where known: their jobs belong to it wherever they were submitted.
+        known: Numbers of jobs that are known to be the loop's, wherever they were submitted.
     """
-    lines = _ask("squeue", "--noheader", "--user", _user(), "--format=%i|%T|%j|%Z|%k")
+    lines = _ask("squeue", "--noheader", "--user", _user(), "--format=%A|%T|%j|%Z|%k")
     if lines is None:
         return None
     here, jobs = folder.resolve(), []
     for identity, state, name, place, comment in (line.split("|", 4) for line in lines if line.count("|") >= 4):
         ours = job_of(comment, system) is not None or not comment.startswith("rule_")
-        if ours and RUN_NAME.search(name) and (name in runs or Path(place) == here):
+        if identity in known or (ours and RUN_NAME.search(name) and Path(place) == here):
             jobs.append(QueuedJob(identity, state, comment))
     return jobs
 
 
-def read_accounts(runs: Collection[str], since: float) -> list[JobAccount] | None:
-    """Every job of these runs of Snakemake that started after ``since``; None where sacct does not answer.
+def read_accounts(jobs: Collection[str], since: float) -> list[JobAccount] | None:
+    """What these jobs and all others of the same runs of Snakemake were given; None where sacct does not answer.
+
+    A job that ended before it could say anything is found by the name that it shares with the
+    others. A job of any other name is the one that Snakemake was started in, and left out.
 
     Args:
-        runs: Names of the Slurm jobs, one a run.
-        since: Seconds since the epoch.
+        jobs: Numbers of the jobs.
+        since: Seconds since the epoch; what ended before is not looked for.
     """
-    if not runs:
+    if not jobs:
         return []
     # sacct takes the local time.
     start = datetime.datetime.fromtimestamp(since, tz=datetime.UTC).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
+    names: set[str] = set()
+    ordered = sorted(jobs)
+    for first in range(0, len(ordered), AT_ONCE):
+        chosen = ",".join(ordered[first : first + AT_ONCE])
+        lines = _ask("sacct", *SACCT, "--format=JobName%100", f"--starttime={start}", f"--jobs={chosen}")
+        if lines is None:
+            return None
+        names.update(filter(RUN_NAME.search, map(str.strip, lines)))
+    if not names:
+        return []
     what = "JobIDRaw,Start,State,ElapsedRaw,AllocCPUS,AllocTRES,Comment"
-    command = ["--noheader", "--parsable2", "--allocations", "--duplicates", f"--name={','.join(sorted(runs))}"]
-    lines = _ask("sacct", *command, f"--starttime={start}", f"--format={what}")
+    lines = _ask("sacct", *SACCT, f"--format={what}", f"--starttime={start}", f"--name={','.join(sorted(names))}")
     return None if lines is None else [found for found in map(_account, lines) if found is not None]
 
 

@@ -95,7 +95,7 @@ def is_running(attempt: Attempt, queue: Sequence[QueuedJob] | None) -> bool:
     Of another machine's nothing is known, so it is believed.
     """
     if attempt.slurm_job and queue is not None:
-        return any(job.id == attempt.slurm_job for job in queue)
+        return attempt.slurm_job in {job.id for job in queue}
     if attempt.host != socket.gethostname():
         return True
     try:
@@ -113,7 +113,7 @@ def _count_jobs(
     last = {attempt.job: attempt for attempt in attempts}
     alive = {attempt.job for attempt in running} | {job_of(job.comment, system) for job in queue or ()}
     failed = [a for a in attempts if a.state in ("failed", "lost") or (a.state == "open" and a not in running)]
-    local = sum(not attempt.slurm_job or queue is None for attempt in running)
+    local = sum(attempt.slurm_job not in {job.id for job in queue or ()} for attempt in running)
     waiting = None if queue is None else sum(job.state in WAITING for job in queue)
     return JobCounts(
         queued=waiting,

@@ -136,11 +136,8 @@ def test_ranks_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_cores(1, {}) == 1
     assert count_cores(4, {"mpi": "mpiexec", "tasks": 4}) == 4
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("SLURM_JOB_NAME", RUN)
     assert count_cores(2, {"tasks": 4}) == 8
     assert count_cores(2, {"tasks": 4, "cpus_per_task": 3}) == 12
-    # The driver itself runs in a job: its local rules are not that job.
-    monkeypatch.setenv("SLURM_JOB_NAME", "my_loop")
     assert count_cores(2, {"tasks": 1}) == 2
 
 
@@ -213,7 +210,7 @@ def test_written_ledger_adds_up_and_is_derived(root: Path) -> None:
 
 
 def in_slurm(identity: str) -> dict:
-    return {"slurm_job": identity, "slurm_run": RUN}
+    return {"slurm_job": identity}
 
 
 def test_accounts_top_up_what_killed_jobs_could_not_note(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,9 +228,9 @@ def test_accounts_top_up_what_killed_jobs_could_not_note(root: Path, monkeypatch
         account("14", 5.0, 1, state="FAILED"),
         account("15", 0.0, 0, state="CANCELLED"),
     ]
-    monkeypatch.setattr("mlip.ledger.read_accounts", lambda runs, since: asked.append((runs, since)) or answer)
+    monkeypatch.setattr("mlip.ledger.read_accounts", lambda jobs, since: asked.append((jobs, since)) or answer)
     ledger = write_ledger(root)
-    assert asked[0][0] == {RUN}
+    assert asked[0][0] == {"11", "12"}
     assert asked[0][1] < 1000.0
     steps = ledger.of_iteration(0)
     assert steps["label_structures"]["core_seconds"] == 90.0 + 105.0 * 8
@@ -243,7 +240,7 @@ def test_accounts_top_up_what_killed_jobs_could_not_note(root: Path, monkeypatch
     assert ledger.of_iteration(None)["other jobs"]["core_seconds"] == 5.0
     # Slurm forgets, and may be away: what it once said stays.
     for reply in ([], None):
-        monkeypatch.setattr("mlip.ledger.read_accounts", lambda runs, since, reply=reply: reply)
+        monkeypatch.setattr("mlip.ledger.read_accounts", lambda jobs, since, reply=reply: reply)
         assert update_accounts(root) is (reply is not None)
         assert write_ledger(root).total() == ledger.total()
 
@@ -251,7 +248,7 @@ def test_accounts_top_up_what_killed_jobs_could_not_note(root: Path, monkeypatch
 def test_job_that_slurm_queued_again_counts_every_start(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     note(root, "iter_00/score_frames", start(**in_slurm("7")), start(time=2000.0, **in_slurm("7")), end(30.0))
     rows = [account("7", 20.0, 1, state="NODE_FAIL"), account("7", 32.0, 1, start="2026-01-01T01:00:00")]
-    monkeypatch.setattr("mlip.ledger.read_accounts", lambda runs, since: rows)
+    monkeypatch.setattr("mlip.ledger.read_accounts", lambda jobs, since: rows)
     assert write_ledger(root).total() == Cost(52.0, 0.0)
 
 
@@ -269,8 +266,11 @@ def test_sacct_is_read_as_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "13|Unknown|PENDING|0|0||",
         "nonsense",
     ]
-    fake_program(tmp_path / "bin", "sacct", "\n".join(f"echo '{line}'" for line in lines), monkeypatch)
-    jobs = slurm.read_accounts({RUN}, 0.0)
+    answers = "\n".join(f"echo '{line}'" for line in lines)
+    # The job's name leads to all jobs of its run; of the job that Snakemake was started in nothing is asked.
+    body = f'case "$*" in *--jobs=11,9*) echo {RUN}; echo my_loop;; *--name={RUN}) {answers};; *) exit 1;; esac'
+    fake_program(tmp_path / "bin", "sacct", body, monkeypatch)
+    jobs = slurm.read_accounts({"11", "9"}, 0.0)
     assert [(j.id, j.state, j.seconds, j.cores, j.gpus) for j in jobs] == [
         ("11", "OUT_OF_MEMORY", 90.0, 2, 4),
         ("12", "CANCELLED", 7.0, 1, 2),
@@ -285,23 +285,23 @@ def test_queue_holds_the_jobs_of_this_loop_alone(tmp_path: Path, monkeypatch: py
         f"3|PENDING|{RUN}|{tmp_path}|rule_label_structures_wildcards_copper_00_003",
         f"4|RUNNING|{RUN}|/elsewhere|rule_label_structures_wildcards_silicon_00_003",
         f"5|RUNNING|my_loop|{tmp_path}|(null)",
-        f"6|RUNNING|{RUN[::-1].replace('-', 'a')}|/elsewhere|(null)",
     ]
     fake_program(tmp_path / "bin", "squeue", "\n".join(f"echo '{line}'" for line in lines), monkeypatch)
     assert [job.id for job in slurm.read_queue(tmp_path, "silicon")] == ["1", "2"]
-    assert [job.id for job in slurm.read_queue(tmp_path, "silicon", {RUN})] == ["1", "2", "4"]
+    assert [job.id for job in slurm.read_queue(tmp_path, "silicon", {"4", "5"})] == ["1", "2", "4", "5"]
 
 
 def test_slurm_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_program(
         tmp_path / "bin", "sacct", "echo 'slurm_persist_conn_open: Connection refused' >&2; exit 1", monkeypatch
     )
-    assert slurm.read_accounts({RUN}, 0.0) is None
+    assert slurm.read_accounts({"1"}, 0.0) is None
     fake_program(tmp_path / "bin", "squeue", "exec sleep 60", monkeypatch)
     monkeypatch.setattr(slurm, "TIMEOUT", 0.3)
     assert slurm.read_queue(tmp_path, "silicon") is None
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert slurm.read_accounts({RUN}, 0.0) is None
+    assert slurm.read_accounts({"1"}, 0.0) is None
+    assert slurm.read_accounts((), 0.0) == []
 
 
 @pytest.mark.parametrize(

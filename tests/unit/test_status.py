@@ -179,10 +179,9 @@ def test_jobs_and_costs_follow_from_files(loop):
 
 
 def test_queue_says_what_runs(loop):
-    run = {"slurm_run": "0f3b1c2d-1111-4222-8333-123456789abc"}
     for shard, job in enumerate(("11", "12")):
-        note_attempt(loop, f"iter_02/label_structures-{shard:03d}", slurm_job=job, **run)
-    note_attempt(loop, "iter_02/label_structures-002", seconds=5.0, ok=False, slurm_job="10", **run)
+        note_attempt(loop, f"iter_02/label_structures-{shard:03d}", slurm_job=job)
+    note_attempt(loop, "iter_02/label_structures-002", seconds=5.0, ok=False, slurm_job="10")
     comment = "rule_label_structures_wildcards_silicon_02_{:03d}"
     queue = [QueuedJob("11", "RUNNING", comment.format(0)), QueuedJob("13", "PENDING", comment.format(2))]
     jobs = read_status(synthetic_config(), loop, queue=queue).jobs

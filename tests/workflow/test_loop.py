@@ -139,8 +139,8 @@ def test_file_count_is_independent_of_the_trajectories_length(finished: Workflow
     explore = finished.config["explore"] | {"n_steps": 300, "sample_every": 2}
     loop = copy_of(finished, tmp_path, explore=explore)
     loop.snakemake("--cores", "2", "results/tiny/iter_00/provenance.json")
-    assert n_frames(loop) > 5 * n_frames(finished)
-    # 15 outputs, 2 shards and 2 walkers, and of these and 8 more jobs a log, a benchmark and a list of attempts.
+    assert n_frames(loop) > 3 * n_frames(finished)
+    # About 20 outputs; and a log, a benchmark and a list of attempts for each of 12 jobs.
     assert files_per_iteration(loop)["iter_00"] == files_per_iteration(finished)["iter_00"] < 75
 
 
@@ -158,6 +158,8 @@ def test_budget_ends_the_loop_and_a_larger_one_goes_on_without_labels_or_trainin
     loop.snakemake("--cores", "2")
     summary = read_json(loop.results / "summary.json")
     assert (summary["iterations"], summary["converged"]) == (2, True)
+    # The third iteration, planned while the first decision was being taken again, was never begun.
+    assert not (loop.results / "iter_02").exists()
     steps = read_json(loop.results / "ledger.json")["steps"]
     before = read_json(finished.results / "ledger.json")["steps"]
     assert steps["assess_potential"]["attempts"] > before["assess_potential"]["attempts"]

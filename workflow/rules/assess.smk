@@ -14,6 +14,9 @@ checkpoint assess_potential:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
         planned=previous_candidates,
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
+        # Decisions are taken anew in their order: labels of a later iteration, which see this one's
+        # as ancient, would else begin before an earlier one has been reached that now ends the loop.
+        earlier=previous_assessment,
     output:
         assessment="results/{system}/iter_{iteration}/assess_potential/assessment.json",
         parity="results/{system}/iter_{iteration}/assess_potential/parity.nc",
