@@ -106,7 +106,7 @@ def assess_potential(
         "stop": stop,
         "reason": reason,
     }
-    write_json(out / "assessment.json", assessment)
+    write_json(out / "assessment.json", assessment, checked=True)
 
 
 def decide_stop(converged: bool, labels: int, n_next: int, core_hours: float, budget: Budget) -> tuple[bool, str]:

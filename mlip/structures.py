@@ -45,6 +45,10 @@ Beyond them a neighbour list fills the memory or its distances lose their digits
 """
 
 
+COINCIDENT = 0.2
+"""Distance over the sum of covalent radii below which two atoms are one that is there twice."""
+
+
 class StructureError(ValueError):
     """A structure that cannot be used; the message names it, the fault and the remedy."""
 
@@ -193,7 +197,7 @@ def check_structure(atoms: Atoms, name: str) -> None:
     _check_initial(atoms, name)
     if atoms.pbc.all() and np.linalg.det(atoms.cell.array) < 0:
         raise StructureError(f"{name}: left-handed cell; swap two cell vectors")
-    if len(atoms) > 1 and min_distance_ratio(atoms) < 0.2:
+    if len(atoms) > 1 and min_distance_ratio(atoms) < COINCIDENT:
         raise StructureError(f"{name}: two atoms (nearly) coincide; remove duplicates or repair the cell")
 
 

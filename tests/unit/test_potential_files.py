@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from mlip.files import read_json, write_json
 from mlip.potential import PotentialFileError, load_potential
 
 
@@ -72,16 +73,15 @@ def test_a_flipped_bit_is_noticed(folder: Path) -> None:
     ],
 )
 def test_unusable_descriptions_are_reported(folder: Path, key: str, value: object, message: str) -> None:
-    path = folder / "potential.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    write_json(folder / "potential.json", read_json(folder / "potential.json") | {key: value})
     with pytest.raises(PotentialFileError, match=message):
         load_potential(folder)
 
 
 def test_code_that_evaluates_the_weights_differently_is_noticed(folder: Path) -> None:
     path = folder / "potential.json"
-    description = json.loads(path.read_text())
+    description = read_json(path)
     description["probe_energies"] = [e + 0.1 for e in description["probe_energies"]]
-    path.write_text(json.dumps(description))
+    write_json(path, description)
     with pytest.raises(PotentialFileError, match="incompatible version"):
         load_potential(folder)
