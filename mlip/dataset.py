@@ -46,10 +46,17 @@ def _structure_fault(atoms: Atoms) -> str | None:
         return "has no atoms; remove it"
     if atoms.numbers.min() < 1:
         return "atoms of no known element; name real elements"
-    if geometry_fault(atoms):
-        return geometry_fault(atoms)
-    ratio = min_distance_ratio(atoms)
-    return "two atoms (nearly) coincide; remove it or repair the cell" if ratio < COINCIDENT else None
+    fault = geometry_fault(atoms)
+    if fault is None and min_distance_ratio(atoms) < COINCIDENT:
+        fault = "two atoms (nearly) coincide; remove it or repair the cell"
+    results = getattr(atoms.calc, "results", {})
+    for name, shape in {"energy": (), "free_energy": (), "forces": (len(atoms), 3), "stress": (6,)}.items():
+        values = np.asarray(results.get(name, np.zeros(shape)))
+        if values.dtype.kind not in "fiu" or values.shape != shape:
+            return (
+                f"its {name} is not {' × '.join(map(str, shape)) or 'a'} number{'s' * bool(shape)}; repair or remove it"
+            )
+    return fault
 
 
 def collect_dataset(
