@@ -63,6 +63,16 @@ def test_a_flipped_bit_is_noticed(folder: Path) -> None:
         load_potential(folder)
 
 
+def test_a_changed_digit_in_the_description_is_noticed(folder: Path) -> None:
+    path = folder / "potential.json"
+    text = path.read_text()
+    start = text.index('"calibration"')
+    digit = next(k for k in range(start, len(text)) if text[k] in "12345678")
+    path.write_text(text[:digit] + str(int(text[digit]) + 1) + text[digit + 1 :])
+    with pytest.raises(PotentialFileError, match=r"potential\.json: does not match the checksum"):
+        load_potential(folder)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
