@@ -251,9 +251,9 @@ def _check_failures(
         return
     counts = Counter(f["status"] for f in failures)
     lines = [f"collect_dataset: {problem} (" + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) + ")"]
-    lines += [f"  {f['structure_id']}: {f['status']}: {f['reason']}" for f in list(failures)[:6]]
-    if len(failures) > 6:
-        lines.append(f"  ... and {len(failures) - 6} more")
+    lines += [f"  {f['structure_id']}: {f['status']}: {f['reason']}" for f in list(failures)[:4]]
+    if len(failures) > 4:
+        lines.append(f"  ... and {len(failures) - 4} more")
     shards = " ".join(sorted({f["shard_file"] for f in failures}))
     lines.append(
         "  Finished labels are kept. Mend the cause (SCF settings, time limit, guards) in the configuration and run"
