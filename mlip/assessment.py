@@ -114,7 +114,7 @@ def assess_potential(
         "stop": stop,
         "reason": reason,
     }
-    write_json(out / "assessment.json", assessment)
+    write_json(out / "assessment.json", assessment, checked=True)
 
 
 def _hours(cost: Cost) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -25,7 +26,10 @@ Device = Annotated[str, typer.Option(help="Torch device: cpu, cuda, …")]
 
 
 def _fail(error: Exception) -> NoReturn:
-    typer.echo(f"mlip: {error}", err=True)
+    from mlip.files import explain_os_error
+
+    message = explain_os_error(error) if isinstance(error, OSError) else str(error)
+    typer.echo(f"mlip: {message}", err=True)
     raise typer.Exit(1)
 
 
@@ -79,7 +83,7 @@ def train(
     ] = None,
     isolated: Annotated[Path | None, typer.Option(help="JSON with the energy of an isolated atom per element.")] = None,
     previous: Annotated[Path | None, typer.Option(help="Folder of a potential whose weights to start from.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of initialisation, batches and held-out data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation, batches and held-out data.")] = 0,
     device: Device = "cpu",
     max_seconds: Annotated[
         float | None, typer.Option(help="Anneal to this time instead of to a number of steps.")
@@ -87,21 +91,28 @@ def train(
     progress_file: Annotated[Path | None, typer.Option("--progress", help="JSON to keep the progress in.")] = None,
 ) -> None:
     """Train a potential on labelled structures; on several GPUs with `torchrun … -m mlip train …`."""
-    from mlip.config import Collect, Train, load_config
-    from mlip.extxyz import read_structures
+    from mlip.config import Collect, Train, load_config, validate_section
+    from mlip.dataset import read_labelled
     from mlip.files import read_json
     from mlip.logs import report_progress
 
     try:
         settings = load_config(config).train if config else Train()
         if settings_file is not None:
-            settings = Train(**read_json(settings_file))
-        structures = read_structures(data)
-        held_out = read_structures(valid) if valid else []
+            settings = validate_section(Train, read_json(settings_file), str(settings_file))
+        energies = _read_energies(isolated) if isolated else None
+        if max_seconds is not None and not max_seconds > 0:
+            raise ValueError(f"--max-seconds {max_seconds}: must be more than 0")
+        if previous is not None and not previous.is_dir():
+            raise ValueError(f"--previous {previous}: no such folder; give the folder of a potential, or leave it out")
+        _check_device(device)
+        structures = read_labelled(data)
+        held_out = read_labelled(valid) if valid else []
         if valid is None:
             structures, held_out = _hold_out(structures, Collect().valid_fraction, seed)
         from mlip.training import train_committee
 
+        out.mkdir(parents=True, exist_ok=True)  # now rather than after hours of training
         result = train_committee(
             structures,
             held_out,
@@ -109,16 +120,41 @@ def train(
             out,
             seed=seed,
             device=device,
-            isolated_energies=read_json(isolated) or None if isolated else None,
+            isolated_energies=energies or None,
             previous=previous,
             checkpoint=out / "checkpoint",
             max_seconds=max_seconds,
             progress=report_progress(progress_file),
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         _fail(error)
     if result:  # one process of several reports
         typer.echo(f"Potential: {out}")
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that torch does not know or that is not there."""
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device {name}: cannot be used here ({reason}); use cpu, or cuda where there is a GPU"
+        ) from None
+
+
+def _read_energies(path: Path) -> dict[str, float]:
+    """The isolated atoms' energies in eV by symbol that a JSON file holds."""
+    from mlip.files import FileContentError, read_json
+
+    energies = read_json(path)
+    if not isinstance(energies, dict) or not all(
+        isinstance(e, int | float) and math.isfinite(e) for e in energies.values()
+    ):
+        raise FileContentError(f'{path}: expected an energy in eV for each symbol, such as {{"Si": -102.5}}')
+    return energies
 
 
 def _short(value: object) -> str:
@@ -142,13 +178,14 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Errors of a potential on labelled structures."""
+    from mlip.dataset import read_labelled
     from mlip.evaluation import evaluate_potential
-    from mlip.extxyz import read_structures
     from mlip.potential import load_potential
 
     try:
-        result = evaluate_potential(load_potential(potential, device=device), read_structures(data))
-    except (ValueError, OSError) as error:
+        _check_device(device)
+        result = evaluate_potential(load_potential(potential, device=device), read_labelled(data))
+    except (ValueError, OSError, ArithmeticError) as error:
         _fail(error)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -202,7 +239,7 @@ def status(
             watch_status(read)
         else:
             typer.echo(render_status(read()))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         _fail(error)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -9,32 +9,36 @@ these modules imports torch or ASE.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mlip.config_section import Positive, Section
 from mlip.config_training import Mace, Train  # noqa: F401 - every section is had from here
-from mlip.values import describe_problems, find_number_text, merge_deeply
+from mlip.values import ConfigError, describe_problems, find_number_text, is_bounded, merge_deeply, read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 RelativeVolume = Annotated[float, Field(gt=-0.7, le=3)]
 Triple = tuple[int, int, int]
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names file, key, value and remedy."""
+# Bounds that no sensible value exceeds: a value beyond them is in another unit.
+Temperature = Annotated[float, Field(ge=1, le=50_000)]  # K; not eV
+Pressure = Annotated[float, Field(ge=-1000, le=10_000)]  # GPa; not bar or Pa
+Displacement = Annotated[float, Field(gt=0, le=2)]  # Å; not pm
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Bulk(Section):
     """A bulk crystal built by ``ase.build.bulk``."""
 
-    name: str = Field(description="Chemical symbol or formula, e.g. `Si`, `NaCl`.")
+    name: str = Field(max_length=40, description="Chemical symbol or formula, e.g. `Si`, `NaCl`.")
     crystalstructure: str | None = Field(None, description="`diamond`, `fcc`, `rocksalt`, …; ASE's default if absent.")
-    a: Positive | None = Field(None, description="Lattice constant in Å; ASE's reference value if absent.")
+    a: Annotated[float, Field(ge=1, le=100)] | None = Field(
+        None, description="Lattice constant in Å; ASE's reference value if absent."
+    )
     cubic: bool = Field(True, description="Conventional cubic cell instead of the primitive one.")
 
 
@@ -53,7 +57,13 @@ class StartingStructure(Section):
             raise ValueError("give exactly one of `file` and `bulk`")
         if min(self.repeat) < 1:
             raise ValueError(f"repeat must be at least 1 along each vector, got {self.repeat}")
+        if self.file is not None and not _is_file_name(self.file):
+            raise ValueError("`file` is no name that a file can have; give a path relative to the working directory")
         return self
+
+
+def _is_file_name(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable() and max(len(os.fsencode(part)) for part in Path(text).parts) < 256
 
 
 class Prepare(Section):
@@ -64,7 +74,7 @@ class Prepare(Section):
     )
     volume_range: tuple[float, float] = Field((-0.10, 0.10), description="Relative volume change of the volume scan.")
     max_strain: float = Field(0.04, ge=0, le=0.3, description="Largest component of the random symmetric strains.")
-    rattle: tuple[Positive, ...] = Field(
+    rattle: tuple[Displacement, ...] = Field(
         (0.03, 0.08, 0.16), min_length=1, description="Standard deviations of the random displacements, Å."
     )
     vacancies: bool = Field(True, description="Include structures with one atom removed.")
@@ -94,7 +104,9 @@ class Label(Section):
     """The labeller: any ASE calculator, GPAW by default."""
 
     calculator: str = Field(
-        "gpaw", description="`gpaw`, or the import path of an ASE calculator, e.g. `ase.calculators.emt.EMT`."
+        "gpaw",
+        description="`gpaw`, or the import path of an ASE calculator, e.g. `ase.calculators.emt.EMT`. Label jobs"
+        " import and call it: run only configurations that you trust as you trust a script.",
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of the calculator. For GPAW: `mode`, `xc`, `kpts`, …"
@@ -135,6 +147,10 @@ class Label(Section):
     def _import_path(cls, value: str) -> str:
         if value != "gpaw" and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
             raise ValueError(f"{value!r} is neither `gpaw` nor an import path such as `ase.calculators.emt.EMT`")
+        if value.partition(".")[0] in sys.stdlib_module_names:
+            raise ValueError(
+                f"{value!r} belongs to Python itself; give an ASE calculator, e.g. `ase.calculators.emt.EMT`"
+            )
         return value
 
 
@@ -153,11 +169,11 @@ class Walker(Section):
     ensemble: Literal["nvt", "npt", "npt-flexible"] = Field(
         "nvt", description="Langevin NVT, NPT with a breathing volume, or NPT with a fully flexible cell (solids only)."
     )
-    temperatures: tuple[Positive, ...] = Field((300.0, 600.0), min_length=1, description="Temperatures, K.")
+    temperatures: tuple[Temperature, ...] = Field((300.0, 600.0), min_length=1, description="Temperatures, K.")
     volumes: tuple[RelativeVolume, ...] = Field(
         (0.0,), min_length=1, description="Relative volume changes of the starting structure."
     )
-    pressure: float = Field(0.0, description="Pressure of NPT walkers, GPa.")
+    pressure: Pressure = Field(0.0, description="Pressure of NPT walkers, GPa.")
 
 
 class Explore(Section):
@@ -166,10 +182,10 @@ class Explore(Section):
     walkers: tuple[Walker, ...] = Field(
         (Walker(ensemble="nvt"), Walker(ensemble="npt")), min_length=1, description="Walker groups, each a ladder."
     )
-    timestep: Positive = Field(1.0, le=10, description="MD time step, fs.")
+    timestep: float = Field(1.0, ge=0.02, le=10, description="MD time step, fs.")
     n_steps: int = Field(1000, ge=1, description="MD steps of a walker.")
     sample_every: int = Field(20, ge=1, description="Steps between kept frames.")
-    friction: Positive = Field(0.01, description="Langevin friction, 1/fs.")
+    friction: Positive = Field(0.01, le=1, description="Langevin friction, 1/fs.")
     max_uncertainty: Positive = Field(1.0, description="Calibrated force uncertainty at which a walker stops, eV/Å.")
 
 
@@ -263,7 +279,9 @@ class Config(Section):
     """One system and everything the loop needs to know about it."""
 
     system: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the system; results go to `results/<system>/`."
+        max_length=100,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="Name of the system; results go to `results/<system>/`.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed from which every random choice is derived.")
     max_iterations: int = Field(5, ge=1, le=999, description="Iterations planned at most, the first included.")
@@ -341,10 +359,21 @@ def parse_config(values: dict[str, Any], source: str = "config") -> Config:
     Raises:
         ConfigError: listing every offending key with its value and the remedy.
     """
+    return validate_section(Config, values, source)
+
+
+def validate_section(section: type[AnySection], values: Any, source: str) -> AnySection:
+    """The section that ``values`` describe, e.g. ``Train`` alone; ``source`` names their file in the message.
+
+    Raises:
+        ConfigError: listing every offending key with its value and the remedy.
+    """
+    if not is_bounded(values):
+        raise ConfigError(f"{source}: too many, too deeply nested or endless values; a configuration is a short text")
     try:
-        return Config.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(describe_problems(error, source, _keys())) from None
+        raise ConfigError(describe_problems(error, source, _descriptions(section), _keys())) from None
 
 
 def load_config(path: str | Path) -> Config:
@@ -353,16 +382,26 @@ def load_config(path: str | Path) -> Config:
     Raises:
         ConfigError: when the file is missing, is not YAML or does not validate.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys such as `system:`, found {type(values).__name__}")
-    return parse_config(values, str(path))
+    return parse_config(read_yaml(path), str(path))
 
 
 def _keys() -> set[str]:
     """Every key of every section, for suggestions."""
     sections: list[type[Section]] = list(Section.__subclasses__())
     return {name for section in sections for name in section.model_fields}
+
+
+def _descriptions(section: type[Section], path: str = "") -> dict[str, str]:
+    """What each key of ``section`` means, by its dotted path without list positions."""
+    found: dict[str, str] = {}
+    for name, field in section.model_fields.items():
+        found[f"{path}{name}"] = field.description or ""
+        for child in _sections_in(field.annotation):
+            found |= _descriptions(child, f"{path}{name}.")
+    return found
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]

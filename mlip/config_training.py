@@ -52,7 +52,7 @@ class Train(Section):
     backend: Literal["ace", "mace"] = Field(
         "ace", description="The project's own potential, or MACE, which has an environment of its own (docs/mace.md)."
     )
-    cutoff: Annotated[float, Field(gt=0, le=12)] | Literal["auto"] = Field(
+    cutoff: Annotated[float, Field(ge=1.5, le=12)] | Literal["auto"] = Field(
         "auto",
         description="Radius of an atom's environment, Å; `auto` is 2.1 nearest-neighbour distances, from 5 to 7 Å.",
     )

@@ -13,13 +13,50 @@ from ase import Atoms
 
 from mlip.config import Collect
 from mlip.extxyz import read_structures, write_structures
-from mlip.files import read_json, write_json
+from mlip.files import REBUILD, FileContentError, read_json, write_json
+from mlip.structures import COINCIDENT, geometry_fault, min_distance_ratio
 
 SPLITS = ("train", "valid", "test")
 
 
 class DatasetError(ValueError):
     """Too few labels to go on; the message lists what failed and what to change."""
+
+
+def read_labelled(path: Path) -> list[Atoms]:
+    """Structures of a file that a user gives to train on or to compare with.
+
+    Raises:
+        ExtxyzError: when the file is cut short, malformed or changed.
+        DatasetError: when it holds none, or one that no potential can be evaluated for; labels are
+            judged by :mod:`mlip.training.consistency`.
+    """
+    structures = read_structures(path)
+    if not structures:
+        raise DatasetError(f"{path}: holds no structures; give an extended XYZ file with energies and forces")
+    for number, atoms in enumerate(structures):
+        fault = _structure_fault(atoms)
+        if fault:
+            raise DatasetError(f"{path}: structure {number} ({atoms.get_chemical_formula()}): {fault}")
+    return structures
+
+
+def _structure_fault(atoms: Atoms) -> str | None:
+    if len(atoms) == 0:
+        return "has no atoms; remove it"
+    if atoms.numbers.min() < 1:
+        return "atoms of no known element; name real elements"
+    fault = geometry_fault(atoms)
+    if fault is None and min_distance_ratio(atoms) < COINCIDENT:
+        fault = "two atoms (nearly) coincide; remove it or repair the cell"
+    results = getattr(atoms.calc, "results", {})
+    for name, shape in {"energy": (), "free_energy": (), "forces": (len(atoms), 3), "stress": (6,)}.items():
+        values = np.asarray(results.get(name, np.zeros(shape)))
+        if values.dtype.kind not in "fiu" or values.shape != shape:
+            return (
+                f"its {name} is not {' × '.join(map(str, shape)) or 'a'} number{'s' * bool(shape)}; repair or remove it"
+            )
+    return fault
 
 
 def collect_dataset(
@@ -49,10 +86,10 @@ def collect_dataset(
         DatasetError: when more than ``max_failed_fraction`` of the labels failed, or all, and when
             labels of different settings meet.
     """
-    labelled = [atoms for path in shards for atoms in read_structures(path)]
+    labelled = _read_shards(shards, records)
     failures, planned, cost, warnings = _read_records(records)
     _check_failures(failures, planned, len(labelled), max_failed_fraction, first=previous is None)
-    old = {split: read_structures(previous / f"{split}.extxyz") if previous else [] for split in SPLITS}
+    old, earlier = _read_previous(previous)
     earlier_data = [atoms for structures in old.values() for atoms in structures]
     _check_settings([*earlier_data, *labelled])
     fresh = _without_duplicates(labelled, {atoms.info["label_key"] for atoms in earlier_data})
@@ -64,11 +101,47 @@ def collect_dataset(
     for split, structures in splits.items():
         write_structures(out / f"{split}.extxyz", structures)
     write_structures(out / "new.extxyz", new)
-    earlier = read_json(previous / "dataset.json") if previous else {}
-    write_json(
-        out / "dataset.json",
-        _summarise(iteration, splits, new, failures, outliers, planned, cost, earlier) | {"warnings": warnings},
+    summary = _summarise(iteration, splits, new, failures, outliers, planned, cost, earlier)
+    write_json(out / "dataset.json", summary | {"warnings": warnings}, checked=True)
+
+
+def _read_shards(shards: Sequence[Path], records: Sequence[Path]) -> list[Atoms]:
+    """The labelled structures, as many as the records say."""
+    labelled = []
+    for path, record_file in zip(shards, records, strict=True):
+        structures = read_structures(path)
+        finished = sum(record["status"] == "ok" for record in _read_shard(record_file)["records"])
+        if len(structures) != finished:
+            raise DatasetError(
+                f"{path}: holds {len(structures)} structures where {record_file} names {finished} labels; one of both"
+                " is damaged: delete both and run again, finished labels come from the label store"
+            )
+        labelled += structures
+    return labelled
+
+
+def _read_shard(path: Path) -> dict[str, Any]:
+    shard = read_json(path)
+    if not isinstance(shard, dict) or not {"planned", "records"} <= set(shard):
+        raise FileContentError(f"{path}: no records of labels; {REBUILD}, finished labels come from the label store")
+    return shard
+
+
+def _read_previous(folder: Path | None) -> tuple[dict[str, list[Atoms]], dict[str, Any]]:
+    """Structures by split and summary of the previous iteration, which must agree."""
+    if folder is None:
+        return {split: [] for split in SPLITS}, {}
+    old, summary = (
+        {split: read_structures(folder / f"{split}.extxyz") for split in SPLITS},
+        read_json(folder / "dataset.json"),
     )
+    for split, structures in old.items():
+        if len(structures) != summary[split]:
+            raise DatasetError(
+                f"{folder / split}.extxyz: holds {len(structures)} structures where dataset.json says {summary[split]};"
+                f" {REBUILD}, finished labels come from the label store"
+            )
+    return old, summary
 
 
 def split_of(atoms: Atoms, settings: Collect) -> str:
@@ -150,8 +223,12 @@ def _read_records(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, dic
     warnings: Counter[str] = Counter()
     cost = {"core_seconds": 0.0, "wall_seconds": 0.0}
     for path in paths:
-        shard = read_json(path)
+        shard = _read_shard(path)
         planned += shard["planned"]
+        failed = [record["status"] for record in shard["records"] if record["status"] != "ok"]
+        if failed and len(failed) == shard["planned"]:
+            reasons = ", ".join(f"{n} {status}" for status, n in sorted(Counter(failed).items()))
+            warnings[f"{path.stem}: every label failed ({reasons})"] += len(failed)
         for record in shard["records"]:
             for name in cost:
                 cost[name] += record[name]
@@ -175,7 +252,9 @@ def _check_failures(
         return
     counts = Counter(f["status"] for f in failures)
     lines = [f"collect_dataset: {problem} (" + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) + ")"]
-    lines += [f"  {f['structure_id']}: {f['status']}: {f['reason']}" for f in list(failures)[:10]]
+    lines += [f"  {f['structure_id']}: {f['status']}: {f['reason']}" for f in list(failures)[:4]]
+    if len(failures) > 4:
+        lines.append(f"  ... and {len(failures) - 4} more")
     shards = " ".join(sorted({f["shard_file"] for f in failures}))
     lines.append(
         "  Finished labels are kept. Mend the cause (SCF settings, time limit, guards) in the configuration and run"

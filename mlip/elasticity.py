@@ -60,7 +60,7 @@ def label_elasticity(
             except PropertyError as error:
                 result["skipped"] = str(error)
             result |= {"labels": len(labels.costs), "core_seconds": sum(labels.costs.values())}
-    write_json(out, result)
+    write_json(out, result, checked=True)
 
 
 def _obstacle(references: Sequence[Atoms]) -> str | None:

@@ -3,10 +3,16 @@
 ASE writes eight decimals, turns identifiers made of digits into numbers and stops
 silently at a blank line. This writer keeps every bit of a float, and this reader
 refuses a file that is not whole. Any extended-XYZ reader can read the files.
+
+The format has no checksum. Here each structure ends its comment line with ``checksum=K/N:HASH``:
+structure K of the N written together, and the start of the SHA-256 of its text without this entry.
+A reader that does not know it takes it for a property of the structure. Where another program has
+written the line anew, the entry is no longer the last, or no longer there, and nothing is checked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -25,6 +31,10 @@ CONFIG_RESULTS = ("energy", "free_energy", "stress")
 # A string is written bare only when no reader could take it for a number, a boolean or syntax.
 BARE_STRING = re.compile(r"(?!(?:nan|inf|infinity|t|f|true|false)$)[A-Za-z_][A-Za-z0-9_.:+/-]*", re.IGNORECASE)
 KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+WIDTH = re.compile(r"[0-9]{1,6}")
+COUNT = re.compile(r"[0-9]{1,12}")  # of atoms; Python refuses to read numbers of thousands of digits
+SIGNATURE = re.compile(r"[0-9]{1,9}/[0-9]{1,9}:[0-9a-f]{16}")
+PERIODIC = frozenset({"T", "F", "True", "False", "true", "false", "1", "0"})
 COLUMN_TYPES = {"f": "R", "i": "I", "u": "I", "b": "L"}
 
 
@@ -33,30 +43,44 @@ class ExtxyzError(ValueError):
 
 
 def write_structures(path: str | Path, structures: Sequence[Atoms]) -> None:
-    """Write ``structures`` atomically; no structures give an empty file.
+    """Write ``structures`` atomically; no structures give a blank line, to be told from a file that lost its content.
 
     Results that an attached calculator already holds are kept: energy (eV), forces
     (eV/Å), stress (eV/Å³). Constraints are not written.
     """
-    write_atomic(path, "".join(_frame(atoms) for atoms in structures))
+    frames = [_signed(_frame(atoms), k + 1, len(structures)) for k, atoms in enumerate(structures)]
+    write_atomic(path, "".join(frames) or "\n")
+
+
+def _signed(frame: str, number: int, total: int) -> str:
+    """``frame`` with its checksum at the end of the comment line."""
+    header, comment, rows = frame.split("\n", 2)
+    return f"{header}\n{comment} checksum={number}/{total}:{_digest(frame)}\n{rows}"
+
+
+def _digest(frame: str) -> str:
+    return hashlib.sha256(frame.encode()).hexdigest()[:16]
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
-    """Read every structure of an extended XYZ file; an empty file holds none.
+    """Read every structure of an extended XYZ file; a blank line stands for none.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ExtxyzError: when the file is cut short or malformed.
+        ExtxyzError: when the file is cut short, malformed, or does not match its checksums.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ExtxyzError(f"{path}: not an extended XYZ file ({error})") from None
-    if not text:
+        raise ExtxyzError(f"{path}: not an extended XYZ file ({error}); {_REMEDY}") from None
+    if text == "\n":
         return []
-    n_frames = _check_frames(text, path)
+    frames = _split_frames(text, path)
+    _check_sums(frames, path)
+    n_frames = len(frames)
     try:
-        structures = list(ase.io.extxyz.read_xyz(io.StringIO(text), index=slice(None)))
+        whole = "".join(frame for frame, _ in frames)
+        structures = list(ase.io.extxyz.read_xyz(io.StringIO(whole), index=slice(None)))
     except Exception as error:  # ASE raises many types here: ValueError, KeyError, XYZError, ...
         raise ExtxyzError(f"{path}: malformed extended XYZ ({type(error).__name__}: {error}); {_REMEDY}") from error
     if len(structures) != n_frames:
@@ -68,37 +92,74 @@ def read_structures(path: str | Path) -> list[Atoms]:
     return structures
 
 
-_REMEDY = "delete the file and run the step that writes it again"
+_REMEDY = "repair it; a file of the loop may be deleted, running again rebuilds it"
 
 
-def _check_frames(text: str, path: str | Path) -> int:
-    """Number of frames of ``text``; raises unless every frame is complete to its last column."""
+def _split_frames(text: str, path: str | Path) -> list[tuple[str, str]]:
+    """Text of each frame without its checksum, and the checksum; every frame is complete to its last column."""
     if not text.endswith("\n"):
-        raise ExtxyzError(f"{path}: cut short, the last line has no end; {_REMEDY}")
+        raise ExtxyzError(f"{path}: empty or cut short, the last line has no end; {_REMEDY}")
     lines = text.rstrip().split("\n")
-    position = n_frames = 0
+    frames: list[tuple[str, str]] = []
+    position = 0
     while position < len(lines):
         header = lines[position].strip()
-        if not header.isdecimal():
+        if not COUNT.fullmatch(header):
             raise ExtxyzError(
                 f"{path}, line {position + 1}: expected a number of atoms, found {header[:40]!r}; {_REMEDY}"
             )
         end = position + 2 + int(header)
         if end > len(lines):
             raise ExtxyzError(
-                f"{path}: cut short, structure {n_frames} has {header} atoms but the file ends; {_REMEDY}"
+                f"{path}: cut short, structure {len(frames)} has {header} atoms but the file ends; {_REMEDY}"
             )
-        n_columns = _count_columns(lines[position + 1])
+        comment, _, entry = lines[position + 1].partition(" checksum=")
+        signed = SIGNATURE.fullmatch(entry) is not None
+        if not signed:
+            comment = lines[position + 1]
+        _check_comment(comment, f"{path}, line {position + 2}")
+        n_columns = _count_columns(comment)
         for row in range(position + 2, end):
             if len(lines[row].split()) != n_columns:
                 raise ExtxyzError(f"{path}, line {row + 1}: expected {n_columns} columns; {_REMEDY}")
-        position, n_frames = end, n_frames + 1
-    return n_frames
+        frame = "\n".join([lines[position], comment, *lines[position + 2 : end]]) + "\n"
+        frames.append((frame, entry if signed else ""))
+        position = end
+    return frames
+
+
+def _check_comment(comment: str, place: str) -> None:
+    periodic = re.search(r'\bpbc="([^"]*)"', comment)
+    if periodic and not all(word in PERIODIC for word in periodic.group(1).split()):
+        raise ExtxyzError(f'{place}: pbc="{periodic.group(1)}" is not made of T and F; {_REMEDY}')
+
+
+def _check_sums(frames: Sequence[tuple[str, str]], path: str | Path) -> None:
+    """Refuse structures that were changed, and sets written together of which some are missing."""
+    reached = total = 0  # of the set that the structure before belongs to
+    for number, (frame, entry) in enumerate(frames):
+        place, _, digest = entry.partition(":")
+        k, n = map(int, place.split("/")) if place else (0, 0)
+        if entry and digest != _digest(frame):
+            raise ExtxyzError(f"{path}: structure {number} does not match its checksum, so it was {_EDITED}")
+        is_next = (k, n) == (reached + 1, total) if reached < total else k <= 1
+        if not is_next:
+            raise ExtxyzError(f"{path}: structures are missing before structure {number}, so the file was {_EDITED}")
+        reached, total = k, n
+    if reached < total:
+        raise ExtxyzError(f"{path}: {reached} of {total} structures are there, so the file was {_EDITED}")
+
+
+_EDITED = (
+    "damaged or edited; a file of the loop may be deleted, running again rebuilds it; after an edit on purpose,"
+    " remove every `checksum=` entry: sed -i 's/ checksum=[^ ]*$//' FILE"
+)
 
 
 def _count_columns(comment: str) -> int:
     match = re.search(r'Properties="?([^\s"]+)', comment)
-    return sum(int(width) for width in match.group(1).split(":")[2::3]) if match else 4
+    widths = match.group(1).split(":")[2::3] if match else ["4"]
+    return sum(int(width) if WIDTH.fullmatch(width) else 0 for width in widths)
 
 
 def _frame(atoms: Atoms) -> str:

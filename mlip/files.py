@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
 from pathlib import Path
 from typing import Any
+
+CHECKSUM = "checksum"
+REBUILD = "delete it and run again to rebuild it"
 
 
 class FileContentError(ValueError):
@@ -30,10 +34,37 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno is None:
+            raise
+        # A full disk is reported without any name, and the temporary one says nothing to anybody.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+REMEDIES = {
+    errno.ENOENT: "give the path of a file that exists",
+    errno.ENOTDIR: "give another path, one of its folders is a file",
+    errno.EEXIST: "give another path, a file of this name is there",
+    errno.EISDIR: "give the path of a file, this is a folder",
+    errno.EACCES: "allow this user to read or write there, or give another path",
+    errno.EROFS: "give a path that can be written",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ENOSPC: "free some space there and run again; everything finished is kept",
+    errno.EDQUOT: "free some space there or raise the quota, and run again; everything finished is kept",
+    errno.EIO: "the disk or its network fails; everything finished is kept, run again when it works",
+}
+
+
+def explain_os_error(error: OSError) -> str:
+    """File, fault and remedy of a failed access in one line."""
+    place = f"{error.filename}: " if error.filename is not None else ""
+    remedy = REMEDIES.get(error.errno or 0)
+    return f"{place}{error.strerror or error}" + (f"; {remedy}" if remedy else "")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -50,30 +81,40 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically.
+def write_json(path: str | Path, value: Any, *, checked: bool = False) -> None:
+    """Write ``value`` as indented JSON, atomically; where ``checked``, a mapping carries a checksum of its content.
 
     Raises:
         ValueError: when it holds NaN or infinity, which JSON cannot express.
         TypeError: when it holds a type that JSON does not know.
     """
+    if checked:
+        value = json.loads(json.dumps(value, allow_nan=False))
+        value = value | {CHECKSUM: sha256_of(value)}
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; a checksum in it is verified and left out.
 
     Raises:
         FileNotFoundError: when there is none.
-        FileContentError: when it is not JSON, e.g. cut short.
+        FileContentError: when it is not JSON, e.g. cut short, or does not match its checksum.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError among them
         raise FileContentError(
-            f"{path}: not valid JSON ({error}); it was cut short or edited:"
-            " delete it and run the step that writes it again"
+            f"{path}: not valid JSON ({error}); it was cut short or edited: {REBUILD}, or repair it"
         ) from None
+    if isinstance(value, dict) and CHECKSUM in value:
+        stored = value.pop(CHECKSUM)
+        if stored != sha256_of(value):
+            raise FileContentError(
+                f"{path}: does not match the checksum in it, so it was damaged or edited: {REBUILD}; after an edit on"
+                f" purpose, remove its `{CHECKSUM}`"
+            )
+    return value
 
 
 def sha256_file(path: str | Path) -> str:

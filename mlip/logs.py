@@ -17,8 +17,8 @@ from mlip.attempts import note_attempt
 def log_step(log: str, threads: int = 1, resources: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Send the output of a step to its ``log``, keep its libraries to ``threads`` threads and note what it costs.
 
-    An exception leaves its traceback in the log and ends the process with status 1. A
-    ``ValueError`` is a message for the user: it is repeated last, without the traceback.
+    An exception leaves its traceback in the log and ends the process with status 1. A ``ValueError``
+    is a message for the user, as are failures of the machine: it comes last, without the traceback.
     """
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
@@ -30,9 +30,20 @@ def log_step(log: str, threads: int = 1, resources: Mapping[str, Any] | None = N
             yield
         except Exception as error:
             traceback.print_exc()
-            if isinstance(error, ValueError):
-                sys.stderr.write(f"\n{error}\n")
+            message = _explain(error)
+            if message:
+                sys.stderr.write(f"\n{message}\n")
             sys.exit(1)
+
+
+def _explain(error: Exception) -> str:
+    from mlip.files import explain_os_error
+
+    if isinstance(error, OSError):
+        return explain_os_error(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}); give the job more memory, mem_mb of its rule, or make the problem smaller"
+    return str(error) if isinstance(error, ValueError | ArithmeticError) else ""
 
 
 def report_progress(path: Path | None = None) -> Callable[[dict[str, Any]], None]:
@@ -43,7 +54,8 @@ def report_progress(path: Path | None = None) -> Callable[[dict[str, Any]], None
         sys.stdout.write(" ".join(f"{key}={value}" for key, value in state.items()) + "\n")
         sys.stdout.flush()
         if path is not None:
-            write_json(path, state)
+            with contextlib.suppress(OSError):  # a full disk must not cost a label for what only people read
+                write_json(path, state)
 
     return report
 

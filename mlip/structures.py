@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -34,6 +35,20 @@ MAX_ATOMS = 5000
 """Largest structure accepted for DFT labelling; beyond it a plane-wave label is hopeless."""
 
 
+MAX_FILE_BYTES = 200_000_000
+"""Largest structure file that is opened: one of 5000 atoms is far smaller, a trajectory may fill the memory."""
+
+MIN_HEIGHT, MAX_LENGTH = 0.5, 10_000.0
+"""Å: shortest height of a periodic cell, below any interatomic distance, and largest length of cells and positions.
+
+Beyond them a neighbour list fills the memory or its distances lose their digits; they stand for wrong units.
+"""
+
+
+COINCIDENT = 0.2
+"""Distance over the sum of covalent radii below which two atoms are one that is there twice."""
+
+
 class StructureError(ValueError):
     """A structure that cannot be used; the message names it, the fault and the remedy."""
 
@@ -46,6 +61,11 @@ def load_starting_structure(source: StartingStructure) -> Atoms:
     """
     atoms = _build_bulk(source) if source.bulk is not None else _read_file(Path(str(source.file)))
     check_structure(atoms, _name(source))
+    n_atoms = len(atoms) * math.prod(source.repeat)
+    if n_atoms > MAX_ATOMS:
+        raise StructureError(
+            f"{_name(source)}: repeat {list(source.repeat)} makes {n_atoms} atoms, more than {MAX_ATOMS}; repeat less"
+        )
     clean = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     if atoms.has("initial_magmoms"):
         clean.set_initial_magnetic_moments(atoms.get_initial_magnetic_moments())
@@ -55,7 +75,7 @@ def load_starting_structure(source: StartingStructure) -> Atoms:
 
 
 def _name(source: StartingStructure) -> str:
-    return source.bulk.name if source.bulk is not None else str(source.file)
+    return f"structures: {source.bulk.name if source.bulk is not None else source.file}"
 
 
 def _build_bulk(source: StartingStructure) -> Atoms:
@@ -74,8 +94,14 @@ def _build_bulk(source: StartingStructure) -> Atoms:
 def _read_file(path: Path) -> Atoms:
     if not path.is_file():
         raise StructureError(f"structures: no file {path}; give a path relative to the working directory {Path.cwd()}")
-    if path.stat().st_size == 0:
-        raise StructureError(f"structures: {path} is empty")
+    size = path.stat().st_size
+    if size == 0:
+        raise StructureError(f"structures: {path} is empty; give a file that holds one structure")
+    if size > MAX_FILE_BYTES:
+        raise StructureError(
+            f"structures: {path} has {size / 1e6:.0f} MB, more than any single structure needs (limit"
+            f" {MAX_FILE_BYTES / 1e6:.0f} MB); take one structure out of it into a file of its own"
+        )
     problems = []
     for reader in (_read_with_ase, _read_with_pymatgen):
         try:
@@ -84,22 +110,38 @@ def _read_file(path: Path) -> Atoms:
             raise
         except Exception as error:
             # Readers of dozens of formats raise whatever they meet in a broken file.
-            problems.append(f"{reader.__name__.removeprefix('_read_with_')}: {type(error).__name__}: {error}"[:200])
+            problem = f"{reader.__name__.removeprefix('_read_with_')}: {type(error).__name__}: {error}"[:200]
+            problems.append("".join(c if c.isprintable() else " " for c in problem))
     raise StructureError(
-        f"structures: {path} is not a structure file that ASE or pymatgen reads\n  " + "\n  ".join(problems)
+        f"structures: {path} is not a structure file that ASE or pymatgen reads; repair or convert it\n  "
+        + "\n  ".join(problems)
     )
 
 
 def _read_with_ase(path: Path) -> Atoms:
-    images = read(path, index=slice(None))
+    if path.suffix in (".xyz", ".extxyz"):
+        _check_atom_count(path)
+    images = read(path, index=slice(None), do_not_split_by_at_sign=True)
     if not isinstance(images, list) or not images or not isinstance(images[0], Atoms):
         raise TypeError("the file holds no structure")
     if len(images) > 1:
         raise StructureError(
-            f"{path}: {len(images)} structures in one file; split it and give each structure a file of its own"
+            f"structures: {path}: {len(images)} structures in one file;"
+            " split it and give each structure a file of its own"
         )
     _check_occupancy(images[0], path)
     return images[0]
+
+
+def _check_atom_count(path: Path) -> None:
+    """Refuse a first line that is no number of atoms: ASE would look for all of them beyond the end of the file."""
+    with path.open("rb") as stream:
+        header, n_lines = stream.readline(100).strip(), sum(1 for _ in stream)
+    if not header.isdigit() or int(header) > n_lines - 1:
+        raise StructureError(
+            f"structures: {path} has {n_lines} lines after the first, which should be the number of atoms and is"
+            f" {header[:40].decode(errors='replace')!r}; the file is cut short or no XYZ file"
+        )
 
 
 def _check_occupancy(atoms: Atoms, path: Path) -> None:
@@ -115,7 +157,7 @@ def _check_occupancy(atoms: Atoms, path: Path) -> None:
 
 def _partial_occupancy(path: Path, symbols: Iterable[str]) -> StructureError:
     return StructureError(
-        f"{path}: sites of {', '.join(sorted(symbols))} are occupied only partly; "
+        f"structures: {path}: sites of {', '.join(sorted(symbols))} are occupied only partly; "
         "give an ordered supercell in which every site holds one whole atom"
     )
 
@@ -137,34 +179,56 @@ def check_structure(atoms: Atoms, name: str) -> None:
     """Refuse structures that no calculator can treat.
 
     Raises:
-        StructureError: for no atoms, too many, unknown elements, non-finite numbers, flat
-            periodic cells, left-handed cells and coincident atoms.
+        StructureError: for no atoms, too many, unknown elements, non-finite numbers, flat, tiny or
+            boundless cells, left-handed cells and coincident atoms.
     """
     if len(atoms) == 0:
-        raise StructureError(f"{name}: no atoms")
+        raise StructureError(f"{name}: no atoms; give a structure that has some")
     if len(atoms) > MAX_ATOMS:
         raise StructureError(
-            f"{name}: {len(atoms)} atoms; labels by DFT are limited to {MAX_ATOMS}. Use a smaller cell."
+            f"{name}: {len(atoms)} atoms; labels by DFT are limited to {MAX_ATOMS}. Use a smaller cell"
         )
-    if not (np.all(np.isfinite(atoms.positions)) and np.all(np.isfinite(atoms.cell.array))):
-        raise StructureError(f"{name}: positions or cell hold NaN or infinity; repair the file")
     if np.any(atoms.numbers < 1) or np.any(atoms.numbers > 118):
-        raise StructureError(f"{name}: unknown element (atomic number {int(atoms.numbers.min())}); name real elements")
-    if atoms.pbc.any():
-        _check_cell(atoms, name)
-    if len(atoms) > 1 and min_distance_ratio(atoms) < 0.2:
+        wrong = atoms.numbers[(atoms.numbers < 1) | (atoms.numbers > 118)][0]
+        raise StructureError(f"{name}: unknown element (atomic number {wrong}); name real elements")
+    fault = geometry_fault(atoms)
+    if fault:
+        raise StructureError(f"{name}: {fault}")
+    _check_initial(atoms, name)
+    if atoms.pbc.all() and np.linalg.det(atoms.cell.array) < 0:
+        raise StructureError(f"{name}: left-handed cell; swap two cell vectors")
+    if len(atoms) > 1 and min_distance_ratio(atoms) < COINCIDENT:
         raise StructureError(f"{name}: two atoms (nearly) coincide; remove duplicates or repair the cell")
 
 
-def _check_cell(atoms: Atoms, name: str) -> None:
-    cell = atoms.cell.array
-    periodic = cell[atoms.pbc]
-    if np.linalg.matrix_rank(periodic, tol=1e-3) < len(periodic):
-        raise StructureError(
-            f"{name}: periodic but its cell vectors are zero or linearly dependent; give a cell or set pbc=False"
-        )
-    if atoms.pbc.all() and np.linalg.det(cell) < 0:
-        raise StructureError(f"{name}: left-handed cell; swap two cell vectors")
+def geometry_fault(atoms: Atoms) -> str | None:
+    """Why no neighbour list can be made of ``atoms``, with the remedy; None when it can.
+
+    Says nothing of physics: what it lets pass may still be squeezed or apart.
+    """
+    if not (np.all(np.isfinite(atoms.positions)) and np.all(np.isfinite(atoms.cell.array))):
+        return "positions or cell hold NaN or infinity; repair the file"
+    largest = max(np.abs(atoms.positions).max(initial=0.0), np.abs(atoms.cell.array).max())
+    if largest > MAX_LENGTH:
+        return f"a position or cell of {largest:.4g} Å, more than {MAX_LENGTH:g}; lengths must be in Å"
+    vectors = atoms.cell.array[atoms.pbc]
+    if len(vectors) == 0:
+        return None
+    if np.linalg.matrix_rank(vectors, tol=1e-3) < len(vectors):
+        return "periodic but its cell vectors are zero or linearly dependent; give a cell or set pbc=False"
+    # Heights of the cell in the space of its periodic vectors: inverse lengths of the reciprocal ones.
+    height = 1 / np.linalg.norm(np.linalg.pinv(vectors), axis=0).max()
+    if height < MIN_HEIGHT:
+        return f"periodic, and its cell is only {height:.3g} Å high; lengths must be in Å, not in nm"
+    return None
+
+
+def _check_initial(atoms: Atoms, name: str) -> None:
+    """Refuse initial moments and charges that are no numbers; a calculator would fail on every label."""
+    for key, unit in (("initial_magmoms", "µB"), ("initial_charges", "e")):
+        values = atoms.arrays.get(key)
+        if values is not None and (values.dtype.kind not in "fiub" or not np.isfinite(values).all()):
+            raise StructureError(f"{name}: {key} are not all numbers ({unit}); repair or remove them")
 
 
 def min_distance_ratio(atoms: Atoms, cutoff_ratio: float = 1.5) -> float:

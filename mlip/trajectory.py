@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from ase import Atoms
+
+from mlip.files import write_atomic
+
+TRAILER = b"\n#sha256:"
+TRAILER_BYTES = len(TRAILER) + 65
 
 INITIAL_ARRAYS = {"initial_magmoms": "µB", "initial_charges": "e"}
 """Per-atom starting values of a label that a frame inherits from its walker's structure, and their units."""
@@ -104,29 +109,31 @@ def _initial_arrays(start: Atoms) -> dict[str, Any]:
 
 
 def write_netcdf(path: Path, data: xr.Dataset) -> None:
-    """Write ``data`` compressed and checksummed, complete or not at all (temporary name, then rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    encoding = {
-        name: {"zlib": True, "fletcher32": True}
-        for name, v in data.variables.items()
-        if v.dtype.kind in "fiu" and v.ndim
-    }
-    try:
-        data.to_netcdf(partial, engine="netcdf4", encoding=encoding)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write ``data`` compressed, complete or not at all, with the SHA-256 of the file in its last line.
+
+    Made in memory: a full disk is reported by the operating system, which HDF5 does badly, and the
+    checksum covers all of the file, where those of HDF5 leave out attributes and text. HDF5 ignores
+    what follows its own end.
+    """
+    encoding = {name: {"zlib": True} for name, v in data.variables.items() if v.dtype.kind in "fiu" and v.ndim}
+    content = bytes(data.to_netcdf(None, engine="netcdf4", encoding=encoding))
+    write_atomic(path, content + TRAILER + hashlib.sha256(content).hexdigest().encode() + b"\n")
 
 
 def read_netcdf(path: Path, required: Sequence[str] = ()) -> xr.Dataset:
     """Load a NetCDF file into memory.
 
     Raises:
-        TrajectoryError: when it is missing, truncated, or lacks a variable in ``required``.
+        TrajectoryError: when it is missing, truncated, altered, or lacks a variable in ``required``.
     """
     try:
-        with xr.open_dataset(path, engine="netcdf4") as data:
+        content = Path(path).read_bytes()
+        content, mark, digest = (
+            content.rpartition(TRAILER) if TRAILER in content[-TRAILER_BYTES:] else (content, b"", b"")
+        )
+        if mark and digest.strip() != hashlib.sha256(content).hexdigest().encode():
+            raise ValueError("it does not match the checksum in its last line")
+        with xr.open_dataset(content, engine="netcdf4") as data:
             loaded = data.load()
     except (OSError, ValueError, RuntimeError) as error:
         raise TrajectoryError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ class SpringCalculator(Calculator):
     """Atoms on springs to their centre (eV, Å), with a behaviour chosen by the number of atoms.
 
     ``behaviours`` maps the number of atoms, as a string, to ``segfault``, ``hang``, ``exit``,
-    ``sysexit``, ``nan``, ``unconverged``, ``silently_unconverged``, ``drift``, ``large`` or
+    ``sysexit``, ``full``, ``nan``, ``unconverged``, ``silently_unconverged``, ``drift``, ``large`` or
     ``raise <type> <message>``. ``logfile`` is a file that receives one line per calculation.
     """
 
@@ -56,6 +57,8 @@ class SpringCalculator(Calculator):
             os._exit(3)
         elif behaviour == "sysexit":
             sys.exit(4)
+        elif behaviour == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         elif behaviour.startswith("raise"):
             _, kind, *message = behaviour.split(" ")
             raise ERRORS[kind](" ".join(message))

@@ -12,6 +12,9 @@ from mlip.labels.calculators import LabelError
 from mlip.labels.labeller import Labeller, Outcome
 from mlip.labels.shard import Progress, report
 
+MOST_NAMED = 4
+"""Failed labels that a message names: it fits on one screen."""
+
 
 def label_all(
     structures: Sequence[Atoms],
@@ -24,7 +27,7 @@ def label_all(
     """Outcomes of ``structures``, none of which may fail.
 
     Raises:
-        LabelError: naming all that failed.
+        LabelError: naming those that failed.
     """
     outcomes, failed = [], []
     with Labeller(settings, store, scratch) as labeller:
@@ -37,8 +40,9 @@ def label_all(
                 failed.append(f"{atoms.info['structure_id']}: escalated to other settings, {outcome.record['changed']}")
             report(progress, len(outcomes), len(structures), atoms.info["structure_id"], outcome)
     if failed:
+        more = [f"... and {len(failed) - MOST_NAMED} more"] if len(failed) > MOST_NAMED else []
         raise LabelError(
             "reference labels must all succeed, these did not; change `label.parameters`, `assess.eos_volumes` or"
-            " `label.isolated_atoms`:\n  " + "\n  ".join(failed)
+            " `label.isolated_atoms`:\n  " + "\n  ".join(failed[:MOST_NAMED] + more)
         )
     return outcomes

@@ -10,7 +10,7 @@ from ase.data import atomic_numbers
 
 from mlip.config import Guards
 from mlip.labels.calculators import is_gpaw
-from mlip.structures import min_distance_ratio
+from mlip.structures import geometry_fault, min_distance_ratio
 
 MIN_VOLUME = 0.1  # Å³/atom, far below any solid
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
@@ -20,13 +20,9 @@ def check_structure(atoms: Atoms, guards: Guards) -> str | None:
     """Why ``atoms`` must not go to DFT, or None when nothing speaks against it."""
     if len(atoms) == 0:
         return "the structure has no atoms"
-    if not np.isfinite(atoms.positions).all():
-        return "positions are not finite"
-    if not np.isfinite(atoms.cell.array).all():
-        return "the cell is not finite"
-    vectors = atoms.cell.array[atoms.pbc]
-    if len(vectors) and np.linalg.matrix_rank(vectors, tol=1e-6) < len(vectors):
-        return "the periodic cell vectors are zero or parallel"
+    fault = geometry_fault(atoms)
+    if fault:
+        return fault
     if atoms.pbc.all() and atoms.get_volume() < MIN_VOLUME * len(atoms):
         return f"the cell has {atoms.get_volume():.3g} Å³, less than {MIN_VOLUME} Å³/atom"
     ratio = min_distance_ratio(atoms)

@@ -54,7 +54,7 @@ def label_isolated_atoms(
         special = settings.model_copy(update={"parameters": isolated_parameters(settings)})
         outcomes = label_all(boxes, special, store=store, scratch=scratch, progress=progress)
         energies = {s: o.record["results"]["energy"] for s, o in zip(symbols, outcomes, strict=True)}
-    write_json(out, energies)
+    write_json(out, energies, checked=True)
 
 
 def isolate_atom(symbol: str, settings: Label) -> Atoms:

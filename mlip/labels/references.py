@@ -41,7 +41,7 @@ def label_references(
         progress: called after each label.
 
     Raises:
-        LabelError: when the settings are at fault, any reference failed (all are named) or the
+        LabelError: when the settings are at fault, any reference failed (they are named) or the
             labeller's energies have no minimum within ``volumes``.
     """
     copies = [_scaled(structure, volume, index) for index, volume in enumerate(volumes)]

@@ -55,9 +55,8 @@ def label_structures(
                 labelled.append(attach_label(atoms, outcome, iteration))
             report(progress, len(records), len(structures), structure_id, outcome)
     write_structures(out_structures, labelled)
-    write_json(
-        out_records, {"iteration": iteration, "shard": shard, "planned": len(structures), "records": records}
-    )  # fmt: skip
+    result = {"iteration": iteration, "shard": shard, "planned": len(structures), "records": records}
+    write_json(out_records, result, checked=True)
 
 
 def report(progress: Progress | None, done: int, planned: int, structure_id: str, outcome: Outcome) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ def classify_failure(error: BaseException, parameters: dict[str, Any], construct
     names = {kind.__name__ for kind in type(error).__mro__}
     message = str(error).strip()
     reason = f"{type(error).__name__}: {message[:400]}" if message else type(error).__name__
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Every further label would fail alike, and be remembered as failed.
+        return Failure("config_error", f"no space left for the calculator's files; free some, or set TMPDIR ({reason})")
     if isinstance(error, MemoryError):
         return Failure("crashed", f"{reason} (out of memory)")
     if names & {"KohnShamConvergenceError", "SCFError"} or (not constructing and NOT_CONVERGED.search(message)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
-from mlip.files import write_atomic, write_json
+from mlip.files import FileContentError, read_json, write_atomic, write_json
 from mlip.memory import keep_freed_memory
 from mlip.potential.interface import Potential, PotentialFileError, Precision
 from mlip.uncertainty import Calibration
@@ -67,7 +66,7 @@ def write_files(
         "probe_energies": _probe_energies(potential),
     }
     write_atomic(folder / WEIGHTS, weights)
-    write_json(folder / DESCRIPTION, description)
+    write_json(folder / DESCRIPTION, description, checked=True)
 
 
 def _probe_energies(potential: Potential) -> list[float]:
@@ -94,6 +93,8 @@ def load_potential(folder: str | Path, device: str = "cpu", precision: Precision
     Raises:
         PotentialFileError: when files are missing, truncated, altered or of an unknown version.
     """
+    from safetensors import SafetensorError
+
     keep_freed_memory()
     folder = Path(folder)
     description = _read_description(folder / DESCRIPTION)
@@ -109,7 +110,9 @@ def load_potential(folder: str | Path, device: str = "cpu", precision: Precision
         return potential.in_precision(precision)
     except PotentialFileError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, MemoryError, RuntimeError) as error:
+        raise PotentialFileError(f"{folder / WEIGHTS}: cannot be loaded as {DESCRIPTION} says: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise PotentialFileError(f"{folder / DESCRIPTION}: inconsistent description: {error!r}") from error
 
 
@@ -160,11 +163,11 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    content = _read_bytes(path)
+    _read_bytes(path)
     try:
-        description = json.loads(content)
-    except ValueError as error:
-        raise PotentialFileError(f"{path}: not valid JSON, probably truncated: {error}") from None
+        description = read_json(path)
+    except FileContentError as error:
+        raise PotentialFileError(f"{error}. Copy the potential's files again or repeat the training") from None
     version = description.get("format_version") if isinstance(description, dict) else None
     if version not in (1, FORMAT_VERSION) or description.get("backend") not in BACKENDS:
         backend = description.get("backend") if isinstance(description, dict) else None

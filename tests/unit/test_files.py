@@ -9,7 +9,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
-from ase.io import read
+from ase.io import read, write
 
 from mlip.extxyz import ExtxyzError, read_structures, write_structures
 from mlip.files import FileContentError, read_json, sha256_file, sha256_of, write_atomic, write_json
@@ -115,25 +115,80 @@ def test_info_values_come_back_as_they_were(tmp_path, value):
     assert second.info == first.info
 
 
-def test_no_structures_make_an_empty_file(tmp_path):
+def test_no_structures_are_told_from_a_file_that_lost_its_content(tmp_path):
     path = tmp_path / "a.extxyz"
     write_structures(path, [])
-    assert path.read_bytes() == b""
     assert read_structures(path) == []
+    path.write_bytes(b"")
+    with pytest.raises(ExtxyzError, match=r"a\.extxyz: empty"):
+        read_structures(path)
 
 
 def test_every_truncation_is_noticed(tmp_path):
     path = tmp_path / "a.extxyz"
     write_structures(path, labelled_atoms())
     content = path.read_bytes()
-    second = content.index(b"\n1\n") + 1  # cut exactly there, the first structure is a valid file of its own
-    for size in [*range(1, len(content), 5), second, len(content) - 1]:
+    second = content.index(b"\n1\n") + 1  # cut exactly there, whole structures are left
+    for size in [*range(0, len(content), 5), second, len(content) - 1]:
         path.write_bytes(content[:size])
-        if size == second:
-            assert len(read_structures(path)) == 1
-            continue
         with pytest.raises(ExtxyzError, match=r"a\.extxyz"):
             read_structures(path)
+
+
+def flip_bits(content: bytes):
+    """Every byte in turn with one of its bits changed."""
+    for position, byte in enumerate(content):
+        yield content[:position] + bytes([byte ^ (1 << position % 7)]) + content[position + 1 :]
+
+
+def test_every_flipped_bit_is_noticed_or_harmless(tmp_path):
+    path = tmp_path / "a.extxyz"
+    write_structures(path, labelled_atoms())
+    content = path.read_bytes()
+    wanted = read_structures(path)
+    noticed = []
+    for damaged in flip_bits(content):
+        path.write_bytes(damaged)
+        try:
+            found = read_structures(path)
+        except ExtxyzError as error:
+            noticed.append("a.extxyz" in str(error))
+            continue
+        for new, old in zip(found, wanted, strict=True):
+            assert new == old
+            assert new.get_potential_energy() == old.get_potential_energy()
+            assert np.array_equal(new.get_forces(), old.get_forces())
+            assert old.info.items() <= new.info.items()
+    assert all(noticed)
+    assert len(noticed) > 0.95 * len(content)  # the rest is within the name `checksum`
+
+
+def test_structures_that_another_program_wrote_anew_need_no_checksum(tmp_path):
+    path = tmp_path / "a.extxyz"
+    write_structures(path, labelled_atoms())
+    write(tmp_path / "ase.extxyz", read(path, index=":")[:1])
+    assert len(read_structures(tmp_path / "ase.extxyz")) == 1
+    (tmp_path / "joined.extxyz").write_bytes(path.read_bytes() + (tmp_path / "ase.extxyz").read_bytes() * 2)
+    assert len(read_structures(tmp_path / "joined.extxyz")) == 4
+
+
+def test_a_checked_json_file_notices_every_flipped_bit(tmp_path):
+    path = tmp_path / "a.json"
+    value = {"energy": -1.25, "n": [1, 2.0], "key": {"1": None}}
+    write_json(path, value, checked=True)
+    content = path.read_bytes()
+    assert read_json(path) == value
+    noticed = []
+    for damaged in flip_bits(content):
+        path.write_bytes(damaged)
+        try:
+            found = read_json(path)
+        except FileContentError as error:
+            noticed.append("a.json" in str(error))
+        else:
+            assert value.items() <= found.items()
+    assert all(noticed)
+    assert len(noticed) > 0.8 * len(content)  # the rest is white space and the name `checksum`
 
 
 @pytest.mark.parametrize(

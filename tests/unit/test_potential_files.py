@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from mlip.files import read_json, write_json
 from mlip.potential import PotentialFileError, load_potential
 
 
@@ -62,6 +63,16 @@ def test_a_flipped_bit_is_noticed(folder: Path) -> None:
         load_potential(folder)
 
 
+def test_a_changed_digit_in_the_description_is_noticed(folder: Path) -> None:
+    path = folder / "potential.json"
+    text = path.read_text()
+    start = text.index('"calibration"')
+    digit = next(k for k in range(start, len(text)) if text[k] in "12345678")
+    path.write_text(text[:digit] + str(int(text[digit]) + 1) + text[digit + 1 :])
+    with pytest.raises(PotentialFileError, match=r"potential\.json: does not match the checksum"):
+        load_potential(folder)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -72,16 +83,15 @@ def test_a_flipped_bit_is_noticed(folder: Path) -> None:
     ],
 )
 def test_unusable_descriptions_are_reported(folder: Path, key: str, value: object, message: str) -> None:
-    path = folder / "potential.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    write_json(folder / "potential.json", read_json(folder / "potential.json") | {key: value})
     with pytest.raises(PotentialFileError, match=message):
         load_potential(folder)
 
 
 def test_code_that_evaluates_the_weights_differently_is_noticed(folder: Path) -> None:
     path = folder / "potential.json"
-    description = json.loads(path.read_text())
+    description = read_json(path)
     description["probe_energies"] = [e + 0.1 for e in description["probe_energies"]]
-    path.write_text(json.dumps(description))
+    write_json(path, description)
     with pytest.raises(PotentialFileError, match="incompatible version"):
         load_potential(folder)

@@ -103,10 +103,10 @@ def test_gradients_of_shares_add_up_to_the_gradient_of_the_batch(folder: Path, s
 
 
 def test_an_error_ends_every_process_with_its_message(folder: Path) -> None:
-    (folder / "train.extxyz").write_text("")
+    (folder / "train.extxyz").write_text("\n")
     done = launch(2, folder, "out")
     assert done.returncode != 0
-    assert "the training set is empty" in done.stderr
+    assert "train.extxyz: holds no structures" in done.stderr
 
 
 def test_shares_are_a_partition() -> None:
