@@ -133,7 +133,7 @@ class SlurmCluster:
 
     def __enter__(self) -> SlurmCluster:
         try:
-            self.configure()
+            self._configure()
             self._start_munge()
             if self.accounting:
                 self._start_database()

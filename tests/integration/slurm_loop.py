@@ -72,9 +72,14 @@ class HeldEMT(EMT):
         HeldEMT.n_labels += 1
         note("ends", atoms)
 """
-# Jobs of seconds are asked after every two seconds; else the executor's intervals grow by ten each.
-QUICK_POLLS = """
-import sys
+# Read by every Python of the loop. Jobs of seconds are asked after every two seconds; else the
+# executor's intervals grow by ten each. Where a test says so, the clock of node2 is ahead.
+CUSTOMIZATION = """
+import os, sys, time
+from pathlib import Path
+if os.environ.get("SLURMD_NODENAME") == "node2" and (Path(os.environ["STAND_IN_FOLDER"]) / "skewed").exists():
+    true_time = time.time
+    time.time = lambda: true_time() + 240
 if "--profile" in sys.argv:
     import asyncio
     from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
@@ -91,7 +96,7 @@ class SlurmLoop:
         self.folder, self.cluster = folder, cluster
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "held_emt.py").write_text(CALCULATOR)
-        (folder / "sitecustomize.py").write_text(QUICK_POLLS)
+        (folder / "sitecustomize.py").write_text(CUSTOMIZATION)
         self.config_file = folder / "config.yaml"
         self.write_config(yaml.safe_load(TINY.read_text()) | changes)
         self.results = folder / "results" / "tiny"

@@ -74,7 +74,13 @@ class Ordeal:
 
     def go_through(self) -> None:
         start = time.monotonic()
-        for step in (self.hurt_labels, self.restart_node, self.kill_training, self.restart_slurmctld, self.kill_walker):
+        for step in (
+            self.hurt_labels,
+            self.requeue_lost_job,
+            self.kill_training,
+            self.restart_slurmctld,
+            self.kill_walker,
+        ):
             step()
             self.times[step.__name__] = time.monotonic() - start
         self.output = self.driver.finish()
@@ -101,8 +107,8 @@ class Ordeal:
         self.cluster.kill_node(self.dead_node)
         loop.release()
 
-    def restart_node(self) -> None:
-        """Slurm gives the lost job back to the queue; the node returns later."""
+    def requeue_lost_job(self) -> None:
+        """Slurm gives the dead node's job back to the queue, for another node."""
 
         def requeued() -> bool:
             job = next(job for job in self.loop.jobs("label_structures", f"_{NODE:03d}"))
@@ -111,7 +117,6 @@ class Ordeal:
         self.driver.wait_until(requeued, "the dead node's job being requeued")
         # Slurm waits two minutes before it starts such a job again; the test does not.
         self.cluster.command("scontrol", "update", f"JobId={self.label_jobs_hit[NODE]}", "StartTime=now")
-        self.cluster.start(self.dead_node)
 
     def kill_training(self) -> None:
         checkpoint = self.loop.results / "iter_00" / "train_committee" / "checkpoint"
@@ -124,6 +129,7 @@ class Ordeal:
         time.sleep(SLURMCTLD_DOWN)
         self.cluster.start("slurmctld")
         self.cluster.start("slurmdbd")
+        self.cluster.start(self.dead_node)
         self.cluster.wait_until_ready()
 
     def kill_walker(self) -> None:
@@ -198,7 +204,7 @@ def test_loop_survives_an_outage_of_slurmctld(ordeal: Ordeal) -> None:
 def test_loop_survives_an_outage_of_the_accounting(ordeal: Ordeal) -> None:
     assert "Problem talking to the database" in ordeal.sacct_error
     # All label jobs were retried and collected while it was down.
-    assert ordeal.times["restart_slurmctld"] > ordeal.times["restart_node"]
+    assert ordeal.times["restart_slurmctld"] > ordeal.times["requeue_lost_job"]
 
 
 def test_killed_training_continues_from_its_checkpoint(ordeal: Ordeal, undisturbed: SlurmLoop) -> None:

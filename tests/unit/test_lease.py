@@ -15,8 +15,6 @@ import pytest
 from mlip import lease
 from mlip.lease import Driver, DriverRunning, freeze, hold, refuse_if_held
 
-SLEEPER = "import os, time; os.environ; time.sleep(60)"
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -142,9 +140,13 @@ def test_driver_on_another_host_is_alive_as_long_as_it_counts(said: list[str]) -
 
 
 def test_driver_that_was_replaced_while_it_was_held_up_interrupts_itself(said: list[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), take(said):
-        leave(replace(Driver.this("local"), host="login2"))
-        time.sleep(5)
+    def be_held_up() -> None:
+        with take(said):
+            leave(replace(Driver.this("local"), host="login2"))
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        be_held_up()
     assert (lease.FOLDER / "si.json").exists()  # the other one's
 
 
@@ -163,7 +165,8 @@ def test_slurm_jobs_of_this_system_and_folder_are_waited_for(
     (programs / "squeue").chmod(0o755)
     monkeypatch.setattr(lease.shutil, "which", lambda name: name)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    others = f"7|{folder}|rule_label_structures_wildcards_si_b_00_000\n8|/elsewhere|rule_label_references_wildcards_si\n9|{folder}|(null)\n"
+    others = f"7|{folder}|rule_label_structures_wildcards_si_b_00_000\n9|{folder}|(null)\n"
+    others += "8|/elsewhere|rule_label_references_wildcards_si\n"
     ours = f"11|{folder}|rule_label_references_wildcards_si\n12_3|{folder}|rule_label_structures_wildcards_si_00_000\n"
     (folder / "jobs").write_text(others + ours)
     (folder / "down").touch()

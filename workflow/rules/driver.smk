@@ -2,6 +2,7 @@
 from snakemake.logging import logger
 
 from mlip.lease import DriverRunning, freeze, hold
+from mlip.submission import make_executor_patient
 
 
 def run_alone(execute):
@@ -16,6 +17,8 @@ def run_alone(execute):
             with hold(CONFIG.system, executor_plugin.name, latency, logger.warning):
                 # Jobs read this copy: an edit of the file while the loop runs counts from the next start.
                 workflow.config_settings.configfiles = [freeze(CONFIG.system, config)]
+                if executor_plugin.name == "slurm":
+                    make_executor_patient()
                 return execute(executor_plugin, *args, **kwargs)
         except DriverRunning as error:
             raise WorkflowError(str(error)) from None
