@@ -17,7 +17,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-mace demo smoke validate benchmark benchmark-report test test-mace lint format clean distclean
+.PHONY: help setup setup-mace demo smoke validate benchmark benchmark-report test test-slurm test-mace lint format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | \
@@ -58,6 +58,10 @@ benchmark-report: $(STAMP) ## ... tables and pictures of its finished runs, into
 # pyproject.toml names the slowest folders first, and without reordering they start first.
 test: $(STAMP) ## Run all tests
 	$(BIN)/python -m pytest -n $(CORES) --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
+
+# As root; on Debian after: apt-get install slurm-wlm munge slurmdbd mariadb-server
+test-slurm: $(STAMP) ## Run the tests on a Slurm of their own (as root; ten minutes)
+	MLIP_TEST_SLURM=1 $(BIN)/python -m pytest -n $(CORES) --dist loadscope -m slurm tests/integration $(PYTEST_ARGS)
 
 test-mace: $(STAMP_MACE) ## Run the tests of backend mace, in its own environment
 	.venv-mace/bin/python -m pytest tests/integration/test_mace.py $(PYTEST_ARGS)

@@ -13,6 +13,7 @@ if not workflow.overwrite_configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/driver.smk"
 include: "workflow/rules/label.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/explore.smk"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlip.config import Config
 from mlip.files import read_json
+from mlip.lease import refuse_if_held
 from mlip.status import read_status
 from mlip.status_text import progress_line
 
@@ -44,7 +45,9 @@ def run_loop(
 
     Raises:
         WorkflowFailed: when Snakemake fails.
+        DriverRunning: when this system's loop runs already; nothing is changed then.
     """
+    refuse_if_held(config.system)
     for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal or a kill end the jobs, too
         signal.signal(name, signal.default_int_handler)
     log = results / "logs" / "snakemake.log"

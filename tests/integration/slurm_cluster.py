@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
-NODES = ("node1", "node2")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db")
 
+# OverMemoryKill: a limit on memory without cgroups. SlurmdTimeout: a dead node is noticed soon.
 # MinJobAge: finished jobs stay in squeue, where Snakemake and the tests look for them.
 # SchedulerParameters: jobs start at once instead of with the next round of the scheduler.
 SLURM_CONF = """
@@ -34,15 +36,19 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
+{accounting}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0,sched_min_interval=0
 ReturnToService=2
+SlurmdTimeout=20
 KillWait=2
 CompleteWait=0
+Epilog={folder}/epilog
 MinJobAge=3600
 GresTypes=gpu
 {nodes}
@@ -55,6 +61,32 @@ NODE = (
 )
 # Slurm hands out any device file as a GPU.
 GRES_CONF = "Name=gpu File=/dev/null\n"
+ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket"""
+SLURMDBD_CONF = """
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser=root
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database_port}
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=slurm_acct
+"""
+DATABASE = """
+CREATE DATABASE slurm_acct;
+CREATE USER 'slurm'@'localhost' IDENTIFIED BY 'slurm';
+GRANT ALL ON slurm_acct.* TO 'slurm'@'localhost';
+CREATE USER 'slurm'@'127.0.0.1' IDENTIFIED BY 'slurm';
+GRANT ALL ON slurm_acct.* TO 'slurm'@'127.0.0.1';
+"""
 
 
 class SlurmJob(NamedTuple):
@@ -73,54 +105,103 @@ class SlurmJob(NamedTuple):
 
 
 class SlurmCluster:
-    """Two nodes with a core and a made-up GPU each; a context manager that leaves no process behind."""
+    """Nodes with a core and a made-up GPU each; a context manager that leaves no process behind.
 
-    def __init__(self) -> None:
+    Args:
+        n_nodes: how many, called ``node1``, ``node2``, …
+        accounting: with slurmdbd and a MariaDB of its own, for ``sacct``.
+    """
+
+    def __init__(self, n_nodes: int = 2, accounting: bool = False) -> None:
         # Not pytest's folder: a socket's path has 107 characters at most.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-        self.daemons: list[subprocess.Popen[bytes]] = []
+        self.nodes = [f"node{number + 1}" for number in range(n_nodes)]
+        self.accounting = accounting
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
+        ports = free_ports(3 + n_nodes)
+        self._ports = dict(zip(("slurmctld", "slurmdbd", "mariadbd", *self.nodes), ports, strict=True))
 
     @property
     def environment(self) -> dict[str, str]:
         """What a program needs to talk to this Slurm and no other."""
-        return {"SLURM_CONF": str(self._conf), "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+        return {"SLURM_CONF": str(self.conf), "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 
     @property
-    def _conf(self) -> Path:
+    def conf(self) -> Path:
+        """The file that all daemons and commands read."""
         return self.folder / "slurm.conf"
 
     def __enter__(self) -> SlurmCluster:
         try:
             self._configure()
             self._start_munge()
-            self._start("slurmctld", "-D")
-            for name in NODES:
-                self._start("slurmd", "-D", "-N", name)
-            self._wait_for(lambda: self.command("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(NODES))
+            if self.accounting:
+                self._start_database()
+                self.start("slurmdbd")
+                self._wait_for(lambda: bool(self.command("sacctmgr", "-i", "add", "cluster", "test")))
+            self.start("slurmctld")
+            for name in self.nodes:
+                self.start(name)
+            self.wait_until_ready()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if len(self.daemons) > 1:
+        if "slurmctld" in self.daemons:
             # A job outlives its slurmd.
             with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
                 self.command("scancel", "--user", "root")
                 self._wait_for(lambda: not self.command("squeue", "-h").strip(), seconds=20)
-        for daemon in reversed(self.daemons):
-            daemon.terminate()
-            try:
-                daemon.wait(10)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+        for name in reversed(list(self.daemons)):
+            self.stop(name)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self, name: str) -> None:
+        """Start a daemon, or start it again: ``slurmctld``, ``slurmdbd`` or a node's name."""
+        words = ["slurmd", "-D", "-N", name] if name in self.nodes else [name, "-D"]
+        self._start(name, *words)
+
+    def stop(self, name: str, kill: bool = False) -> None:
+        """End a daemon, politely or with SIGKILL."""
+        daemon = self.daemons.pop(name)
+        daemon.kill() if kill else daemon.terminate()
+        try:
+            daemon.wait(20)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+            daemon.wait()
+
+    def kill_node(self, name: str) -> None:
+        """A power cut: slurmd and everything that its jobs run are gone at once, without a word to Slurm."""
+        self.stop(name, kill=True)
+        processes = self.processes(f"SLURMD_NODENAME={name}")
+        stats = [(Path("/proc") / str(pid) / "stat").read_text() for pid in processes]
+        parents = {int(stat.rpartition(")")[2].split()[1]) for stat in stats}
+        daemons = [pid for pid in parents if (Path("/proc") / str(pid) / "comm").read_text().strip() == "slurmstepd"]
+        for pid in [*daemons, *processes]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self, *variables: str) -> list[int]:
+        """Processes of this Slurm's jobs that have these environment variables, as ``NAME=value``."""
+        wanted, found = {variable.encode() for variable in (f"SLURM_CONF={self.conf}", *variables)}, []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if wanted <= set(path.read_bytes().split(b"\0")):
+                    found.append(int(path.parent.name))
+        return found
+
+    def wait_until_ready(self) -> None:
+        """Until all nodes can take jobs."""
+        states = {"idle", "mixed", "allocated", "completing"}
+        self._wait_for(lambda: set(self.command("sinfo", "-h", "-N", "-o", "%T").split()) <= states)
 
     def command(self, *words: str) -> str:
         """Output of one of Slurm's commands; RuntimeError with its message when it fails."""
         done = subprocess.run(
-            words, env=os.environ | self.environment, capture_output=True, text=True, timeout=30, check=False
+            words, env=os.environ | self.environment, capture_output=True, text=True, timeout=60, check=False
         )
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
@@ -132,20 +213,33 @@ class SlurmCluster:
         return [SlurmJob(*line.split("|")) for line in lines]
 
     def _configure(self) -> None:
-        host = socket.gethostname().partition(".")[0]
-        port, *node_ports = free_ports(1 + len(NODES))
-        nodes = [NODE.format(name=name, host=host, port=p) for name, p in zip(NODES, node_ports, strict=True)]
-        content = SLURM_CONF.format(host=host, port=port, folder=self.folder, nodes="\n".join(nodes))
-        self._conf.write_text(content)
+        host = host_name()
+        nodes = [NODE.format(name=name, host=host, port=self._ports[name]) for name in self.nodes]
+        accounting = "AccountingStorageType=accounting_storage/none"
+        if self.accounting:
+            accounting = ACCOUNTING.format(port=self._ports["slurmdbd"], folder=self.folder)
+        content = SLURM_CONF.format(
+            host=host, port=self._ports["slurmctld"], folder=self.folder, accounting=accounting, nodes="\n".join(nodes)
+        )
+        self.conf.write_text(content)
         (self.folder / "gres.conf").write_text(GRES_CONF)
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         (self.folder / "state").mkdir()
         # Snakemake's executor takes SLURM_CONF away from the srun inside jobs, which then looks in
         # /etc/slurm; an installed Slurm is found there, this one is not.
-        srun = self.folder / "bin" / "srun"
-        srun.parent.mkdir()
-        srun.write_text(f'#!/bin/sh\nSLURM_CONF={self._conf} exec {shutil.which("srun")} "$@"\n')
-        srun.chmod(0o755)
+        self.wrap_srun('exec {srun} "$@"')
+        self.write_program("epilog", "exit 0")
+
+    def wrap_srun(self, script: str) -> None:
+        """What jobs find as ``srun``; ``{srun}`` stands for the real one."""
+        self.write_program("bin/srun", f"export SLURM_CONF={self.conf}\n" + script.format(srun=shutil.which("srun")))
+
+    def write_program(self, name: str, script: str) -> None:
+        """A shell script in the cluster's folder: ``epilog``, or a program in ``bin``."""
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
 
     def _start_munge(self) -> None:
         key, munge_socket = self.folder / "munge.key", self.folder / "munge.socket"
@@ -153,29 +247,57 @@ class SlurmCluster:
         key.write_bytes(os.urandom(128))
         files = {"key-file": key, "socket": munge_socket, "pid-file": self.folder / "munge.pid"}
         files["seed-file"] = self.folder / "munge.seed"
-        self._start("munged", "--foreground", "--force", *(f"--{option}={path}" for option, path in files.items()))
+        options = [f"--{option}={path}" for option, path in files.items()]
+        self._start("munged", "munged", "--foreground", "--force", *options)
         self._wait_for(munge_socket.exists)
 
-    def _start(self, *words: str) -> None:
-        with (self.folder / f"{len(self.daemons)}-{words[0]}.log").open("wb") as log:
-            self.daemons.append(
-                subprocess.Popen(words, env=os.environ | self.environment, stdout=log, stderr=log, cwd=self.folder)
+    def _start_database(self) -> None:
+        data, database_socket = self.folder / "database", self.folder / "database.socket"
+        options = ["--no-defaults", f"--datadir={data}", "--user=root"]
+        install = ["mariadb-install-db", *options, "--auth-root-authentication-method=normal", "--skip-test-db"]
+        subprocess.run(install, capture_output=True, check=True)
+        first = self.folder / "database.sql"
+        first.write_text(DATABASE)
+        where = [f"--socket={database_socket}", f"--port={self._ports['mariadbd']}", "--bind-address=127.0.0.1"]
+        fast = ["--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M"]
+        self._start("mariadbd", "mariadbd", *options, *where, *fast, f"--pid-file={self.folder / 'database.pid'}")
+        self._wait_for(database_socket.exists)
+        client = ["mariadb", "--no-defaults", f"--socket={database_socket}", "--user=root"]
+        with first.open() as stream:
+            subprocess.run(client, stdin=stream, capture_output=True, check=True)
+        conf = self.folder / "slurmdbd.conf"
+        conf.touch(mode=0o600)
+        ports = {"port": self._ports["slurmdbd"], "database_port": self._ports["mariadbd"]}
+        conf.write_text(SLURMDBD_CONF.format(folder=self.folder, host=host_name(), **ports))
+
+    def _start(self, name: str, *words: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.daemons[name] = subprocess.Popen(
+                words, env=os.environ | self.environment, stdout=log, stderr=log, cwd=self.folder
             )
 
-    def _wait_for(self, condition: Callable[[], bool], seconds: float = 30) -> None:
+    def _wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         end = time.monotonic() + seconds
+        last: Exception | None = None
         while time.monotonic() < end:
-            with contextlib.suppress(RuntimeError):  # not reachable yet
+            try:
                 if condition():
                     return
+            except (RuntimeError, subprocess.TimeoutExpired) as error:  # not reachable yet
+                last = error
             time.sleep(0.2)
         logs = [f"{path.name}:\n{path.read_text(errors='replace')[-2000:]}" for path in self.folder.glob("*.log")]
-        raise RuntimeError(f"Slurm is not ready after {seconds} s\n" + "\n".join(logs))
+        raise RuntimeError(f"Slurm is not ready after {seconds} s: {last}\n" + "\n".join(logs))
 
 
 def missing_programs(programs: Sequence[str] = PROGRAMS) -> list[str]:
     """Those of Slurm's programs that are not installed."""
     return [name for name in programs if shutil.which(name) is None]
+
+
+def host_name() -> str:
+    """This machine's name as Slurm's daemons compare it."""
+    return socket.gethostname().partition(".")[0]
 
 
 def free_ports(count: int) -> list[int]:
