@@ -23,7 +23,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | \
 	    while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 	@echo
-	@echo "  Variables: CORES=$(CORES)  PYTHON=$(PYTHON)  GPAW_CXX=g++  PYTEST_ARGS="
+	@echo "  Variables: CORES=$(CORES)  PYTHON=$(PYTHON)  GPAW_CXX=g++  GPAW_MPI=  PYTEST_ARGS="
 
 setup: $(STAMP) ## Make .venv with all pinned dependencies (GPAW is compiled)
 

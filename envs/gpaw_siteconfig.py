@@ -2,15 +2,16 @@
 
 Named in GPAW_CONFIG while pip builds GPAW (`make setup`). MPI and BLAS are left out on purpose:
 the pipeline runs one label per core, and a half-installed MPI (a wrapper without headers) is the
-commonest reason for a failed build. FFTW (faster by a third on larger cells) and libxc (needed for
+commonest reason for a failed build. GPAW_MPI, the name of an MPI C++ compiler, adds MPI for labels
+on several cores. FFTW (faster by a third on larger cells) and libxc (needed for
 SCAN and hybrids only) are used where their headers are found.
 """
 
 import os
 from pathlib import Path
 
-compiler = os.environ.get("GPAW_CXX", "g++")
-mpi = False
+compiler = os.environ.get("GPAW_MPI") or os.environ.get("GPAW_CXX", "g++")
+mpi = bool(os.environ.get("GPAW_MPI"))
 noblas = True
 libraries = []
 

@@ -4,7 +4,8 @@
 #
 #   bash envs/install.sh STAMP
 #
-# STAMP lies in the folder to make. PYTHON is the interpreter to build on, GPAW_CXX the C++ compiler. pip's own variables
+# STAMP lies in the folder to make. PYTHON is the interpreter to build on, GPAW_CXX the C++ compiler, GPAW_MPI an MPI's
+# C++ compiler (1: mpicxx) for a GPAW that can spread a label over several cores. pip's own variables
 # (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, ...) are respected: torch's CPU-only wheels, which are
 # smaller, come from an index given there. STAMP is written last, so a broken set-up is resumed.
 set -euo pipefail
@@ -18,6 +19,10 @@ PATH=${PATH//"$PWD/.venv/bin:"/} # never build an environment with another's Pyt
 PATH=${PATH//"$PWD/.venv-mace/bin:"/}
 python=${PYTHON:-python3}
 compiler=${GPAW_CXX:-g++}
+# GPAW with MPI on request: GPAW_MPI is the MPI's C++ compiler, or 1 for the one called mpicxx.
+if [ "${GPAW_MPI:-}" = 1 ]; then GPAW_MPI=mpicxx; fi
+export GPAW_MPI=${GPAW_MPI:-}
+compiler=${GPAW_MPI:-$compiler}
 log=$venv/install.log
 
 fail() {

@@ -74,3 +74,16 @@ def label_store() -> Path:
     rule, so that moving the store is no reason to label again.
     """
     return Path(os.environ.get("MLIP_LABEL_STORE", "label_store"))
+
+
+def use_mpi(resources: Mapping[str, Any]) -> None:
+    """Let labels run on the MPI ranks that the job's resources ``mpi`` and ``tasks`` ask for, if they do.
+
+    Raises:
+        ValueError: when a launcher is named but no number of ranks.
+    """
+    from mlip.labels.launcher import VARIABLE, mpi_launcher
+
+    launcher = mpi_launcher(resources)
+    if launcher:
+        os.environ[VARIABLE] = launcher

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from mlip.config import parse_config
-from mlip.logs import label_store, log_step, report_progress
+from mlip.logs import label_store, log_step, report_progress, use_mpi
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
+    use_mpi(dict(snakemake.resources.items()))
     from mlip.extxyz import read_structures
     from mlip.labels import label_structures
 

@@ -7,12 +7,12 @@ from mlip.logs import log_step
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.provenance import record_provenance
 
-    files = {step: paths for step, paths in snakemake.input.items() if step != "records"}
+    files = dict(snakemake.input.items()) | {"label_structures": snakemake.params.shards}
     record_provenance(
         snakemake.params.config,
         int(snakemake.wildcards.iteration),
         {step: [Path(p) for p in ([paths] if isinstance(paths, str) else paths)] for step, paths in files.items()},
         Path(snakemake.params.benchmarks),
-        [Path(path) for path in snakemake.input.records],
+        [Path(path) for path in snakemake.params.records],
         out=Path(snakemake.output.provenance),
     )

@@ -20,6 +20,7 @@ from mlip.labels.checks import check_settings
 from mlip.labels.escalation import difference, escalation_ladder, foreign_changes
 from mlip.labels.guards import check_results, check_structure, find_traps
 from mlip.labels.identity import settings_identity
+from mlip.labels.launcher import launcher_of
 from mlip.labels.process import Worker
 from mlip.labels.store import LabelStore, encode_structure, label_key
 from mlip.labels.triage import Status
@@ -78,7 +79,7 @@ class Labeller:
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="labels-", dir=scratch)).absolute()
-        self._worker = Worker(settings.calculator, self._scratch)
+        self._worker = Worker(settings.calculator, self._scratch, launcher_of(settings.calculator))
 
     def __enter__(self) -> Labeller:
         return self

@@ -11,16 +11,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from mlip.labels.calculators import LabelError
+from mlip.labels.launcher import NO_MPI, Meeting, count_ranks
+from mlip.labels.ranks import main as serve_rank
 from mlip.labels.worker import main as serve
 
 START_SECONDS = 600.0  # importing a DFT code from a slow network file system takes minutes
+LAUNCHER_SECONDS = 10.0  # that srun or mpiexec may take to end
 # Imported above only for its name, which makes the worker part of this module's code digest.
 COMMAND = f"import sys; from {serve.__module__} import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+RANK_COMMAND = f"import sys; from {serve_rank.__module__} import main; main(sys.argv[1], int(sys.argv[2]))"
+# Of Slurm's srun: when one rank dies, the others would wait for it until the job's time is up.
+END_TOGETHER = {"SLURM_KILL_BAD_EXIT": "1"}
 # With more threads, small cells become an order of magnitude slower; parallelism comes from shards.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -28,11 +35,13 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 class Worker:
     """A child process with an imported calculator, restarted whenever it dies.
 
-    Use as a context manager. ``scratch`` receives what the child prints (``worker.txt``).
+    Use as a context manager. ``scratch`` receives what the child prints (``worker.txt``). With a
+    ``launcher``, e.g. ``["srun", "-n", "4"]``, the child is that, and its first rank is spoken to.
     """
 
-    def __init__(self, calculator: str, scratch: Path) -> None:
+    def __init__(self, calculator: str, scratch: Path, launcher: Sequence[str] = ()) -> None:
         self.calculator = calculator
+        self.launcher = list(launcher)
         self.output = scratch / "worker.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -59,9 +68,13 @@ class Worker:
         wall = time.monotonic() - begin
         if answer is not None:
             self._cpu = float(answer["cpu"])
-            return answer | {"core_seconds": self._cpu - used, "wall_seconds": wall}
+            if self.launcher and answer["status"] != "ok":
+                self._end()  # ranks that failed need not have done so in step
+            return answer | {"core_seconds": float(answer["cpu"]) - used, "wall_seconds": wall}
         code = self._end()
-        spent = {"core_seconds": max(0.0, _reaped_cpu() - reaped - used), "wall_seconds": wall}
+        # Ranks started by srun are no children of this process: they are counted as busy all the time.
+        core = wall * count_ranks(self.launcher) if self.launcher else max(0.0, _reaped_cpu() - reaped - used)
+        spent = {"core_seconds": core, "wall_seconds": wall}
         if wall >= timeout:
             reason = f"no result within {timeout:.4g} s (label.timeout_minutes, less what earlier attempts took)"
             return {"status": "timeout", "reason": reason} | spent
@@ -71,21 +84,41 @@ class Worker:
         if self._process is not None and self._process.poll() is None:
             return
         self._end()
-        ours, theirs = multiprocessing.Pipe(duplex=True)
         search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
         environment = os.environ | ONE_THREAD | {"PYTHONPATH": search_path}
-        with self.output.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", "-c", COMMAND, str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env=environment, start_new_session=True,  # a group of its own, killed with all it started
-            )  # fmt: skip
-        theirs.close()
-        self._connection = ours
+        (self._start_ranks if self.launcher else self._start_child)(environment)
         self._greet()
 
+    def _start_child(self, environment: dict[str, str]) -> None:
+        ours, theirs = multiprocessing.Pipe(duplex=True)
+        command = [sys.executable, "-X", "faulthandler", "-c", COMMAND, str(theirs.fileno()), str(os.getpid())]
+        self._process = self._run(command, environment, theirs.fileno())
+        theirs.close()
+        self._connection = ours
+
+    def _start_ranks(self, environment: dict[str, str]) -> None:
+        meeting = Meeting()
+        command = [*self.launcher, sys.executable, "-m", "gpaw", "python", "-c", RANK_COMMAND]
+        try:
+            process = self._run(
+                [*command, meeting.address, str(count_ranks(self.launcher))], environment | END_TOGETHER
+            )
+            self._process = process
+            self._connection = meeting.accept(lambda: process.poll() is None, START_SECONDS)
+        except FileNotFoundError:
+            raise LabelError(f"resources: mpi is {self.launcher[0]!r}, which is not on this machine") from None
+        finally:
+            meeting.close()
+
+    def _run(self, command: list[str], environment: dict[str, str], *descriptors: int) -> subprocess.Popen[bytes]:
+        with self.output.open("ab") as output:
+            return subprocess.Popen(
+                command, pass_fds=descriptors, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env=environment, start_new_session=True,  # a group of its own, killed with all it started
+            )  # fmt: skip
+
     def _greet(self) -> None:
-        answer = self._exchange({}, START_SECONDS)
+        answer = self._exchange({}, START_SECONDS) if self._connection is not None else None
         if answer is not None and answer["status"] == "ready":
             self._cpu = float(answer["cpu"])
             return
@@ -93,9 +126,10 @@ class Worker:
         if answer is not None:
             raise LabelError(answer["reason"])
         tail = self.output.read_text(encoding="utf-8", errors="replace")[-1500:]
+        remedy = NO_MPI if self.launcher else "try the import by hand in the environment of the label rule"
         raise LabelError(
             f"label.calculator: the process that imports `{self.calculator}` {_describe_exit(code)};"
-            f" try the import by hand in the environment of the label rule. It printed:\n{tail}"
+            f" {remedy}. It printed:\n{tail}"
         )
 
     def _exchange(self, request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
@@ -123,7 +157,11 @@ class Worker:
         if process is None:
             return 0
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=0.5)
+            process.wait(timeout=LAUNCHER_SECONDS if self.launcher else 0.5)
+        if self.launcher and process.poll() is None:
+            process.terminate()  # srun and mpiexec end their ranks, wherever they are; killed, they could not
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=LAUNCHER_SECONDS)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         return process.wait()

@@ -7,6 +7,7 @@ parent's main script, a workflow's rule, a second time.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -21,7 +22,7 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,20 +37,49 @@ def main(descriptor: int, parent: int) -> None:
     """Serve label requests on ``descriptor`` until it closes or the process ``parent`` dies."""
     die_with_parent(parent)
     os.set_inheritable(descriptor, False)  # a program started by the calculator must not hold the pipe open
-    connection = Connection(descriptor)
+    with contextlib.suppress(BrokenPipeError):
+        serve(Pipe(Connection(descriptor)))
+
+
+class Messages(Protocol):
+    """Where requests come from and answers go."""
+
+    def receive(self) -> dict[str, Any]:
+        """The next request; EOFError when there will be none."""
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Answer it, with the CPU seconds used so far as ``cpu``."""
+
+
+class Pipe:
+    """The messages of a single process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def receive(self) -> dict[str, Any]:
+        """The next request."""
+        return json.loads(self._connection.recv_bytes())
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Answer it."""
+        self._connection.send_bytes(json.dumps(message | {"cpu": cpu_seconds()}).encode())
+
+
+def serve(messages: Messages) -> None:
+    """Import the calculator that the first request names, then answer label requests until there are no more."""
     try:
-        path = json.loads(connection.recv_bytes())["calculator"]
+        path = messages.receive()["calculator"]
         try:
             factory = import_calculator(path)
         except LabelError as error:
-            _send(connection, {"status": "config_error", "reason": str(error), "cpu": cpu_seconds()})
+            messages.send({"status": "config_error", "reason": str(error)})
             return
-        _send(connection, {"status": "ready", "cpu": cpu_seconds()})
+        messages.send({"status": "ready"})
         while True:
-            request = json.loads(connection.recv_bytes())
-            _send(connection, _answer(factory, request))
+            messages.send(_answer(factory, messages.receive()))
             gc.collect()  # calculators hold large arrays in reference cycles
-    except (EOFError, BrokenPipeError):
+    except EOFError:
         return
 
 
@@ -75,10 +105,6 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def _send(connection: Connection, message: dict[str, Any]) -> None:
-    connection.send_bytes(json.dumps(message).encode())
-
-
 def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
     constructing = True
     try:
@@ -93,7 +119,7 @@ def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
         answer = {"status": failure.status, "reason": failure.reason}
     sys.stdout.flush()
     sys.stderr.flush()
-    return answer | {"cpu": cpu_seconds()}
+    return answer
 
 
 def _construct(factory: Callable[..., Any], request: dict[str, Any]) -> Any:

@@ -43,8 +43,7 @@ checkpoint assess_potential:
 
 rule record_provenance:
     input:
-        label_structures=shard_files("extxyz"),
-        records=shard_files("json"),
+        # Depends on every shard, so that they need not be named again: a thousand would double the time of planning.
         collect_dataset="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
         train_committee="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
         explore_walkers=walker_files,
@@ -59,6 +58,8 @@ rule record_provenance:
     conda:
         "../../envs/mlip.yaml"
     params:
+        shards=shard_files("extxyz"),
+        records=shard_files("json"),
         config=config_in_force,
         benchmarks="results/{system}/iter_{iteration}/benchmarks",
     message:
