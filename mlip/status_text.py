@@ -14,6 +14,8 @@ MAX_ROWS = 8
 MAX_FAILURES = 5
 PAUSE, PAUSE_QUEUE = 3.0, 15.0
 """Seconds between two looks; longer where each look asks Slurm."""
+REST = 10
+"""At least this many times what a look takes lies between two."""
 
 
 def progress_line(status: Status) -> str:
@@ -142,6 +144,7 @@ def watch_status(read: Callable[[], Status], *, pause: Callable[[float], None] =
     with Live(auto_refresh=False) as live:
         shown = ""
         while True:
+            began = time.monotonic()
             status = read()
             text = render_status(status)
             if live.console.is_terminal:
@@ -152,4 +155,5 @@ def watch_status(read: Callable[[], Status], *, pause: Callable[[float], None] =
             shown = text
             if status.stop_reason is not None and not status.next_steps:
                 return
-            pause(PAUSE if status.jobs is None or status.jobs.queued is None else PAUSE_QUEUE)
+            least = PAUSE if status.jobs is None or status.jobs.queued is None else PAUSE_QUEUE
+            pause(max(least, REST * (time.monotonic() - began)))
