@@ -78,7 +78,7 @@ def note_attempt(log: Path, threads: int, resources: Mapping[str, Any] | None = 
         return
     resources = resources or {}
     cores, gpus = count_cores(threads, resources), _count_gpus(resources)
-    _close_lost(path, log)
+    _close_lost(path)
     began = time.monotonic()
     start = {"event": "start", "time": time.time(), "cores": cores, "gpus": gpus}
     _append(path, start | {"host": socket.gethostname(), "pid": os.getpid()} | _slurm())
@@ -116,9 +116,9 @@ def _slurm() -> dict[str, str]:
     return {"slurm_job": identity} if identity else {}
 
 
-def _close_lost(path: Path, log: Path) -> None:
+def _close_lost(path: Path) -> None:
     """Give an earlier attempt that never ended the time of the last line in its log, soon overwritten."""
-    earlier = read_attempts_of(path, log)
+    earlier = read_attempts_of(path)
     if earlier and earlier[-1].state == "open":
         _append(path, {"event": "lost", "seconds": round(earlier[-1].seconds, 3)})
 
@@ -142,14 +142,16 @@ def read_attempts(root: Path) -> list[Attempt]:
     """Every attempt noted under ``root`` (``results/<system>``), job by job, in their order."""
     folder = root / FOLDER
     paths = sorted([*folder.glob("*.jsonl"), *folder.glob("iter_*/*.jsonl")])
-    return [a for path in paths for a in read_attempts_of(path, _log_of(root, path))]
+    return [attempt for path in paths for attempt in read_attempts_of(path)]
 
 
-def _log_of(root: Path, path: Path) -> Path:
-    return (root / "logs" / path.relative_to(root / FOLDER)).with_suffix(".log")
+def _log_of(path: Path) -> Path:
+    """The log of a job with these attempts: the reverse of :func:`attempts_path`."""
+    place = len(path.parts) - 1 - path.parts[::-1].index(FOLDER)
+    return Path(*path.parts[:place], "logs", *path.parts[place + 1 :]).with_suffix(".log")
 
 
-def read_attempts_of(path: Path, log: Path) -> list[Attempt]:
+def read_attempts_of(path: Path) -> list[Attempt]:
     """The attempts of one job; lines that are damaged are left out, and one without an end is ``open``."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -164,7 +166,7 @@ def read_attempts_of(path: Path, log: Path) -> list[Attempt]:
         elif found and found[-1].state == "open":
             found[-1] = _ended(found[-1], event)
     if found and found[-1].state == "open":
-        found[-1] = replace(found[-1], seconds=_sign_of_life(log, found[-1].began))
+        found[-1] = replace(found[-1], seconds=_sign_of_life(_log_of(path), found[-1].began))
     return found
 
 

@@ -94,6 +94,7 @@ def _environment() -> dict[str, str]:
 def _watch(process: subprocess.Popen[bytes], config: Config, results: Path, show: Callable[[str], None]) -> None:
     last, shown = "", 0.0
     while process.poll() is None:
+        began = time.monotonic()
         status = read_status(config, results, costs=False)
         if status.stop_reason is None:  # else it is an end left over from an earlier run, or the table follows
             line = progress_line(status)
@@ -102,7 +103,8 @@ def _watch(process: subprocess.Popen[bytes], config: Config, results: Path, show
                 show(line)
                 last, shown = settled, time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(POLL_SECONDS)
+            # A loop of many thousand jobs takes seconds to read: the login node is not ours.
+            process.wait(max(POLL_SECONDS, 20 * (time.monotonic() - began)))
 
 
 def _explain(text: str) -> str:

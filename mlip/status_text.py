@@ -9,11 +9,19 @@ from collections.abc import Callable
 from mlip.status import IterationStatus, Status, StepStatus
 from mlip.steps import STEPS
 
-SHORT = {"label_references": "refs", "label_isolated_atoms": "atoms"}
+SHORT = {
+    "prepare_structures": "prep",
+    "label_references": "refs",
+    "label_isolated_atoms": "atoms",
+    "collect_dataset": "data",
+}
+"""Names that keep the table within 80 columns."""
 MAX_ROWS = 8
 MAX_FAILURES = 5
 PAUSE, PAUSE_QUEUE = 3.0, 15.0
 """Seconds between two looks; longer where each look asks Slurm."""
+REST = 10
+"""At least this many times what a look takes lies between two."""
 
 
 def progress_line(status: Status) -> str:
@@ -80,24 +88,22 @@ def _cost_line(status: Status) -> list[str]:
     return ["cost: " + " · ".join(parts)]
 
 
-COLUMNS = (("error", 8), ("uncert.", 8), ("core-h", 7))
+COLUMNS = ("error", "uncert.", "core-h")
 """Beside the steps: force RMSE of the potential before, mean force uncertainty (both eV/Å), core-hours."""
 
 
 def _table(status: Status) -> list[str]:
     """A row per iteration, a column per step; the latest iterations when there are many."""
-    names = [SHORT.get(name) or name.split("_")[0] for name in STEPS]
-    widths = [max(len(name), 7) for name in names] + [width for _, width in COLUMNS]
-    names += [name for name, _ in COLUMNS]
-    lines = ["          " + " ".join(f"{name:<{w}}" for name, w in zip(names, widths, strict=True)).rstrip()]
     shown = [entry for entry in status.iterations if entry.started or entry.number == status.current][-MAX_ROWS:]
+    rows = [["", *(SHORT.get(name) or name.split("_")[0] for name in STEPS), *COLUMNS]]
     for entry in shown:
         steps = {step.name: step for step in entry.steps}
-        texts = [_cell(entry, steps.get(name)) for name in STEPS] + _numbers(status, entry)
-        cells = [f"{text:<{w}}" for text, w in zip(texts, widths, strict=True)]
-        lines.append(f"iter_{entry.number:02d}   " + " ".join(cells).rstrip())
+        cells = [_cell(entry, steps.get(name)) for name in STEPS]
+        rows.append([f"iter_{entry.number:02d}", *cells, *_numbers(status, entry)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [" ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     waiting = len(status.iterations) - 1 - shown[-1].number
-    return lines + ([f"          … up to {waiting} more"] if waiting > 0 else [])
+    return lines + ([f"{'':<{widths[0]}} … up to {waiting} more"] if waiting > 0 else [])
 
 
 def _cell(iteration: IterationStatus, step: StepStatus | None) -> str:
@@ -142,14 +148,16 @@ def watch_status(read: Callable[[], Status], *, pause: Callable[[float], None] =
     with Live(auto_refresh=False) as live:
         shown = ""
         while True:
+            began = time.monotonic()
             status = read()
             text = render_status(status)
             if live.console.is_terminal:
-                live.update(Text(text), refresh=True)
+                live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             elif text != shown:
                 sys.stdout.write(f"{text}\n\n")
                 sys.stdout.flush()
             shown = text
             if status.stop_reason is not None and not status.next_steps:
                 return
-            pause(PAUSE if status.jobs is None or status.jobs.queued is None else PAUSE_QUEUE)
+            least = PAUSE if status.jobs is None or status.jobs.queued is None else PAUSE_QUEUE
+            pause(max(least, REST * (time.monotonic() - began)))
