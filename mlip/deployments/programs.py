@@ -4,13 +4,15 @@ Inputs  species [N] int64, centers [E] int64, neighbors [E] int64, vectors [E, 3
 outputs energies [N] (eV) and d(sum of energies)/d(vectors) [E, 3] (eV/Å), for any N >= 1 and E >= 0.
 
 Neither kind of file that is written here holds a pickle. ``torch.export.load`` itself, however, unpickles
-whatever a file tells it to, and a compiled package is machine code: load files of others only after
+and evaluates whatever a file tells it to, and a compiled package is machine code: load files of others only after
 :func:`check_program`, and compiled ones only from people whom you trust.
 """
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -27,6 +29,19 @@ from mlip.potential.interface import PotentialFileError
 
 PairFunction = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 METADATA = "potential.json"
+OPERATION = re.compile(
+    r"torch\.ops\.(aten|prims)\.(?!save|load|from_file)\w+\.\w+"
+    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|eq|ne|ge|gt|le|lt|and_|or_|getitem)"
+)
+SYNTAX = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop,
+          ast.cmpop, ast.Constant, ast.Name, ast.Load, ast.Call, ast.keyword, ast.Subscript, ast.Attribute)  # fmt: skip
+WORD = re.compile(r"\w{1,40}")
+FUNCTIONS = frozenset(
+    {"Symbol", "Integer", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CleanDiv"}
+    | {"CeilToInt", "FloorToInt", "TruncToInt", "IntTrueDiv", "FloatTrueDiv", "ToFloat", "Where", "And", "Or", "Not"}
+    | {"Equality", "Eq", "Unequality", "Ne", "GreaterThan", "StrictGreaterThan", "LessThan", "StrictLessThan"}
+)
+METHODS = frozenset({"size", "stride", "storage_offset"})
 
 
 def export_program(
@@ -100,10 +115,13 @@ def _example(n_species: int, dtype: torch.dtype, device: str) -> tuple[Tensor, .
 
 
 def check_program(path: str | Path) -> None:
-    """Refuse a ``torch.export`` file whose loading would unpickle objects.
+    """Refuse a ``torch.export`` file whose loading or running would execute what it says.
+
+    Besides unpickling, torch evaluates the sizes and guards in a file as Python, and looks up the functions
+    that it names, ``torch.os.system`` for one. Here sizes may be arithmetic only, and functions tensor operations.
 
     Raises:
-        PotentialFileError: for anything but raw weights and JSON, and for compiled packages.
+        PotentialFileError: for anything but raw weights, JSON and arithmetic, and for compiled packages.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -116,6 +134,8 @@ def check_program(path: str | Path) -> None:
                     raise PotentialFileError(f"{path}: {name} is a pickle")
                 if inner.startswith("data/") and inner.endswith("_config.json"):
                     _check_payload(archive.read(name), f"{path}: {name}")
+                if inner.startswith("models/"):
+                    _check_model(json.loads(archive.read(name)), f"{path}: {name}")
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         if isinstance(error, PotentialFileError):
             raise
@@ -126,6 +146,43 @@ def _check_payload(content: bytes, where: str) -> None:
     for name, entry in json.loads(content)["config"].items():
         if entry.get("use_pickle", True):
             raise PotentialFileError(f"{where}: {name} is a pickle")
+
+
+def _check_model(value: Any, where: str) -> None:
+    """Look through a serialised graph for text that torch would evaluate or call."""
+    if isinstance(value, list):
+        for item in value:
+            _check_model(item, where)
+    if not isinstance(value, dict):
+        return
+    expressions = [value["expr_str"]] if "expr_str" in value else []
+    for text in [*expressions, *(value.get("guards_code") or [])]:
+        if not _is_arithmetic(text):
+            raise PotentialFileError(f"{where}: refused, its size or guard {str(text)[:60]!r} is more than arithmetic")
+    for node in value.get("nodes") or []:
+        if not OPERATION.fullmatch(str(node["target"])):
+            raise PotentialFileError(f"{where}: refused, it would call {str(node['target'])[:60]}")
+    for item in value.values():
+        _check_model(item, where)
+
+
+def _is_arithmetic(text: str) -> bool:
+    try:
+        nodes = list(ast.walk(ast.parse(text, mode="eval")))
+    except (SyntaxError, RecursionError, TypeError, ValueError):
+        return False
+    return all(isinstance(node, SYNTAX) and _is_harmless(node) for node in nodes)
+
+
+def _is_harmless(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+        return isinstance(node.value, str) and WORD.fullmatch(node.value) is not None  # sympy evaluates text, too
+    if isinstance(node, ast.Attribute):
+        return node.attr in METHODS
+    if isinstance(node, ast.Call):
+        called = node.func
+        return isinstance(called, ast.Attribute) or (isinstance(called, ast.Name) and called.id in FUNCTIONS)
+    return True
 
 
 def load_program(path: str | Path) -> tuple[PairFunction, dict[str, Any]]:

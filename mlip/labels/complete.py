@@ -12,7 +12,7 @@ from mlip.labels.calculators import LabelError
 from mlip.labels.labeller import Labeller, Outcome
 from mlip.labels.shard import Progress, report
 
-MOST_NAMED = 4
+MOST_NAMED = 6
 """Failed labels that a message names: it fits on one screen."""
 
 

@@ -170,6 +170,26 @@ def test_program_holds_no_pickle_and_pickles_are_refused(exported, tmp_path):
                 archive.writestr(name, content)
         with pytest.raises(PotentialFileError, match="pickle"):
             load_program(bad)
+    model = next(name for name in contents if name.endswith("models/model.json"))
+    marker, text = tmp_path / "executed", contents[model].decode()
+    code = f"open('{marker}', 'w')"
+    for number, change in enumerate(
+        (
+            text.replace("Symbol('s", f"{code} and Symbol('s"),
+            text.replace("Symbol('s", f"Add('{code[:4]}{{}}'.format(1)) + Symbol('s"),
+            text.replace('"guards_code": [', f'"guards_code": ["{code}",'),
+            text.replace("torch.ops.aten.exp.default", "torch.os.system"),
+            text.replace("_operator.ge", "_operator.methodcaller"),
+        )
+    ):
+        assert change != text
+        bad = tmp_path / f"evaluated_{number}.pt2"
+        with zipfile.ZipFile(bad, "w") as archive:
+            for name, content in (contents | {model: change.encode()}).items():
+                archive.writestr(name, content)
+        with pytest.raises(PotentialFileError, match=r"refused, its size or guard|refused, it would call"):
+            load_program(bad)
+    assert not marker.exists()
     (tmp_path / "cut.pt2").write_bytes(path.read_bytes()[:1000])
     with pytest.raises(PotentialFileError, match="cannot be read"):
         load_program(tmp_path / "cut.pt2")
