@@ -26,7 +26,7 @@ from typing import Any
 
 from mlip.attempts import FOLDER, Attempt, State, read_attempts
 from mlip.files import write_json
-from mlip.slurm import JobAccount, job_of, read_accounts
+from mlip.slurm import JobAccount, find_runs, job_of, read_accounts
 from mlip.status_files import number_or_none, read_object, records_of
 from mlip.steps import STEPS
 
@@ -219,11 +219,16 @@ def update_accounts(root: Path) -> bool:
     if not attempts:
         return True
     # A job waits in the queue before it begins, so a failed one may be older than any attempt.
-    found = read_accounts({a.slurm_job for a in attempts}, min(a.began for a in attempts) - 30 * DAY)
+    since = min(attempt.began for attempt in attempts) - 30 * DAY
+    known = _read_accounts(root)
+    listed = read_object(root / FOLDER / SLURM_FILE).get("runs")
+    new = find_runs({attempt.slurm_job for attempt in attempts} - {job.id for job in known}, since)
+    runs = (new or set()) | {str(name) for name in (listed if isinstance(listed, list) else [])}
+    found = read_accounts(runs, since) if new is not None else None
     if found is None:
         return False
-    kept = {f"{job.id} {job.start}": dataclasses.asdict(job) for job in [*_read_accounts(root), *found]}
-    write_json(root / FOLDER / SLURM_FILE, {"jobs": list(kept.values())})
+    kept = {f"{job.id} {job.start}": dataclasses.asdict(job) for job in [*known, *found]}
+    write_json(root / FOLDER / SLURM_FILE, {"runs": sorted(runs), "jobs": list(kept.values())})
     return True
 
 

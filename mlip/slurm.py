@@ -68,33 +68,40 @@ def read_queue(folder: Path, system: str, known: Collection[str] = ()) -> list[Q
     return jobs
 
 
-def read_accounts(jobs: Collection[str], since: float) -> list[JobAccount] | None:
-    """What these jobs and all others of the same runs of Snakemake were given; None where sacct does not answer.
+def find_runs(jobs: Collection[str], since: float) -> set[str] | None:
+    """Names of the runs of Snakemake that submitted these jobs; None where sacct does not answer.
 
-    A job that ended before it could say anything is found by the name that it shares with the
-    others. A job of any other name is the one that Snakemake was started in, and left out.
+    All jobs of a run have its name. One of another name is the job that Snakemake was started
+    in, and left out.
 
     Args:
         jobs: Numbers of the jobs.
         since: Seconds since the epoch; what ended before is not looked for.
     """
-    if not jobs:
-        return []
-    # sacct takes the local time.
-    start = datetime.datetime.fromtimestamp(since, tz=datetime.UTC).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
     names: set[str] = set()
     ordered = sorted(jobs)
     for first in range(0, len(ordered), AT_ONCE):
         chosen = ",".join(ordered[first : first + AT_ONCE])
-        lines = _ask("sacct", *SACCT, "--format=JobName%100", f"--starttime={start}", f"--jobs={chosen}")
+        lines = _ask("sacct", *SACCT, "--format=JobName%100", _start(since), f"--jobs={chosen}")
         if lines is None:
             return None
         names.update(filter(RUN_NAME.search, map(str.strip, lines)))
-    if not names:
+    return names
+
+
+def read_accounts(runs: Collection[str], since: float) -> list[JobAccount] | None:
+    """What all jobs of these runs were given, also those that ended before they could say anything; None as above."""
+    if not runs:
         return []
     what = "JobIDRaw,Start,State,ElapsedRaw,AllocCPUS,AllocTRES,Comment"
-    lines = _ask("sacct", *SACCT, f"--format={what}", f"--starttime={start}", f"--name={','.join(sorted(names))}")
+    lines = _ask("sacct", *SACCT, f"--format={what}", _start(since), f"--name={','.join(sorted(runs))}")
     return None if lines is None else [found for found in map(_account, lines) if found is not None]
+
+
+def _start(since: float) -> str:
+    """sacct takes the local time."""
+    local = datetime.datetime.fromtimestamp(since, tz=datetime.UTC).astimezone()
+    return f"--starttime={local.strftime('%Y-%m-%dT%H:%M:%S')}"
 
 
 def _account(line: str) -> JobAccount | None:

@@ -220,7 +220,10 @@ def test_accounts_top_up_what_killed_jobs_could_not_note(root: Path, monkeypatch
     os.utime(log, (1010.0, 1010.0))
     note(root, "iter_00/label_structures-001", start(cores=2, **in_slurm("12")), end(100.0))
     note(root, "iter_00/select_candidates", start(), end(3.0))
-    asked = []
+    asked: list[set[str]] = []
+    monkeypatch.setattr(
+        "mlip.ledger.find_runs", lambda jobs, since: asked.append(set(jobs)) or ({RUN} if jobs else set())
+    )
     answer = [
         account("11", 90.0, 1, state="OUT_OF_MEMORY"),
         account("12", 105.0, 8, gpus=1),  # a whole node was given
@@ -228,10 +231,11 @@ def test_accounts_top_up_what_killed_jobs_could_not_note(root: Path, monkeypatch
         account("14", 5.0, 1, state="FAILED"),
         account("15", 0.0, 0, state="CANCELLED"),
     ]
-    monkeypatch.setattr("mlip.ledger.read_accounts", lambda jobs, since: asked.append((jobs, since)) or answer)
+    monkeypatch.setattr(
+        "mlip.ledger.read_accounts", lambda runs, since: answer if runs == {RUN} and since < 1e3 else []
+    )
     ledger = write_ledger(root)
-    assert asked[0][0] == {"11", "12"}
-    assert asked[0][1] < 1000.0
+    assert asked == [{"11", "12"}]
     steps = ledger.of_iteration(0)
     assert steps["label_structures"]["core_seconds"] == 90.0 + 105.0 * 8
     assert steps["label_structures"]["gpu_seconds"] == 105.0
@@ -240,15 +244,17 @@ def test_accounts_top_up_what_killed_jobs_could_not_note(root: Path, monkeypatch
     assert ledger.of_iteration(None)["other jobs"]["core_seconds"] == 5.0
     # Slurm forgets, and may be away: what it once said stays.
     for reply in ([], None):
-        monkeypatch.setattr("mlip.ledger.read_accounts", lambda jobs, since, reply=reply: reply)
+        monkeypatch.setattr("mlip.ledger.read_accounts", lambda runs, since, reply=reply: reply)
         assert update_accounts(root) is (reply is not None)
         assert write_ledger(root).total() == ledger.total()
+    assert not any(asked[1:])  # what is known is not looked for again
 
 
 def test_job_that_slurm_queued_again_counts_every_start(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     note(root, "iter_00/score_frames", start(**in_slurm("7")), start(time=2000.0, **in_slurm("7")), end(30.0))
     rows = [account("7", 20.0, 1, state="NODE_FAIL"), account("7", 32.0, 1, start="2026-01-01T01:00:00")]
-    monkeypatch.setattr("mlip.ledger.read_accounts", lambda jobs, since: rows)
+    monkeypatch.setattr("mlip.ledger.find_runs", lambda jobs, since: {RUN})
+    monkeypatch.setattr("mlip.ledger.read_accounts", lambda runs, since: rows)
     assert write_ledger(root).total() == Cost(52.0, 0.0)
 
 
@@ -270,7 +276,9 @@ def test_sacct_is_read_as_it_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     # The job's name leads to all jobs of its run; of the job that Snakemake was started in nothing is asked.
     body = f'case "$*" in *--jobs=11,9*) echo {RUN}; echo my_loop;; *--name={RUN}) {answers};; *) exit 1;; esac'
     fake_program(tmp_path / "bin", "sacct", body, monkeypatch)
-    jobs = slurm.read_accounts({"11", "9"}, 0.0)
+    runs = slurm.find_runs({"11", "9"}, 0.0)
+    assert runs == {RUN}
+    jobs = slurm.read_accounts(runs, 0.0)
     assert [(j.id, j.state, j.seconds, j.cores, j.gpus) for j in jobs] == [
         ("11", "OUT_OF_MEMORY", 90.0, 2, 4),
         ("12", "CANCELLED", 7.0, 1, 2),
@@ -295,12 +303,13 @@ def test_slurm_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.Monk
     fake_program(
         tmp_path / "bin", "sacct", "echo 'slurm_persist_conn_open: Connection refused' >&2; exit 1", monkeypatch
     )
-    assert slurm.read_accounts({"1"}, 0.0) is None
+    assert slurm.read_accounts({RUN}, 0.0) is None
     fake_program(tmp_path / "bin", "squeue", "exec sleep 60", monkeypatch)
     monkeypatch.setattr(slurm, "TIMEOUT", 0.3)
     assert slurm.read_queue(tmp_path, "silicon") is None
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert slurm.read_accounts({"1"}, 0.0) is None
+    assert slurm.find_runs({"1"}, 0.0) is None
+    assert slurm.find_runs((), 0.0) == set()
     assert slurm.read_accounts((), 0.0) == []
 
 
