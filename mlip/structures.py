@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ from ase import Atoms
 from ase.build import bulk
 from ase.data import covalent_radii
 from ase.io import read
-from vesin import ase_neighbor_list
 
 from mlip.config import Prepare, StartingStructure
 from mlip.extxyz import write_structures
@@ -236,8 +236,13 @@ def min_distance_ratio(atoms: Atoms, cutoff_ratio: float = 1.5) -> float:
 
     Returns ``inf`` when no pair is nearer than ``cutoff_ratio`` times its radii.
     """
+    # vesin is 30 times faster, but brings torch with it: a second and 200 MB that label jobs can do without.
+    if "torch" in sys.modules:
+        from vesin import ase_neighbor_list as neighbor_list
+    else:
+        from ase.neighborlist import neighbor_list
     radii = covalent_radii[atoms.numbers]
-    i, j, distances = ase_neighbor_list("ijd", atoms, float(2 * radii.max() * cutoff_ratio))
+    i, j, distances = neighbor_list("ijd", atoms, float(2 * radii.max() * cutoff_ratio))
     ratios = distances / (radii[i] + radii[j])
     return float(ratios.min()) if len(ratios) else float("inf")
 
@@ -381,6 +386,8 @@ def fingerprint(atoms: Atoms, cutoff: float = 6.0, width: float = 0.25) -> np.nd
     Counts of all pairs, then of the unlike ones, so that the order of an alloy shows. Cheap and
     invariant; it only has to tell perturbed copies of one structure apart.
     """
+    from vesin import ase_neighbor_list
+
     centres = np.arange(1.0, cutoff, width)
     i, j, distances = ase_neighbor_list("ijd", atoms, cutoff)
     density = len(atoms) / atoms.get_volume() if atoms.pbc.all() else 0.0

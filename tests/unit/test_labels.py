@@ -506,3 +506,11 @@ def test_molecules_have_no_stress(bench):
     records, (labelled,) = bench.label([water], Label(calculator=EMT_PATH))
     assert records[0]["status"] == "ok"
     assert "stress" not in labelled.calc.results
+
+
+def test_label_jobs_do_without_torch() -> None:
+    code = (
+        "import sys; from mlip.labels import label_structures; from mlip.structures import min_distance_ratio;"
+        "from ase.build import bulk; min_distance_ratio(bulk('Cu')); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
