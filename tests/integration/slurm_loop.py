@@ -171,7 +171,7 @@ class Driver:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 200) -> None:
+    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 300) -> None:
         """Until ``condition`` holds while this driver runs."""
         end = time.monotonic() + seconds
         while not condition():
@@ -181,7 +181,7 @@ class Driver:
                 pytest.fail(f"not within {seconds} s: {what}\n{self.output[-6000:]}")
             time.sleep(0.1)
 
-    def finish(self, seconds: float = 300) -> str:
+    def finish(self, seconds: float = 420) -> str:
         """The output of a driver that must succeed."""
         try:
             code = self.process.wait(seconds)

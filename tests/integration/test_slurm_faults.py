@@ -120,7 +120,7 @@ class Ordeal:
         self.driver.wait_until(lambda: "train_committee: train" in self.driver.output, "the training's turn")
         time.sleep(SLURMCTLD_DOWN)
         self.output_in_outage = self.driver.output
-        for name in ("slurmctld", "slurmdbd", self.dead_node):
+        for name in ("slurmdbd", "slurmctld", self.dead_node):
             self.cluster.start(name)
 
     def kill_training(self) -> None:
