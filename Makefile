@@ -61,7 +61,9 @@ test: $(STAMP) ## Run all tests
 
 # As root; on Debian after: apt-get install slurm-wlm munge slurmdbd mariadb-server
 test-slurm: $(STAMP) ## Run the tests on a Slurm of their own (as root; ten minutes)
-	MLIP_TEST_SLURM=1 $(BIN)/python -m pytest -n $(CORES) --dist loadscope -m slurm tests/integration $(PYTEST_ARGS)
+	MLIP_TEST_SLURM=1 MLIP_FAULTS=results/faults \
+	    $(BIN)/python -m pytest -n $(CORES) --dist loadscope -m slurm tests/integration $(PYTEST_ARGS)
+	$(if $(FAULTS),MLIP_FAULTS=results/faults $(BIN)/python -m tests.integration.faults_table)
 
 test-mace: $(STAMP_MACE) ## Run the tests of backend mace, in its own environment
 	.venv-mace/bin/python -m pytest tests/integration/test_mace.py $(PYTEST_ARGS)

@@ -162,6 +162,8 @@ class SlurmCluster:
         """Start a daemon, or start it again: ``slurmctld``, ``slurmdbd`` or a node's name."""
         words = ["slurmd", "-D", "-N", name] if name in self.nodes else [name, "-D"]
         self._start(name, *words)
+        if name == "slurmdbd":  # a slurmctld that starts earlier gives up
+            self._wait_for(lambda: bool(self.command("sacctmgr", "--noheader", "show", "configuration")))
 
     def stop(self, name: str, kill: bool = False) -> None:
         """End a daemon, politely or with SIGKILL."""

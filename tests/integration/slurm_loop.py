@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +133,10 @@ class SlurmLoop:
         path = self.results / "iter_00" / "label_structures" / f"shard_{shard:03d}.progress.json"
         return json.loads(path.read_text())["done"] if path.exists() else 0
 
-    def wait_for_first_labels(self, driver: Driver, shards: Iterable[int]) -> None:
-        """Until a job of each shard is held up in its second label."""
-        driver.wait_until(lambda: all(self.labels_done(shard) == 1 for shard in shards), "a label of every shard")
+    def wait_for_first_labels(self, driver: Driver, n_jobs: int) -> None:
+        """Until this many label jobs are held up in their second label."""
+        shards = range(self.config["label"]["n_shards"])
+        driver.wait_until(lambda: sum(self.labels_done(shard) == 1 for shard in shards) == n_jobs, "first labels")
 
     def release(self) -> None:
         """Let all calculations go on from now on."""
@@ -170,7 +171,7 @@ class Driver:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 200) -> None:
+    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 300) -> None:
         """Until ``condition`` holds while this driver runs."""
         end = time.monotonic() + seconds
         while not condition():
@@ -180,7 +181,7 @@ class Driver:
                 pytest.fail(f"not within {seconds} s: {what}\n{self.output[-6000:]}")
             time.sleep(0.1)
 
-    def finish(self, seconds: float = 300) -> str:
+    def finish(self, seconds: float = 420) -> str:
         """The output of a driver that must succeed."""
         try:
             code = self.process.wait(seconds)

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from tests.integration.faults_table import record
 from tests.integration.slurm_cluster import SlurmCluster
 from tests.integration.slurm_loop import DATASET, PROFILE, SLURM_MARKS, SlurmLoop, assert_same_dataset, submitted
 
 pytestmark = SLURM_MARKS
 
-SHARDS = range(3)  # on two nodes: the last one waits in the queue
-CHANGES: dict[str, Any] = {"prepare": {"n_structures": 9}, "label": {"n_shards": len(SHARDS)}}
+# Three shards on two nodes: one waits in the queue.
+CHANGES: dict[str, Any] = {"prepare": {"n_structures": 9}, "label": {"n_shards": 3}}
 
 # What a finished label job wrote is out of sight for some seconds; what node2 wrote carries that
 # node's time, as on Lustre. More than five minutes off, munge refuses a node.
@@ -34,7 +35,7 @@ LATE_SECONDS = 4
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SlurmLoop:
     loop = SlurmLoop(tmp_path_factory.mktemp("undisturbed"), None, **CHANGES)
-    loop.start("--cores", "2", target=DATASET).finish()
+    loop.start("--cores", "1", target=DATASET)  # beside the others, which mostly wait
     return loop
 
 
@@ -50,7 +51,7 @@ def test_killed_driver_is_succeeded_and_a_second_one_refused(
     loop = SlurmLoop(tmp_path, cluster, **CHANGES)
     first = loop.start(*PROFILE, target=DATASET)
     try:
-        loop.wait_for_first_labels(first, SHARDS[:2])
+        loop.wait_for_first_labels(first, 2)
 
         second = loop.start(*PROFILE, target=DATASET)
         assert second.process.wait(60) == 1
@@ -70,13 +71,17 @@ def test_killed_driver_is_succeeded_and_a_second_one_refused(
         for driver in loop.drivers:
             driver.end()
 
+    states = [job.state for job in loop.jobs("label_structures")]
+    for row, attempts in ((7, ["driver killed", *states]), (12, ["refused"]), (16, ["released"])):
+        record(row, attempts, finished, loop.finished_labels(), loop.computed_twice())
     assert "taking over its lock" in third.output
     # Their jobs were neither submitted again nor was what they computed.
     assert not submitted(third.output)
-    assert [job.state for job in loop.jobs("label_structures")] == ["COMPLETED"] * 3
+    assert states == ["COMPLETED"] * 3
     assert finished
     assert finished.items() <= loop.finished_labels().items()
     assert not loop.computed_twice()
+    undisturbed.drivers[0].finish()
     assert_same_dataset(loop, undisturbed)
 
 
@@ -89,8 +94,8 @@ def test_late_files_skewed_clocks_and_an_edit_change_nothing(
     (tmp_path / "skewed").touch()
     driver = loop.start(*PROFILE, "--latency-wait", "20", target=DATASET)
     try:
-        loop.wait_for_first_labels(driver, SHARDS[:2])
-        before = loop.config
+        loop.wait_for_first_labels(driver, 2)
+        before, finished = loop.config, loop.finished_labels()
         # Every third structure becomes every fifth: a job that read this would label other ones.
         loop.write_config(before | {"label": before["label"] | {"n_shards": 5}})
         loop.release()
@@ -99,7 +104,10 @@ def test_late_files_skewed_clocks_and_an_edit_change_nothing(
         driver.end()
 
     jobs = loop.jobs("label_structures")
-    assert [job.state for job in jobs] == ["COMPLETED"] * 3
+    states = [job.state for job in jobs]
+    for row in (15, 17, 18):
+        record(row, states, finished, loop.finished_labels(), loop.computed_twice())
+    assert states == ["COMPLETED"] * 3
     assert {job.node for job in jobs} == {"node1", "node2"}
     skewed = [job.node == "node2" for job in jobs]
     times = [(shards / f"shard_{job.name[-3:]}.json").stat().st_mtime for job in jobs]
@@ -107,6 +115,7 @@ def test_late_files_skewed_clocks_and_an_edit_change_nothing(
         t for t, late in zip(times, skewed, strict=True) if not late
     )
     assert not loop.computed_twice()
+    undisturbed.drivers[0].finish()
     assert_same_dataset(loop, undisturbed)
 
     # The edit counts from the next start; without it, a file from the future is no reason to start again.

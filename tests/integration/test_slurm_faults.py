@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import xarray as xr
 
+from tests.integration.faults_table import record
 from tests.integration.slurm_cluster import ACCOUNTING_PROGRAMS, SlurmCluster, missing_programs
 from tests.integration.slurm_loop import (
     CANDIDATES,
@@ -43,14 +44,14 @@ CHANGES: dict[str, Any] = {
 }
 # Small enough that a label's stand-in can exceed it; the retry has twice as much.
 MEMORY = ["--set-resources", "label_structures:mem_mb=900 * attempt"]
-SLURMCTLD_DOWN = 20  # seconds
+SLURMCTLD_DOWN = 15  # seconds
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SlurmLoop:
     """The same loop on this machine alone."""
     loop = SlurmLoop(tmp_path_factory.mktemp("undisturbed"), None, **CHANGES)
-    loop.start("--cores", "2", target=CANDIDATES).finish()
+    loop.start("--cores", "1", target=CANDIDATES)  # beside the other one, which mostly waits
     return loop
 
 
@@ -69,28 +70,21 @@ class Ordeal:
         self.finished: dict[Path, int] = {}
         self.label_jobs_hit: list[str] = []
         self.sacct_error = ""
-        self.training_log = ""
-        self.times: dict[str, float] = {}
+        self.output_in_outage = ""
 
     def go_through(self) -> None:
         start = time.monotonic()
-        for step in (
-            self.hurt_labels,
-            self.requeue_lost_job,
-            self.kill_training,
-            self.restart_slurmctld,
-            self.kill_walker,
-        ):
+        steps = (self.hurt_labels, self.requeue_lost_job, self.restart_slurmctld, self.kill_training, self.kill_walker)
+        for step in steps:
             step()
-            self.times[step.__name__] = time.monotonic() - start
+            print(f"{step.__name__}: done after {time.monotonic() - start:.0f} s")
         self.output = self.driver.finish()
-        self.times["end"] = time.monotonic() - start
-        print(self.times)
+        print(f"loop: done after {time.monotonic() - start:.0f} s")
 
     def hurt_labels(self) -> None:
         """Four shards, each hit while it computes its second label, and the accounting is down."""
         loop = self.loop
-        loop.wait_for_first_labels(self.driver, range(4))
+        loop.wait_for_first_labels(self.driver, 4)
         self.cluster.stop("slurmdbd", kill=True)
         try:
             self.cluster.command("sacct")
@@ -118,19 +112,21 @@ class Ordeal:
         # Slurm waits two minutes before it starts such a job again; the test does not.
         self.cluster.command("scontrol", "update", f"JobId={self.label_jobs_hit[NODE]}", "StartTime=now")
 
+    def restart_slurmctld(self) -> None:
+        """Away when the training is to be submitted; the accounting and the dead node come back with it."""
+        log = self.loop.results / "logs" / "iter_00" / "collect_dataset.log"
+        self.driver.wait_until(log.exists, "all labels")
+        self.cluster.stop("slurmctld", kill=True)
+        self.driver.wait_until(lambda: "train_committee: train" in self.driver.output, "the training's turn")
+        time.sleep(SLURMCTLD_DOWN)
+        self.output_in_outage = self.driver.output
+        for name in ("slurmdbd", "slurmctld", self.dead_node):
+            self.cluster.start(name)
+
     def kill_training(self) -> None:
         checkpoint = self.loop.results / "iter_00" / "train_committee" / "checkpoint"
         self.driver.wait_until(checkpoint.exists, "a checkpoint of the training")
         self.kill_script("train_committee", "")
-
-    def restart_slurmctld(self) -> None:
-        """Down while the driver waits for jobs; the accounting comes back as well."""
-        self.cluster.stop("slurmctld", kill=True)
-        time.sleep(SLURMCTLD_DOWN)
-        self.cluster.start("slurmctld")
-        self.cluster.start("slurmdbd")
-        self.cluster.start(self.dead_node)
-        self.cluster.wait_until_ready()
 
     def kill_walker(self) -> None:
         log = self.loop.results / "logs" / "iter_00" / "explore_walkers-00.log"
@@ -146,19 +142,27 @@ class Ordeal:
                 if any(word.endswith(f"{rule}.py".encode()) for word in words) and b"-c" not in words:
                     os.kill(pid, signal.SIGKILL)
 
+    def record(self, row: int, attempts: list[str]) -> None:
+        record(row, attempts, self.finished, self.loop.finished_labels(), self.loop.computed_twice())
+
 
 @pytest.fixture(scope="module")
 def ordeal(cluster: SlurmCluster, undisturbed: SlurmLoop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ordeal]:
     ordeal = Ordeal(SlurmLoop(tmp_path_factory.mktemp("ordeal"), cluster, **CHANGES), cluster)
     try:
         ordeal.go_through()
+        undisturbed.drivers[0].finish()
         yield ordeal
     finally:
-        ordeal.driver.end()
+        for driver in (ordeal.driver, undisturbed.drivers[0]):
+            driver.end()
 
 
-def attempts(ordeal: Ordeal, rule: str, wildcards: str) -> list[str]:
-    return [job.state for job in ordeal.loop.jobs(rule, wildcards)]
+def attempts(ordeal: Ordeal, row: int, rule: str, wildcards: str) -> list[str]:
+    """How the jobs of a step ended; kept for the page's row."""
+    states = [job.state for job in ordeal.loop.jobs(rule, wildcards)]
+    ordeal.record(row, states)
+    return states
 
 
 def assert_no_label_lost(ordeal: Ordeal, shard: int) -> None:
@@ -171,20 +175,21 @@ def assert_no_label_lost(ordeal: Ordeal, shard: int) -> None:
 
 def test_label_job_that_runs_out_of_memory_gets_more(ordeal: Ordeal) -> None:
     first, second = ordeal.loop.jobs("label_structures", f"_{OOM:03d}")
+    ordeal.record(1, [first.state, second.state])
     assert first.state in {"OUT_OF_MEMORY", "FAILED"}  # the former with cgroups
-    assert "memory limit" in (ordeal.loop.folder / "logs" / "slurm").glob(f"**/{first.id}.log").__next__().read_text()
+    assert "memory limit" in next((ordeal.loop.folder / "logs" / "slurm").glob(f"**/{first.id}.log")).read_text()
     assert (first.memory, second.memory, second.state) == ("900M", "1800M", "COMPLETED")
     assert_no_label_lost(ordeal, OOM)
 
 
 def test_label_job_at_its_walltime_is_tried_again(ordeal: Ordeal) -> None:
-    assert attempts(ordeal, "label_structures", f"_{WALLTIME:03d}") == ["TIMEOUT", "COMPLETED"]
+    assert attempts(ordeal, 2, "label_structures", f"_{WALLTIME:03d}") == ["TIMEOUT", "COMPLETED"]
     assert "SLURM status is: 'TIMEOUT'" in ordeal.output
     assert_no_label_lost(ordeal, WALLTIME)
 
 
 def test_cancelled_label_job_is_tried_again(ordeal: Ordeal) -> None:
-    assert attempts(ordeal, "label_structures", f"_{CANCELLED:03d}") == ["CANCELLED", "COMPLETED"]
+    assert attempts(ordeal, 3, "label_structures", f"_{CANCELLED:03d}") == ["CANCELLED", "COMPLETED"]
     assert "SLURM status is: 'CANCELLED'" in ordeal.output
     assert_no_label_lost(ordeal, CANCELLED)
 
@@ -192,23 +197,29 @@ def test_cancelled_label_job_is_tried_again(ordeal: Ordeal) -> None:
 def test_job_of_a_dead_node_runs_again_elsewhere_and_only_once(ordeal: Ordeal) -> None:
     (job,) = ordeal.loop.jobs("label_structures", f"_{NODE:03d}")  # Slurm's own requeue: same number
     assert job.id == ordeal.label_jobs_hit[NODE]
+    assert job.node != ordeal.dead_node
+    ordeal.record(4, ["node_fail", job.state])
     assert job.state == "COMPLETED"
     assert_no_label_lost(ordeal, NODE)
 
 
-def test_loop_survives_an_outage_of_slurmctld(ordeal: Ordeal) -> None:
-    assert ordeal.times["restart_slurmctld"] - ordeal.times["kill_training"] > SLURMCTLD_DOWN
-    assert "steps (100%) done" in ordeal.output
+def test_submission_waits_for_slurmctld(ordeal: Ordeal) -> None:
+    submission = "rule_train_committee/tiny_00/"
+    assert submission not in ordeal.output_in_outage
+    assert submission in ordeal.output
+    assert "sbatch failed" not in ordeal.output
+    ordeal.record(5, ["slurmctld killed", f"back after {SLURMCTLD_DOWN} s"])
 
 
 def test_loop_survives_an_outage_of_the_accounting(ordeal: Ordeal) -> None:
     assert "Problem talking to the database" in ordeal.sacct_error
-    # All label jobs were retried and collected while it was down.
-    assert ordeal.times["restart_slurmctld"] > ordeal.times["requeue_lost_job"]
+    # It was down until all label jobs had been hit, retried and collected.
+    assert "collect_dataset" in ordeal.output_in_outage
+    ordeal.record(6, ["slurmdbd killed", "back after all labels"])
 
 
 def test_killed_training_continues_from_its_checkpoint(ordeal: Ordeal, undisturbed: SlurmLoop) -> None:
-    assert attempts(ordeal, "train_committee", "") == ["FAILED", "COMPLETED"]
+    assert attempts(ordeal, 8, "train_committee", "") == ["FAILED", "COMPLETED"]
     name = Path("iter_00") / "train_committee" / "training.json"
     history, whole = (json.loads((loop.results / name).read_text()) for loop in (ordeal.loop, undisturbed))
     assert history["steps"] == whole["steps"]
@@ -217,7 +228,7 @@ def test_killed_training_continues_from_its_checkpoint(ordeal: Ordeal, undisturb
 
 
 def test_killed_walker_runs_again_on_the_same_path(ordeal: Ordeal, undisturbed: SlurmLoop) -> None:
-    assert attempts(ordeal, "explore_walkers", "_00") == ["FAILED", "COMPLETED"]
+    assert attempts(ordeal, 9, "explore_walkers", "_00") == ["FAILED", "COMPLETED"]
     name = Path("iter_00") / "explore_walkers" / "walker_00.nc"
     with xr.open_dataset(ordeal.loop.results / name) as one, xr.open_dataset(undisturbed.results / name) as other:
         assert one["positions"].equals(other["positions"])

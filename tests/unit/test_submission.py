@@ -61,3 +61,13 @@ def test_program_in_the_path_submits_its_input_too(folder: Path) -> None:
     (folder / "sbatch").write_text('#!/bin/sh\necho "$@"; cat\n')
     done = subprocess.run(["sbatch", "--parsable", "x y"], input="script", capture_output=True, text=True, check=True)
     assert done.stdout == "--parsable x y\nscript"
+
+
+def test_executor_keeps_to_squeue_while_slurmctld_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    import snakemake_executor_plugin_slurm as executor
+
+    answers = iter([300, None, 120])
+    monkeypatch.setattr(executor, "get_min_job_age", lambda: next(answers))
+    submission.make_executor_patient()
+    assert [executor.get_min_job_age(), executor.get_min_job_age()] == [300, 120]
+    assert os.environ["PATH"].startswith(str(submission.BIN))
