@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,11 @@ SHARDS = [f"results/tiny/iter_00/label_structures/shard_{shard:03d}.json" for sh
 def slurm() -> Iterator[SlurmCluster]:
     with SlurmCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def workflow(tmp_path: Path) -> Workflow:
+    return Workflow(tmp_path)
 
 
 def test_shards_are_one_job_array(slurm: SlurmCluster, workflow: Workflow) -> None:
