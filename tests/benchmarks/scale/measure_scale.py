@@ -1,9 +1,9 @@
 """Measure what labels cost beside themselves: the loop's own label rule on 1 to 64 slots, with a labeller that sleeps.
 
-python tests/benchmarks/scale/measure_scale.py --out results/benchmarks/scale/runs [--executor slurm]
+python tests/benchmarks/scale/measure_scale.py --out results/benchmarks/scale/runs --executor local
 
-Each run is a record of its own; a finished one is not measured again. With Slurm's programs and
-root, jobs go to a real Slurm of virtual nodes through the shipped profile, else to local processes.
+Each run is a record of its own; a finished one is not measured again. Executor ``slurm`` is a real
+Slurm of virtual nodes, used through the shipped profile; without its programs or root it is skipped.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class Case:
 # The last two: the same labels in four times as many jobs, to tell what a job costs from what a label does.
 CASES = [Case(slots, labels, slots) for labels in (1000, 10_000) for slots in (1, 4, 16, 64)]
 CASES += [Case(4, 1000, 16), Case(4, 1000, 64)]
+MB_PER_SLURM_JOB = 350
+"""Two Snakemakes, the step and the calculator's process: cases for which a machine has too little are left out."""
 
 
 class VirtualNodes(SlurmCluster):
@@ -73,16 +75,21 @@ def main() -> None:
     """Measure the cases that have no record yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
-    parser.add_argument("--executor", choices=["slurm", "local"], help="default: slurm where it can run")
+    parser.add_argument("--executor", choices=["slurm", "local"], required=True)
     parser.add_argument("--slots", type=int, nargs="*", help="only cases with so many slots")
     parser.add_argument("--labels", type=int, nargs="*", help="only cases with so many labels")
     options = parser.parse_args()
-    can_slurm = not missing_programs() and os.geteuid() == 0
-    executor = options.executor or ("slurm" if can_slurm else "local")
+    executor = options.executor
+    if executor == "slurm" and (missing_programs() or os.geteuid() != 0):
+        sys.stdout.write("skipped: a real Slurm needs its programs (Debian: slurm-wlm, munge) and root\n")
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     waiting = [case for case in CASES if not path_of(options.out, executor, case).exists()]
     waiting = [case for case in waiting if case.slots in (options.slots or [case.slots])]
     waiting = [case for case in waiting if case.labels in (options.labels or [case.labels])]
+    if executor == "slurm":
+        fitting = psutil.virtual_memory().available / 1e6 / MB_PER_SLURM_JOB
+        waiting = [case for case in waiting if case.slots <= fitting]
     for case in waiting:
         # A fresh Slurm each time: the controller keeps finished jobs, and becomes slower.
         with VirtualNodes() if executor == "slurm" else contextlib.nullcontext() as cluster:
