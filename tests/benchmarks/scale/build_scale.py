@@ -79,7 +79,7 @@ def phase_table(records: list[Record]) -> str:
     """Where the time beside the labels went."""
     rows = [
         (
-            "| executor | slots | labels | jobs | before the first job | submitting | a job's start | label's overhead |"
+            "| executor | slots | labels | jobs | before the first job | submitting | a job's start | of a label |"
             " a job's end | after the last job |"
         ),
         "|---" * 10 + "|",

@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--executor", choices=["slurm", "local"], required=True)
     parser.add_argument("--slots", type=int, nargs="*", help="only cases with so many slots")
     parser.add_argument("--labels", type=int, nargs="*", help="only cases with so many labels")
+    parser.add_argument("--jobs", type=int, nargs="*", help="only cases with so many jobs")
     options = parser.parse_args()
     executor = options.executor
     if executor == "slurm" and (missing_programs() or os.geteuid() != 0):
@@ -87,6 +88,7 @@ def main() -> None:
     waiting = [case for case in CASES if not path_of(options.out, executor, case).exists()]
     waiting = [case for case in waiting if case.slots in (options.slots or [case.slots])]
     waiting = [case for case in waiting if case.labels in (options.labels or [case.labels])]
+    waiting = [case for case in waiting if case.jobs in (options.jobs or [case.jobs])]
     if executor == "slurm":
         fitting = psutil.virtual_memory().available / 1e6 / MB_PER_SLURM_JOB
         waiting = [case for case in waiting if case.slots <= fitting]
