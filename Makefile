@@ -17,7 +17,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-mace demo smoke validate benchmark benchmark-report test test-slurm test-mace lint format clean distclean
+.PHONY: help setup setup-mace demo smoke validate benchmark benchmark-report benchmark-scale test test-slurm test-mace lint format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | \
@@ -53,6 +53,17 @@ benchmark: $(STAMP) ## Measure accuracy and speed beside MACE, NequIP and NEP (a
 
 benchmark-report: $(STAMP) ## ... tables and pictures of its finished runs, into docs/
 	@$(BIN)/python tests/benchmarks/build_report.py --update-docs docs
+
+SCALE := results/benchmarks/scale
+
+# A loop of copper in a folder of its own tells what Snakemake costs it.
+benchmark-scale: $(STAMP) ## Measure the loop with 1 to 64 label jobs at a time, and planning (half an hour), into docs/
+	@$(BIN)/python tests/benchmarks/scale/measure_plan.py --out $(SCALE)/plan.json
+	@$(BIN)/snakemake --directory $(SCALE)/loop --configfile config/copper.yaml --cores $(CORES) --quiet
+	@$(BIN)/python tests/benchmarks/scale/loop_overhead.py $(SCALE)/loop/results/copper --out $(SCALE)/loops/copper-local.json
+	@$(BIN)/python tests/benchmarks/scale/measure_scale.py --out $(SCALE)/runs --executor local
+	@$(BIN)/python tests/benchmarks/scale/measure_scale.py --out $(SCALE)/runs --executor slurm
+	@$(BIN)/python tests/benchmarks/scale/build_scale.py --results $(SCALE) --update-docs docs
 
 # `loadscope` keeps a module on one worker, so that a loop run once as a fixture stays one run;
 # pyproject.toml names the slowest folders first, and without reordering they start first.

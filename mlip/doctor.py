@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlip.config import Config, ConfigError, load_config
+from mlip.doctor_slurm import compare_requests
 
 Status = Literal["ok", "info", "warn", "fail"]
 
 SET_UP_AGAIN = "Run `make setup`; if it says there is nothing to do, `make distclean setup`."
 MIN_PYTHON = (3, 11)
 PROFILE = Path("workflow/profiles/slurm/config.yaml")
+RULES = Path("workflow/rules")
 # A loop of small cells writes some hundred MB; below the first it cannot, below the second not for long.
 MIN_FREE_GB, LOW_FREE_GB = 0.5, 5.0
 COMMAND_TIMEOUT = 20  # seconds; slurmctld may be slow, or down
@@ -55,7 +57,7 @@ def run_checks(config: Path | None = None, root: Path = Path()) -> list[Check]:
         _guarded("NetCDF", check_netcdf),
         _guarded("neighbour lists", check_vesin),
         _guarded("Snakemake", check_snakemake),
-        _guarded("Slurm", lambda: check_slurm(root / PROFILE)),
+        _guarded("Slurm", lambda: check_slurm(root / PROFILE, root / RULES)),
         _guarded("results", lambda: check_folder(root / "results")),
         _guarded("label_store", lambda: check_folder(root / "label_store")),
     ]
@@ -193,46 +195,17 @@ def check_snakemake() -> Check:
     return Check("Snakemake", "ok", found)
 
 
-def check_slurm(profile: Path) -> Check:
-    """Slurm's commands answer, and it has the partitions and GPUs that ``profile`` asks for."""
+def check_slurm(profile: Path, rules: Path = RULES) -> Check:
+    """Slurm's commands answer, and it has the partitions, GPUs, memory and time that ``profile`` and ``rules`` need."""
     missing = [command for command in ("sbatch", "sinfo", "squeue") if shutil.which(command) is None]
     if len(missing) == 3:
         return Check("Slurm", "info", "not on this machine")
     if missing:
         return Check("Slurm", "fail", f"{', '.join(missing)} not found", "Load the site's Slurm module.")
-    answer = _run("sinfo", "--noheader", "--format=%R %G")
-    if answer.returncode != 0:
-        return Check(
-            "Slurm", "fail", f"sinfo: {answer.stderr.strip()}", "Slurm's controller does not answer; ask the site."
-        )
-    gres: dict[str, str] = {}
-    for line in answer.stdout.splitlines():
-        name, _, value = line.strip().partition(" ")
-        gres[name] = f"{gres.get(name, '')} {value}"
-    return _compare_profile(profile, gres)
-
-
-def _compare_profile(profile: Path, gres: dict[str, str]) -> Check:
-    """``gres`` holds what each partition's nodes offer, as sinfo prints it."""
-    import yaml
-
-    content = yaml.safe_load(profile.read_text(encoding="utf-8")) if profile.is_file() else {}
-    default = content.get("default-resources") or {}
-    requests = {"default-resources": default, **(content.get("set-resources") or {})}
-    for name, resources in requests.items():
-        partition = resources.get("slurm_partition", default.get("slurm_partition"))
-        if partition is not None and partition not in gres:
-            remedy = f"Edit {profile}. There are: {', '.join(sorted(gres))}"
-            return Check("Slurm", "fail", f"{name} asks for partition {partition!r}, which does not exist", remedy)
-        offered = gres[partition] if partition else " ".join(gres.values())
-        if "gpu" in str(resources.get("gres", "")) and "gpu" not in offered:
-            remedy = f"Name a GPU partition there, or delete the block, in {profile}"
-            return Check("Slurm", "fail", f"{name} asks for a GPU where sinfo shows none", remedy)
-    command = content.get("slurm-status-command")
-    if command != "squeue" and _run("sacct", "--noheader", "--allocations").returncode != 0:
-        remedy = f"Set `slurm-status-command: squeue` in {profile}"
-        return Check("Slurm", "warn", "no accounting (sacct fails), by which finished jobs are found", remedy)
-    return Check("Slurm", "ok", f"partitions: {', '.join(sorted(gres))}")
+    partitions, problem = compare_requests(profile, rules, _run)
+    if problem is not None:
+        return Check("Slurm", "fail" if problem.fatal else "warn", problem.detail, problem.remedy)
+    return Check("Slurm", "ok", f"partitions: {', '.join(partitions)}; every rule's request fits")
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

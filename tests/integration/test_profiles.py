@@ -1,6 +1,7 @@
 """Snakemake finds the profiles by itself and does with them what docs/cluster.md says."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,3 +60,20 @@ def test_default_profile_leaves_the_slurm_profile_its_keys():
     )
     assert set(default) & set(slurm) == set()
     assert not {"cores", "executor"} & set(default)
+
+
+def test_lines_commented_out_in_the_slurm_profile_work(folder):
+    """As a user would: every line that only waits for its comment sign to be removed."""
+    text = (ROOT / "slurm/config.yaml").read_text()
+    options = re.findall(r"^ *# +([a-z_-]+: .*|  [a-z_]+:$|  +[a-z_]+: .*|[a-z_]+:)$", text, re.MULTILINE)
+    assert {"mpi", "tasks", "slurm_account", "slurm-array-jobs"} <= {line.strip().split(":")[0] for line in options}
+    active = re.sub(r"^( *)# ((?:  )*[a-z_-]+:(?: .*)?)$", r"\1\2", text, flags=re.MULTILINE)
+    profile = yaml.safe_load(active)
+    assert profile["set-resources"]["label_structures"]["mpi"] == "srun"
+    (folder / "all").mkdir()
+    (folder / "all" / "config.yaml").write_text(active)
+    (folder / "Snakefile").write_text(RULES.replace("train_committee", "label_structures"))
+    output = snakemake(folder, "--profile", "all", "--dry-run")
+    assert "mpi=srun" in output
+    assert "tasks=16" in output
+    assert "runtime=720" in output

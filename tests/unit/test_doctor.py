@@ -8,8 +8,23 @@ import pytest
 
 from mlip import doctor
 from mlip.doctor import Check, check_config, check_folder, check_slurm, check_threads, render_checks, run_checks
+from mlip.doctor_slurm import job_requests
 
-SINFO = "cpu (null)\ngpu gpu:a100:4\n"
+ROOT = Path(__file__).parents[2]
+SINFO = "cpu*|(null)|16000|32|1-00:00:00\ngpu|gpu:a100:4(S:0-1)|500000+|64|infinite\n"
+RULES = """
+localrules:
+    collect_dataset,
+
+rule collect_dataset:
+    resources:
+        mem_mb=scaled(900000),
+
+rule label_structures:
+    resources:
+        mem_mb=scaled(6000),
+        runtime=scaled(240),
+"""
 
 
 @pytest.fixture
@@ -111,14 +126,41 @@ def test_slurm_that_does_not_answer(working_slurm, tmp_path):
         ("default-resources: {slurm_partition: cpu}", "ok", "cpu, gpu"),
         ("default-resources: {slurm_partition: fast}", "fail", "'fast'"),
         ("set-resources: {train_committee: {slurm_partition: fast}}", "fail", "train_committee"),
-        ('set-resources: {train_committee: {slurm_partition: cpu, gres: "gpu:1"}}', "fail", "GPU"),
+        # The default partition, marked by sinfo, has no GPU.
+        ('set-resources: {train_committee: {gres: "gpu:1"}}', "fail", "partition cpu has none"),
         ('set-resources: {train_committee: {slurm_partition: gpu, gres: "gpu:1"}}', "ok", "gpu"),
-        ('set-resources: {train_committee: {gres: "gpu:1"}}', "ok", "gpu"),
+        ('set-resources: {train_committee: {slurm_partition: gpu, gres: "gpu:a100:4"}}', "ok", "gpu"),
+        ('set-resources: {train_committee: {slurm_partition: gpu, gres: "gpu:h100:1"}}', "fail", "model h100"),
+        ("set-resources: {train_committee: {slurm_partition: gpu, gpu: 8}}", "fail", "8 GPUs a node"),
+        # The rule's own request, for which the profile has no other.
+        ("retries: 1", "ok", "fits"),
+        ("retries: 2", "warn", "label_structures asks for 18000 MB at attempt 3, partition cpu has 16000"),
+        ("retries: 2\nset-resources: {label_structures: {slurm_partition: gpu}}", "ok", "fits"),
+        ("set-resources: {label_structures: {mem_mb: 20000}}", "fail", "20000 MB"),
+        ('set-resources: {label_structures: {runtime: "1500 * attempt"}}', "fail", "1440 at most"),
+        ("default-resources: {slurm_account: physics}", "ok", "fits"),
+        ("default-resources: {slurm_account: phisics}", "fail", "not one of yours"),
     ],
 )
 def test_slurm_profile_is_compared_with_the_cluster(working_slurm, tmp_path, profile, status, words):
-    found = check_slurm(write_profile(tmp_path, profile))
+    (tmp_path / "label.smk").write_text(RULES)
+    working_slurm("sh", "physics\nmaterials")  # starts sacctmgr
+    found = check_slurm(write_profile(tmp_path, profile), tmp_path)
     assert (found.status, words in found.detail) == (status, True), found
+
+
+def test_requests_of_the_real_rules_are_read():
+    requests = job_requests({"default-resources": {"mem_mb": 1}}, ROOT / "workflow/rules")
+    assert {"label_structures", "train_committee", "explore_walkers", "assess_potential"} <= set(requests)
+    assert "collect_dataset" not in requests  # runs where Snakemake does
+    for name in set(requests) - {"default-resources"}:
+        assert {"mem_mb", "runtime"} <= set(requests[name]), name
+
+
+@pytest.mark.parametrize(("age", "status"), [(300, "ok"), (10, "warn")])
+def test_squeue_must_remember_finished_jobs(working_slurm, tmp_path, age, status):
+    working_slurm("scontrol", f"MinJobAge = {age} sec")
+    assert check_slurm(write_profile(tmp_path, "slurm-status-command: squeue"), tmp_path).status == status
 
 
 def test_slurm_without_accounting_needs_squeue(working_slurm, tmp_path):

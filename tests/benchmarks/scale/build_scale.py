@@ -1,0 +1,208 @@
+"""Tables and a picture of how the loop scales, from the records of finished measurements.
+
+python tests/benchmarks/scale/build_scale.py --results results/benchmarks/scale [--update-docs docs]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT)]
+
+from mlip.report.drawing import BLUE, GREEN, INK, ORANGE, Panel, Picture, limit_line, png  # noqa: E402
+
+Record = dict[str, Any]
+MINUTE = 60.0  # s, the label that overheads are told for
+MOST = 5.0  # per cent of it that labels may cost beside themselves at 64 slots
+
+
+def lost_seconds(record: Record) -> float:
+    """Wall time that the labels' own does not explain. It does not depend on how long a label takes."""
+    return record["wall_seconds"] - record["ideal_seconds"]
+
+
+def rounds(record: Record) -> int:
+    """Labels that a slot computes one after the other."""
+    return -(-record["labels"] // record["slots"])
+
+
+def measured_overhead(record: Record) -> float:
+    """Per cent that the measured losses would add to labels of a minute."""
+    return 100 * lost_seconds(record) / (MINUTE * rounds(record))
+
+
+def own_core_overhead(record: Record, costs: dict[str, float]) -> float:
+    """The same with a core for every slot: a job's start and a label's work take their CPU time, side by side."""
+    around = record["phases"]["before_first_job"] + record["phases"]["submitting"] + record["phases"]["after_last_job"]
+    starts = record["jobs"] / record["slots"] * costs["job_cpu_seconds"]
+    return 100 * (around + starts + rounds(record) * costs["label_cpu_seconds"]) / (MINUTE * rounds(record))
+
+
+def fit_costs(records: list[Record]) -> dict[str, float]:
+    """CPU seconds of a job and of a label in it: least squares over all jobs, which had unlike numbers of labels."""
+    points = [(r["labels"] / r["jobs"], cpu) for r in records for cpu in r["job_cpu_seconds"]]
+    labels, seconds = zip(*points, strict=True)
+    fit = statistics.linear_regression(labels, seconds)
+    return {"job_cpu_seconds": fit.intercept, "label_cpu_seconds": fit.slope}
+
+
+def scale_table(records: list[Record], costs: dict[str, float]) -> str:
+    """One row a run."""
+    rows = [
+        (
+            "| executor | slots | labels | jobs | a label, s | ideal, s | wall, s | labels/s | driver MB | driver CPU s"
+            " | core share | overhead at 60 s: as measured | with a core a slot |"
+        ),
+        "|---" * 13 + "|",
+    ]
+    for r in records:
+        driver = r["driver"]
+        cells = [r["executor"], r["slots"], r["labels"], r["jobs"], f"{r['label_seconds']:.3f}"]
+        cells += [f"{r['ideal_seconds']:.0f}", f"{r['wall_seconds']:.0f}", f"{r['labels'] / r['wall_seconds']:.1f}"]
+        cells += [f"{driver['peak_mb']:.0f}", f"{driver['cpu_seconds']:.1f}", f"{driver['core_share']:.2f}"]
+        cells += [f"{measured_overhead(r):.2f} %", f"{own_core_overhead(r, costs):.2f} %"]
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(rows)
+
+
+def phase_table(records: list[Record]) -> str:
+    """Where the time beside the labels went."""
+    rows = [
+        (
+            "| executor | slots | labels | jobs | before the first job | submitting | a job's start | of a label |"
+            " a job's end | after the last job |"
+        ),
+        "|---" * 10 + "|",
+    ]
+    for r in records:
+        cells: list[object] = [r["executor"], r["slots"], r["labels"], r["jobs"]]
+        cells += [f"{r['phases'][name]:.1f} s" for name in ("before_first_job", "submitting")]
+        cells += [f"{statistics.fmean(r['job_start_seconds']):.1f} s"]
+        cells += [f"{1e3 * statistics.fmean(r['label_overhead_seconds']):.0f} ms"]
+        cells += [f"{statistics.fmean(r['job_end_seconds']):.1f} s", f"{r['phases']['after_last_job']:.1f} s"]
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(rows)
+
+
+def plan_table(plans: list[Record]) -> str:
+    """Planning against its limits."""
+    rows = ["| iterations | label jobs an iteration | wall, s | CPU, s | memory, MB | limit, s |", "|---" * 6 + "|"]
+    for p in plans:
+        limit = "–" if p["limit_seconds"] is None else f"{p['limit_seconds']:.0f}"
+        cells = [p["iterations"], p["shards"], f"{p['wall_seconds']:.1f}", f"{p['cpu_seconds']:.1f}"]
+        rows.append("| " + " | ".join(map(str, [*cells, f"{p['peak_mb']:.0f}", limit])) + " |")
+    return "\n".join(rows)
+
+
+def loop_table(loops: dict[str, Record]) -> str:
+    """Whole loops."""
+    rows = [
+        "| loop | iterations | jobs | wall, s | longest jobs one after the other, s | no job ran, s |",
+        "|---" * 6 + "|",
+    ]
+    for name, r in loops.items():
+        cells = [name, r["iterations"], r["jobs"], f"{r['wall_seconds']:.0f}", f"{r['critical_seconds']:.0f}"]
+        rows.append("| " + " | ".join(map(str, [*cells, f"{r['no_job_seconds']:.0f}"])) + " |")
+    return "\n".join(rows)
+
+
+def draw_overhead(axes: Axes, records: list[Record], costs: dict[str, float]) -> None:
+    """Overhead of labels of a minute against slots."""
+    for labels, colour in ((1000, BLUE), (10_000, ORANGE)):
+        own = [r for r in records if r["labels"] == labels and r["jobs"] == r["slots"]]
+        for executor, marker in (("local", "o"), ("slurm", "s")):
+            chosen = sorted((r for r in own if r["executor"] == executor), key=lambda r: r["slots"])
+            if not chosen:
+                continue
+            slots = [r["slots"] for r in chosen]
+            name = f"{labels} labels, {executor}"
+            axes.plot(slots, [measured_overhead(r) for r in chosen], marker=marker, color=colour, label=name)
+            axes.plot(slots, [own_core_overhead(r, costs) for r in chosen], marker=marker, color=colour, linestyle=":")
+    limit_line(axes, MOST, "5 %")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("slots")
+    axes.set_ylabel("overhead of a label of 60 s, %")
+    axes.legend()
+
+
+def draw_throughput(axes: Axes, records: list[Record], costs: dict[str, float]) -> None:
+    """Labels a second against slots, beside what labels without any overhead would give."""
+    for executor, colour in (("local", BLUE), ("slurm", GREEN)):
+        chosen = [r for r in records if r["executor"] == executor and r["labels"] == 1000 and r["jobs"] == r["slots"]]
+        chosen.sort(key=lambda r: r["slots"])
+        if chosen:
+            axes.plot([r["slots"] for r in chosen], [60 * r["slots"] / (MINUTE * (1 + measured_overhead(r) / 100))
+                      for r in chosen], marker="o", color=colour, label=executor)  # fmt: skip
+    axes.plot([1, 64], [1, 64], color=INK, linewidth=0.8, label="ideal")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xlabel("slots")
+    axes.set_ylabel("labels of 60 s a minute, 1000 labels")
+    axes.legend()
+
+
+def build(results: Path, report: Path) -> str:
+    """The page; the picture goes into ``report``."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (results / "runs").glob("*.json")]
+    records.sort(key=lambda r: (r["executor"], r["labels"], r["slots"], r["jobs"]))
+    costs = fit_costs([r for r in records if r["executor"] == "local"] or records)
+    plan = json.loads((results / "plan.json").read_text(encoding="utf-8"))
+    loops = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((results / "loops").glob("*.json"))}
+    panels = [
+        Panel("Overhead", "", partial(draw_overhead, records=records, costs=costs)),
+        Panel("Throughput", "", partial(draw_throughput, records=records, costs=costs)),
+    ]
+    png(Picture("scale", "", "", tuple(panels)), report / "images" / "scale.png")
+    worst = [r for r in records if r["slots"] == 64]
+    text = (Path(__file__).parent / "scale.md").read_text(encoding="utf-8")
+    values = {
+        "scale_table": scale_table(records, costs),
+        "phase_table": phase_table(records),
+        "plan_table": plan_table(plan["plans"]),
+        "loop_table": loop_table(loops) if loops else "No loop was measured.",
+        "job_cpu": f"{costs['job_cpu_seconds']:.1f}",
+        "label_cpu": f"{1e3 * costs['label_cpu_seconds']:.0f}",
+        "label_share": f"{100 * costs['label_cpu_seconds'] / MINUTE:.2f}",
+        "largest": "; ".join(
+            f"{r['executor']}, {r['labels']} labels: {own_core_overhead(r, costs):.1f} % with a core a slot,"
+            f" {measured_overhead(r):.1f} % as measured"
+            for r in worst
+        )
+        or "not measured",
+        "driver_mb": f"{max(r['driver']['peak_mb'] for r in records):.0f}",
+        "machine": f"{plan['machine']['processor']}, {max(r['cores'] for r in records)} cores,"
+        f" of which a process got {min(r['driver']['core_share'] for r in records):.2f} to"
+        f" {max(r['driver']['core_share'] for r in records):.2f} while this was measured",
+    }
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
+    return text
+
+
+def main() -> None:
+    """Write the report and, on request, the page in the documentation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results/benchmarks/scale"))
+    parser.add_argument("--update-docs", type=Path, help="copy the page and its picture into this folder")
+    options = parser.parse_args()
+    report = options.results / "report"
+    text = build(options.results, report)
+    (report / "scale.md").write_text(text, encoding="utf-8")
+    if options.update_docs is not None:
+        shutil.copy(report / "scale.md", options.update_docs / "scale.md")
+        shutil.copy(report / "images" / "scale.png", options.update_docs / "images" / "scale.png")
+
+
+if __name__ == "__main__":
+    main()
