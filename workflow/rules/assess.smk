@@ -14,6 +14,8 @@ checkpoint assess_potential:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
         planned=previous_candidates,
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
+        studies=gate_files("results/{system}/iter_{iteration}/studies/{study}/property.nc"),
+        study_references=gate_files("results/{system}/studies/{study}/reference.nc"),
     output:
         assessment="results/{system}/iter_{iteration}/assess_potential/assessment.json",
         parity="results/{system}/iter_{iteration}/assess_potential/parity.nc",
@@ -31,6 +33,7 @@ checkpoint assess_potential:
     params:
         settings=section("assess", "budget"),
         min_iterations=CONFIG.min_iterations,
+        studies=gate_settings,
         code=code_digest("mlip.assessment", *POTENTIAL_CODE),
     message:
         "iter_{wildcards.iteration} assess_potential: errors, calibration, properties; go on or stop"
