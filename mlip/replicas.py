@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import all_changes
 from ase.md.velocitydistribution import thermalize_momenta
 
 from mlip.potential import Potential
@@ -69,11 +70,14 @@ def one_by_one(calculator: Any) -> Evaluate:
     def evaluate(structures: Sequence[Atoms]) -> Evaluation:
         energies, forces, stresses = [], [], []
         for atoms in structures:
-            copy = atoms.copy()
-            copy.calc = calculator
-            energies.append(copy.get_potential_energy())
-            forces.append(copy.get_forces())
-            stresses.append(copy.get_stress() if copy.pbc.all() else np.full(6, np.nan))
+            copy = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=atoms.pbc)
+            periodic = bool(copy.pbc.all())
+            # Straight to the calculation: comparing with the structure before takes ASE as long as cheap forces do.
+            calculator.calculate(copy, ["energy", "forces", *(["stress"] if periodic else [])], list(all_changes))
+            found = calculator.results
+            energies.append(found["energy"])
+            forces.append(np.array(found["forces"]))
+            stresses.append(np.array(found["stress"]) if periodic else np.full(6, np.nan))
         return Evaluation(np.array(energies), forces, np.array(stresses))
 
     return evaluate

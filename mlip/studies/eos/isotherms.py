@@ -100,7 +100,8 @@ def _run(
     rng = derive_rng(seed, "studies", "eos")
     if settings.melt_temperature is not None:
         hot = [max(settings.melt_temperature, t) for t in temperatures]
-        run_nvt(replicas, evaluate, hot, sample_every=settings.n_steps, rng=rng, **dynamics)
+        melting = dynamics | {"n_steps": settings.n_steps // 2}
+        run_nvt(replicas, evaluate, hot, sample_every=settings.n_steps, rng=rng, **melting)
         for atoms in replicas:
             atoms.set_momenta(np.zeros((len(atoms), 3)), apply_constraint=False)
     n_samples = settings.n_steps // settings.sample_every

@@ -26,7 +26,7 @@ class Settings(StudySettings):
     sample_every: int = Field(5, ge=1, description="Steps between values of the pressure.")
     n_frames: int = Field(24, ge=2, description="Frames of a state that committee error and acquisition look at.")
     melt_temperature: Positive | None = Field(
-        None, description="Temperature of a run before, as long again, that melts the crystal, K; null for none."
+        None, description="Temperature of a run before, half as long, that melts the crystal, K; null for none."
     )
     reference: Literal["none", "dynamics"] = Field(
         "none",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
 from ase import Atoms, units
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.stats import t as student
 
 from mlip.potential import Potential
@@ -51,9 +52,11 @@ def fit_static(volumes: np.ndarray, energies: np.ndarray, form: str) -> tuple[np
     shifted = np.asarray(energies) - start.e0
     scale = np.ptp(shifted)
     try:
-        values, covariance = curve_fit(
-            lambda v, e0, v0, b0, bp: FITS[form](v, e0, v0, b0, bp) / scale, volumes, shifted / scale, guess, xtol=1e-14
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)  # no covariance: the intervals are infinite then
+            values, covariance = curve_fit(
+                lambda v, e0, v0, b0, bp: FITS[form](v, e0, v0, b0, bp) / scale, volumes, shifted / scale, guess
+            )
     except RuntimeError as error:
         raise PropertyError(f"the {form} fit did not converge: {error}; scan volumes nearer to the minimum") from None
     wide = student.ppf(0.5 + CONFIDENCE / 2, max(len(volumes) - 4, 1))
