@@ -33,8 +33,8 @@ class Plan:
         n_seeds: repetitions, with other frames, weights and choices.
         n_rounds: rounds of labelling.
         n_labels: labels of a round.
-        n_start: labels to begin with, all at one density.
-        start_density: that density; the nearest of the pool's is taken.
+        n_start: labels to begin with, all at the density nearest to that of the starting structure.
+        n_densities: densities, evenly spaced between the lowest and the highest of the study's.
         n_test: frames of each density that are labelled for the error alone.
     """
 
@@ -42,7 +42,7 @@ class Plan:
     n_rounds: int = 3
     n_labels: int = 4
     n_start: int = 6
-    start_density: float = 1.0
+    n_densities: int = 8
     n_test: int = 8
 
 
@@ -67,6 +67,7 @@ def compare_acquisitions(
     *,
     seed: int,
     scratch: Path,
+    isolated: dict[str, float] | None = None,
     progress: Progress = silent,
 ) -> xr.Dataset:
     """Learning curves of the pressure for every arm of :data:`ARMS`.
@@ -83,6 +84,7 @@ def compare_acquisitions(
         plan: the experiment.
         seed: seed of the configuration.
         scratch: folder for potentials.
+        isolated: energies of isolated atoms, eV; None fits them.
         progress: called after each training.
 
     Returns:
@@ -98,7 +100,7 @@ def compare_acquisitions(
         for a, weight in enumerate(ARMS.values()):
             own = _Arm(pools, densities, plan, derive_seed(seed, "compare", s))
             for r in range(plan.n_rounds + 1):
-                potential = own.fit(label, train, scratch)
+                potential = own.fit(label, train, scratch, isolated)
                 errors[s, a, r] = pressure_errors(potential, tests)
                 labels[s, a, r] = own.counts
                 rmse = float(np.sqrt(np.mean(errors[s, a, r] ** 2)))
@@ -153,7 +155,7 @@ class _Arm:
         self.left = {rho: [group[k] for k in self.rng.permutation(len(group))] for rho, group in pools.items()}
         self.known: list[Atoms] = []
         self.counts = np.zeros(len(self.densities), int)
-        start = int(np.argmin(np.abs(np.array(densities) - plan.start_density)))
+        start = int(np.argmin(np.abs(np.array(densities) - 1)))
         self._take(np.eye(len(self.densities), dtype=int)[start] * plan.n_start)
         self.turn = 0
 
@@ -163,7 +165,7 @@ class _Arm:
                 self.known.append(self.left[rho].pop())
         self.counts = self.counts + counts
 
-    def fit(self, label: Label, train: Train, scratch: Path) -> Potential:
+    def fit(self, label: Label, train: Train, scratch: Path, isolated: dict[str, float] | None) -> Potential:
         """A committee of the labels so far, from scratch."""
         from mlip.training import train_committee
 
@@ -171,7 +173,6 @@ class _Arm:
         # Every fifth label calibrates, the same ones in all arms to begin with.
         valid = labelled[::5] if len(labelled) > 5 else []
         chosen = [atoms for k, atoms in enumerate(labelled) if not valid or k % 5]
-        isolated = dict.fromkeys(set(labelled[0].get_chemical_symbols()), 0.0) if _is_model(labelled) else None
         train_committee(chosen, valid, train, scratch, seed=self.seed % 2**31, isolated_energies=isolated)
         return load_potential(scratch)
 
@@ -205,11 +206,6 @@ class _Arm:
         data = xr.Dataset({"pressure": column(mean), "pressure_model_std": column(spread)})
         data["stable"] = xr.ones_like(data.pressure)
         return score_states(data, xr.Dataset({"pressure": column(reference)}), weight).score.values.ravel()
-
-
-def _is_model(labelled: Sequence[Atoms]) -> bool:
-    """Whether energies per atom are those of a pair potential about zero, and not of electrons."""
-    return all(abs(atoms.get_potential_energy()) / len(atoms) < 1.0 for atoms in labelled)
 
 
 def summarise_comparison(data: xr.Dataset) -> list[dict[str, Any]]:
