@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from ase import Atoms
 from scipy import stats
 
 from mlip.config import Assess, Budget
+from mlip.criteria import Criterion
 from mlip.evaluation import compare_with_labels
 from mlip.extxyz import read_structures
 from mlip.files import read_json, write_json
@@ -22,27 +22,6 @@ from mlip.properties import EquationOfState, PropertyError, fit_eos, lattice_con
 from mlip.trajectory import read_netcdf, write_netcdf
 
 NOMINAL_COVERAGE = 0.95
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One condition for convergence: ``value`` must reach ``target``."""
-
-    name: str
-    value: float | None
-    target: float
-    at_least: bool = False
-
-    @property
-    def passed(self) -> bool:
-        """Whether the target is reached; a value that could not be computed does not pass."""
-        if self.value is None:
-            return False
-        return self.value >= self.target if self.at_least else self.value <= self.target
-
-    def as_dict(self) -> dict[str, Any]:
-        """The criterion as plain values, verdict included."""
-        return {"name": self.name, "value": self.value, "target": self.target, "passed": self.passed}
 
 
 def assess_potential(
@@ -61,6 +40,7 @@ def assess_potential(
     iteration: int,
     out: Path,
     device: str = "cpu",
+    studies: Sequence[Criterion] = (),
 ) -> None:
     """Judge iteration ``iteration`` and write ``assessment.json``, ``parity.nc`` and ``eos.nc``.
 
@@ -81,6 +61,7 @@ def assess_potential(
         iteration: Number of this iteration.
         out: Folder written.
         device: Torch device.
+        studies: Criteria of the studies that convergence waits for.
     """
     counts = read_json(dataset / "dataset.json")
     n_audit = sum(a.info.get("reason") == "audit" for a in read_structures(planned)) if planned else 0
@@ -89,7 +70,7 @@ def assess_potential(
     labelled_references = read_structures(references)
     properties = _assess_eos(committee, labelled_references, out / "eos.nc")
     exploration = _read_exploration(frames)
-    criteria = list_criteria(errors, properties, exploration, settings)
+    criteria = [*list_criteria(errors, properties, exploration, settings), *studies]
     core_seconds = counts["core_seconds"] + sum(a.info.get("core_seconds", 0.0) for a in labelled_references)
     core_hours = core_seconds / 3600
     converged = iteration + 1 >= min_iterations and all(criterion.passed for criterion in criteria)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mlip import __version__
+from mlip.studies.commands import add_commands
 
 app = typer.Typer(
     name="mlip",
@@ -271,6 +272,8 @@ def config_docs(
     for path in write_documents():
         typer.echo(f"wrote {path}")
 
+
+add_commands(app, _fail)
 
 if __name__ == "__main__":
     app()

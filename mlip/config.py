@@ -3,8 +3,8 @@
 These models are the single source of the defaults, of the JSON schema
 (``workflow/schemas/config.schema.yaml``) and of ``config/README.md``; ``mlip config-docs``
 rewrites both, and a test fails when they drift. Section ``train`` is in
-:mod:`mlip.config_training`. The Snakefile validates before it includes any rule, so none of
-these modules imports torch or ASE.
+:mod:`mlip.config_training`, a study's section is in the study. The Snakefile validates before it
+includes any rule, so none of these modules imports torch or ASE.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mlip.config_section import Positive, Section
 from mlip.config_training import Mace, Train  # noqa: F401 - every section is had from here
+from mlip.studies import study_names
+from mlip.studies.sections import Studies
 from mlip.values import ConfigError, describe_problems, find_number_text, is_bounded, merge_deeply, read_yaml
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -244,6 +246,18 @@ class Assess(Section):
         description="Relative volumes of the first structure for the equation of state; `[]` for slabs and molecules.",
     )
 
+    studies: tuple[str, ...] = Field(
+        (), description="Studies measured in every iteration whose criteria count, too, e.g. `[eos]` (docs/studies.md)."
+    )
+
+    @field_validator("studies")
+    @classmethod
+    def _studies_exist(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in study_names()]
+        if unknown or len(set(value)) < len(value):
+            raise ValueError(f"need different ones of {', '.join(study_names())}, got {', '.join(value)}")
+        return value
+
     @field_validator("eos_volumes")
     @classmethod
     def _both_sides(cls, value: tuple[float, ...]) -> tuple[float, ...]:
@@ -295,6 +309,7 @@ class Config(Section):
     select: Select = Field(default_factory=Select, description="Batch selection.")
     assess: Assess = Field(default_factory=Assess, description="Convergence.")
     budget: Budget = Field(default_factory=Budget, description="Limits.")
+    studies: Studies = Field(default_factory=Studies, description="Studies of properties.")
     overrides: tuple[Override, ...] = Field((), description="Settings that change from a given iteration on.")
 
     @model_validator(mode="after")
@@ -349,6 +364,7 @@ FIXED = {
     ("label", "isolated_atoms"): "every potential shares them",
     ("label", "isolated_atom_parameters"): "every potential shares them",
     ("assess", "eos_volumes"): "the reference is labelled once",
+    ("assess", "studies"): "convergence means the same all along",
     ("train", "backend"): "the steps of one run share an environment",
 }
 
@@ -387,8 +403,12 @@ def load_config(path: str | Path) -> Config:
 
 def _keys() -> set[str]:
     """Every key of every section, for suggestions."""
-    sections: list[type[Section]] = list(Section.__subclasses__())
-    return {name for section in sections for name in section.model_fields}
+    waiting, keys = [Section], set()
+    while waiting:
+        section = waiting.pop()
+        keys |= set(section.model_fields)
+        waiting += section.__subclasses__()
+    return keys
 
 
 def _descriptions(section: type[Section], path: str = "") -> dict[str, str]:

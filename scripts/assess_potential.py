@@ -10,6 +10,14 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
 
     from mlip.assessment import assess_potential
 
+    studies = snakemake.params.studies
+    if studies:
+        from mlip.studies.steps import gate_criteria
+
+        measured = [Path(path) for path in snakemake.input.studies]
+        criteria = gate_criteria(studies, measured, [Path(path) for path in snakemake.input.study_references])
+    else:
+        criteria = []
     torch.set_num_threads(snakemake.threads)
     out = Path(snakemake.output.assessment).parent
     assess_potential(
@@ -27,4 +35,5 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         iteration=int(snakemake.wildcards.iteration),
         out=out,
         device=pick_device(),
+        studies=criteria,
     )

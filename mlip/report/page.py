@@ -24,38 +24,46 @@ MAX_EXAMPLES = 8
 DASH = "–"
 
 
-def render_page(
-    config: Config, root: Path, loop: LoopRecord, summary: dict[str, Any], pictures: Sequence[Picture]
-) -> str:
-    """The whole page as HTML that needs no other file."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+def page_environment(*folders: Path) -> Environment:
+    """Templates of this folder, the style sheet among them, and of ``folders``."""
+    return Environment(
+        loader=FileSystemLoader([Path(__file__).parent, *folders]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_page(
+    config: Config, root: Path, loop: LoopRecord, summary: dict[str, Any], pictures: Sequence[Picture]
+) -> str:
+    """The whole page as HTML that needs no other file."""
     failures = loop.failures()
-    return environment.get_template("template.html").render(
-        summary=summary,
-        verdict=_verdict(summary),
-        tiles=_tiles(loop, summary),
-        criteria=[_criterion(entry) for entry in loop.last.assessment.get("criteria") or []],
-        potential=(root / "potential").as_posix(),
-        pictures=[_picture(picture) for picture in pictures],
-        properties=_properties(loop),
-        iterations=[_iteration(entry, cost) for entry, cost in zip(loop.history, loop.costs(), strict=True)],
-        costs=_costs(loop),
-        budget=_budget(config, loop),
-        warnings=[
-            {"text": text, "labels": count, "iterations": ", ".join(map(str, numbers))}
-            for text, count, numbers in loop.warnings()[:MAX_WARNINGS]
-        ],
-        failures=failures[:MAX_FAILURES],
-        n_failures=len(failures),
-        reasons=_reasons(loop),
-        examples=_examples(loop),
-        footer=_footer(config, loop),
+    return (
+        page_environment()
+        .get_template("template.html")
+        .render(
+            summary=summary,
+            verdict=_verdict(summary),
+            tiles=_tiles(loop, summary),
+            criteria=[describe_criterion(entry) for entry in loop.last.assessment.get("criteria") or []],
+            potential=(root / "potential").as_posix(),
+            pictures=[embed_picture(picture) for picture in pictures],
+            properties=_properties(loop),
+            iterations=[_iteration(entry, cost) for entry, cost in zip(loop.history, loop.costs(), strict=True)],
+            costs=_costs(loop),
+            budget=_budget(config, loop),
+            warnings=[
+                {"text": text, "labels": count, "iterations": ", ".join(map(str, numbers))}
+                for text, count, numbers in loop.warnings()[:MAX_WARNINGS]
+            ],
+            failures=failures[:MAX_FAILURES],
+            n_failures=len(failures),
+            reasons=_reasons(loop),
+            examples=_examples(loop),
+            footer=_footer(config, loop),
+        )
     )
 
 
@@ -128,7 +136,8 @@ def _budget(config: Config, loop: LoopRecord) -> str:
     return f"Of the budget, {' and '.join(used)} are used." if used else ""
 
 
-def _criterion(entry: dict[str, Any]) -> dict[str, Any]:
+def describe_criterion(entry: dict[str, Any]) -> dict[str, Any]:
+    """A criterion of an assessment or a study as the texts of its row."""
     value, target, passed = entry.get("value"), entry["target"], bool(entry.get("passed"))
     # Criteria say only whether they passed; from that follows on which side of the target they should be.
     at_least = value is not None and value != target and (value > target) == passed
@@ -144,7 +153,8 @@ def _number(value: float | None) -> str:
     return DASH if value is None else f"{value:.3g}"
 
 
-def _picture(picture: Picture) -> dict[str, Any]:
+def embed_picture(picture: Picture) -> dict[str, Any]:
+    """A picture with its panels as SVG."""
     panels = [
         {"title": panel.title, "svg": Markup(svg(panel, f"{picture.name}{k}"))}
         for k, panel in enumerate(picture.panels)

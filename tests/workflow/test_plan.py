@@ -119,3 +119,20 @@ def test_earlier_weights_are_an_input_only_where_training_starts_from_them(workf
     reason = re.search(r"iter_01 train_committee:.*\nReason: (.*)", text)
     assert reason is not None
     assert ("iter_00/train_committee/potential.safetensors" in reason.group(1)) == (restart == "previous")
+
+
+def test_a_study_is_planned_on_request_and_only_then(workflow: Workflow) -> None:
+    assert not {rule for _, rule in workflow.plan()} & {"measure_study", "refer_study", "report_study"}
+    workflow.write_config(workflow.config | {"studies": {"eos": {"rounds": 2}}})
+    counts = Counter(rule for _, rule in workflow.plan("results/tiny/studies/eos/report.html"))
+    assert counts["measure_study"] == 3
+    assert counts["train_study"] == counts["join_labels"] == counts["acquire_candidates"] == 2
+    assert counts["report_study"] == counts["refer_study"] == 1
+
+
+def test_a_study_can_be_part_of_convergence(workflow: Workflow) -> None:
+    workflow.write_config(workflow.config | {"assess": workflow.config["assess"] | {"studies": ["eos"]}})
+    counts = Counter(rule for _, rule in workflow.plan())
+    assert counts["measure_study"] == workflow.config["max_iterations"]
+    assert counts["refer_study"] == 1
+    assert not counts["report_study"]

@@ -17,6 +17,8 @@ checkpoint assess_potential:
         # Decisions are taken anew in their order: labels of a later iteration, which see this one's
         # as ancient, would else begin before an earlier one has been reached that now ends the loop.
         earlier=previous_assessment,
+        studies=gate_files("results/{system}/iter_{iteration}/studies/{study}/property.nc"),
+        study_references=gate_files("results/{system}/studies/{study}/reference.nc"),
     output:
         assessment="results/{system}/iter_{iteration}/assess_potential/assessment.json",
         parity="results/{system}/iter_{iteration}/assess_potential/parity.nc",
@@ -34,6 +36,7 @@ checkpoint assess_potential:
     params:
         settings=section("assess", "budget"),
         min_iterations=CONFIG.min_iterations,
+        studies=gate_settings,
         code=code_digest("mlip.assessment", *POTENTIAL_CODE),
     message:
         "iter_{wildcards.iteration} assess_potential: errors, calibration, properties; go on or stop"

@@ -61,7 +61,9 @@ def settings_at(wildcards):
 
 def config_in_force(wildcards):
     """All that shaped this iteration; settings of later iterations and the loop's end did not."""
-    return settings_at(wildcards).model_dump(mode="json", exclude={"max_iterations", "min_iterations", "overrides"})
+    return settings_at(wildcards).model_dump(
+        mode="json", exclude={"max_iterations", "min_iterations", "overrides", "studies"}
+    )
 
 
 def label_settings(wildcards):
@@ -87,7 +89,7 @@ def guards_in_force(wildcards):
 
 def collect_screens(wildcards):
     """Limits that are applied when labels become data."""
-    label = settings_at(wildcards).label
+    label = (settings_at(wildcards) if hasattr(wildcards, "iteration") else CONFIG).label
     return {"energy_window": label.guards.energy_window, "max_failed_fraction": label.max_failed_fraction}
 
 
@@ -172,6 +174,15 @@ def walker_plan(wildcards):
 
 def walker_settings(wildcards):
     return settings_at(wildcards).explore.model_dump(mode="json", exclude={"walkers"})
+
+
+def gate_files(pattern):
+    """This file of each study that convergence waits for."""
+    return [pattern.replace("{study}", name) for name in CONFIG.assess.studies]
+
+
+def gate_settings(wildcards):
+    return {name: getattr(CONFIG.studies, name).model_dump(mode="json") for name in CONFIG.assess.studies}
 
 
 def last_iteration():

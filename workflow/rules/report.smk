@@ -44,7 +44,7 @@ rule report_system:
         "../../envs/mlip.yaml"
     params:
         # The script reads the configuration; here stands what makes the report outdated.
-        config=CONFIG.model_dump(mode="json", exclude={"max_iterations"}),
+        config=CONFIG.model_dump(mode="json", exclude={"max_iterations", "studies"}),
         code=code_digest("mlip.report"),
     message:
         "report_system: results/{wildcards.system}/report.html"

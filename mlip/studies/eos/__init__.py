@@ -1,0 +1,1 @@
+"""Equation of state: pressure against density and temperature, and the static curve."""

@@ -1,0 +1,125 @@
+"""The one page of a study, and the same for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from mlip.criteria import Criterion
+from mlip.files import write_atomic, write_json
+from mlip.report.drawing import png
+from mlip.report.page import DASH, describe_criterion, embed_picture, page_environment
+from mlip.studies.interface import Quantity, Round, Study
+from mlip.studies.steps import read_round
+from mlip.trajectory import read_netcdf
+
+MAX_DECISIONS = 24
+
+
+def report_study(study: Study, system: str, folder: Path, *, n_rounds: int, out: Path) -> bool:
+    """Write ``report.html``, ``result.json`` and ``figures/*.png`` into ``out``.
+
+    Args:
+        study: the study.
+        system: name of the system.
+        folder: ``studies/<name>``, with ``reference.nc`` and ``round_NN``.
+        n_rounds: rounds after the first measurement.
+        out: folder written.
+
+    Returns:
+        Whether every criterion of the last round passed.
+    """
+    reference = read_netcdf(folder / "reference.nc")
+    rounds = [read_round(study, folder / f"round_{k:02d}", k, reference) for k in range(n_rounds + 1)]
+    return write_report(study, system, rounds, reference, out)
+
+
+def write_report(study: Study, system: str, rounds: Sequence[Round], reference: xr.Dataset, out: Path) -> bool:
+    """:func:`report_study` of rounds that have been read."""
+    last = rounds[-1]
+    pictures = study.draw(rounds, reference)
+    passed = all(criterion.passed for criterion in last.criteria)
+    quantities, remarks = study.summarise(last.data, reference), study.remarks(rounds, reference)
+    decided = next((r.decisions for r in reversed(rounds) if r.decisions), ())
+    page = (
+        page_environment(Path(__file__).parent)
+        .get_template("study.html")
+        .render(
+            system=system,
+            title=study.title,
+            n_rounds=len(rounds) - 1,
+            verdict=_verdict(last.criteria),
+            quantities=[_row(quantity) for quantity in quantities],
+            remarks=remarks,
+            criteria=_criteria(rounds),
+            labels=[str(r.n_labels) if r.number else DASH for r in rounds],
+            pictures=[embed_picture(picture) for picture in pictures],
+            decisions=list(decided)[:MAX_DECISIONS],
+            decision_columns=list(decided[0]) if decided else [],
+            footer=f"study {study.name}",
+        )
+    )
+    write_atomic(out / "report.html", page)
+    write_json(out / "result.json", _result(study, system, rounds, quantities, remarks, passed))
+    for picture in pictures:
+        png(picture, out / "figures" / f"{picture.name}.png")
+    return passed
+
+
+def _result(
+    study: Study,
+    system: str,
+    rounds: Sequence[Round],
+    quantities: Sequence[Quantity],
+    remarks: Sequence[str],
+    passed: bool,
+) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "system": system,
+        "settings": study.settings.model_dump(mode="json"),
+        "passed": passed if rounds[-1].criteria else None,
+        "rounds": [
+            {"round": r.number, "labels": r.n_labels, "criteria": [c.as_dict() for c in r.criteria]} for r in rounds
+        ],
+        "quantities": [asdict(quantity) for quantity in quantities],
+        "remarks": list(remarks),
+    }
+
+
+def _verdict(criteria: Sequence[Criterion]) -> dict[str, str]:
+    failed = [criterion.name for criterion in criteria if not criterion.passed]
+    if not criteria:
+        return {"kind": "warn", "mark": "?", "headline": "Measured", "text": "There is no reference to judge by."}
+    if failed:
+        return {"kind": "warn", "mark": "!", "headline": "Not right yet", "text": f"Not met: {', '.join(failed)}."}
+    return {"kind": "good", "mark": "✓", "headline": "Right", "text": "Every criterion is met."}
+
+
+def _criteria(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """Rows of the table of criteria: those of the last round, with their values in all."""
+    values = [{c.name: describe_criterion(c.as_dict())["value"] for c in r.criteria} for r in rounds]
+    return [
+        describe_criterion(criterion.as_dict())
+        | {"history": [found.get(criterion.name, DASH) for found in values], "name": criterion.name}
+        for criterion in rounds[-1].criteria
+    ]
+
+
+def _row(quantity: Quantity) -> dict[str, str]:
+    def text(value: float | None) -> str:
+        return DASH if value is None else f"{value:.4g}"
+
+    errors = (quantity.statistical_error, quantity.model_error)
+    return {
+        "name": quantity.name,
+        "unit": quantity.unit,
+        "value": text(quantity.value),
+        "statistical_error": DASH if errors[0] is None else f"{errors[0]:.2g}",
+        "model_error": DASH if errors[1] is None else f"{errors[1]:.2g}",
+        "reference": text(quantity.reference),
+    }

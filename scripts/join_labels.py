@@ -1,0 +1,20 @@
+"""Join a study's labels with all earlier data."""
+
+from pathlib import Path
+
+from mlip.config import Collect
+from mlip.logs import log_step
+
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
+    from mlip.dataset import collect_dataset
+
+    collect_dataset(
+        [Path(path) for path in snakemake.input.shards],
+        [Path(path) for path in snakemake.input.records],
+        Path(snakemake.input.previous[0]).parent,
+        iteration=snakemake.params.first_iteration + int(snakemake.wildcards.round) - 1,
+        # The loop's test set serves; every label of a study is to improve the potential.
+        settings=Collect(**snakemake.params.settings["collect"] | {"test_fraction": 0.0}),
+        **snakemake.params.screens,
+        out=Path(snakemake.output.train).parent,
+    )

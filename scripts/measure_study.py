@@ -1,0 +1,27 @@
+"""Measure a study's property with a potential."""
+
+from pathlib import Path
+
+from mlip.config import StartingStructure
+from mlip.logs import log_step, pick_device, report_progress
+
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
+    import torch
+
+    from mlip.extxyz import read_structures
+    from mlip.structures import load_starting_structure
+    from mlip.studies import load_study
+    from mlip.studies.steps import measure_study
+
+    torch.set_num_threads(snakemake.threads)
+    measure_study(
+        load_study(snakemake.wildcards.study, snakemake.params.settings),
+        Path(snakemake.input.potential[0]).parent,
+        [load_starting_structure(StartingStructure(**source)) for source in snakemake.params.sources],
+        read_structures(snakemake.input.references),
+        read_structures(str(snakemake.input.test)),
+        seed=snakemake.params.seed,
+        out=Path(snakemake.output.property).parent,
+        device=pick_device(),
+        progress=report_progress(),
+    )

@@ -1,0 +1,23 @@
+"""Compute a study's reference."""
+
+from pathlib import Path
+
+from mlip.config import StartingStructure, parse_config
+from mlip.logs import label_store, log_step, report_progress
+
+with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
+    from mlip.extxyz import read_structures
+    from mlip.structures import load_starting_structure
+    from mlip.studies import load_study
+    from mlip.studies.steps import refer_study
+
+    refer_study(
+        load_study(snakemake.wildcards.study, snakemake.params.settings),
+        [load_starting_structure(StartingStructure(**source)) for source in snakemake.params.sources],
+        read_structures(snakemake.input.references),
+        parse_config(snakemake.config).label,
+        store=label_store(),
+        seed=snakemake.params.seed,
+        out=Path(snakemake.output.reference),
+        progress=report_progress(),
+    )
