@@ -237,3 +237,33 @@ def test_study_from_measurement_to_page(small_potential: Potential, tmp_path: Pa
     assert page.count("<svg") == 5
     names = [c.name for c in study.compare(found.data, reference)]
     assert any("bulk modulus" in name for name in names)
+
+
+def test_comparison_gives_every_arm_as_many_labels_and_the_same_start(tmp_path: Path) -> None:
+    from mlip.config import Train
+    from mlip.studies.eos.comparison import Plan, calculator_label, compare_acquisitions, summarise_comparison
+
+    rng = np.random.default_rng(0)
+    frames = []
+    for rho in (0.8, 0.9, 1.0):
+        for _ in range(10):
+            atoms = argon(rho, 1)
+            atoms.positions += rng.normal(scale=0.1, size=(4, 3))
+            atoms.info["density"] = rho
+            frames.append(atoms)
+    plan = Plan(n_seeds=2, n_rounds=1, n_labels=3, n_start=3, n_test=2)
+    train = Train(cutoff=6.0, n_channels=4, n_radial=4, l_max=1, hidden=(4,), committee_size=2, n_steps=20)
+    label = calculator_label(LennardJones(SIGMA, EPSILON, 6.0))
+    data = compare_acquisitions(frames, label, train, plan, seed=1, scratch=tmp_path, isolated={"Ar": 0.0})
+    assert (data.labels.sum("density") == data.n_labels).all()
+    assert (data.labels.isel(round=0) == np.array([0, 0, 3])).all()
+    np.testing.assert_array_equal(data.labels.sel(arm="uniform", round=1), [[1, 1, 4]] * 2)
+    first = data.pressure_rmse.isel(round=0)
+    assert (first == first.isel(arm=0)).all()
+    assert first.isel(seed=0, arm=0) != first.isel(seed=1, arm=0)
+    rows = summarise_comparison(data)
+    assert [row["ratio"] for row in rows if row["arm"] == "uniform"] == [1.0, 1.0]
+    alone = compare_acquisitions(
+        frames, label, train, plan, seed=1, scratch=tmp_path, isolated={"Ar": 0.0}, referred=False
+    )
+    assert list(alone.arm.values) == ["uniform", "uncertainty"]
