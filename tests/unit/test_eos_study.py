@@ -267,3 +267,44 @@ def test_comparison_gives_every_arm_as_many_labels_and_the_same_start(tmp_path: 
         frames, label, train, plan, seed=1, scratch=tmp_path, isolated={"Ar": 0.0}, referred=False
     )
     assert list(alone.arm.values) == ["uniform", "uncertainty"]
+
+
+def test_command_measures_any_calculator_and_agrees_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The labeller as the subject: what differs from the reference is statistics alone."""
+    import json
+
+    import yaml
+    from typer.testing import CliRunner
+
+    from mlip.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "densities": [0.9, 1.0, 1.1],
+        "n_atoms": 4,
+        "n_steps": 300,
+        "reference": "dynamics",
+        "pressure_error": 1,
+    }
+    config = {
+        "system": "copper",
+        "structures": [{"bulk": {"name": "Cu"}}],
+        "label": {"calculator": "ase.calculators.emt.EMT"},
+        "studies": {"eos": settings | {"pressure_error": 1}},
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["eos", "ase.calculators.emt.EMT", "--config", "config.yaml", "--out", "out", "--refer"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    result = json.loads(Path("out/result.json").read_text())
+    assert result["passed"]
+    values = {q["name"]: q for q in result["quantities"]}
+    bulk_modulus = values["static bulk modulus"]
+    assert bulk_modulus["value"] == pytest.approx(bulk_modulus["reference"])
+    assert bulk_modulus["value"] == pytest.approx(134, abs=10)
+    pressure = values["P at ρ/ρ₀ 1.1, 300 K"]
+    assert pressure["value"] != pressure["reference"]
+    assert pressure["model_error"] is None
+    assert CliRunner().invoke(app, ["eos", "no.such.Thing", "--config", "config.yaml", "--out", "x"]).exit_code == 1
