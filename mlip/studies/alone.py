@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import xarray as xr
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config import Config
 from mlip.logs import label_store, report_progress
@@ -41,30 +43,45 @@ def study_alone(
     Returns:
         Whether every criterion passed.
     """
-    from mlip.structures import load_starting_structure
+    from mlip.structures import load_starting_structure, scale_volume
 
     study = load_study(name, getattr(config.studies, name))
     structures = [load_starting_structure(source) for source in config.structures]
+    # The scan that the loop labels as its references.
+    volumes = config.assess.eos_volumes if structures[0].pbc.all() else ()
+    scan = [scale_volume(structures[0], change) for change in volumes]
     known = read_netcdf(reference) if reference is not None else xr.Dataset()
     if refer:
         labeller = Labelled(config.label, label_store(), report_progress())
-        known = study.refer(structures, (), labeller, config.seed)
+        known = study.refer(structures, _label(scan, labeller), labeller, config.seed)
         write_netcdf(out / "reference.nc", known)
-    found = study.measure(_subject(potential, config, structures, device))
+    found = study.measure(_subject(potential, config, structures, scan, device))
     write_measurement(found, out)
     return write_report(study, config.system, [Round(0, found.data, study.compare(found.data, known))], known, out)
 
 
-def _subject(potential: str, config: Config, structures: list[Atoms], device: str) -> Subject:
+def _label(structures: Sequence[Atoms], labeller: Labelled) -> list[Atoms]:
+    labelled = []
+    with labeller.stored() as calculator:
+        for atoms in structures:
+            copy = atoms.copy()
+            copy.calc = calculator
+            copy.get_potential_energy()
+            copy.calc = SinglePointCalculator(copy, **calculator.results)
+            labelled.append(copy)
+    return labelled
+
+
+def _subject(potential: str, config: Config, structures: list[Atoms], scan: list[Atoms], device: str) -> Subject:
     if Path(potential).is_dir():
         from mlip.calculator import MLIPCalculator
         from mlip.potential import load_potential
 
         loaded = load_potential(potential, device=device)
         calculator = MLIPCalculator(loaded, uncertainty=False)
-        return Subject(calculator, loaded, structures, (), config.seed, report_progress())
+        return Subject(calculator, loaded, structures, scan, config.seed, report_progress())
     from mlip.labels.calculators import import_calculator
 
     parameters = config.label.parameters if potential == config.label.calculator else {}
     found = import_calculator(potential)(**parameters)
-    return Subject(found, None, structures, (), config.seed, report_progress())
+    return Subject(found, None, structures, scan, config.seed, report_progress())

@@ -33,7 +33,7 @@ class Subject:
         calculator: any ASE calculator; of the mean where it is a potential's.
         potential: the potential behind it, whose committee gives model errors; None for other calculators.
         structures: starting structures of the configuration.
-        references: labelled equation of state of the first one; may be empty.
+        references: equation of state of the first one, labelled in the workflow; may be empty.
         seed: seed of the configuration; derive from it with ``mlip.seeds``.
         progress: called with the state now and then.
     """

@@ -237,3 +237,74 @@ def test_study_from_measurement_to_page(small_potential: Potential, tmp_path: Pa
     assert page.count("<svg") == 5
     names = [c.name for c in study.compare(found.data, reference)]
     assert any("bulk modulus" in name for name in names)
+
+
+def test_comparison_gives_every_arm_as_many_labels_and_the_same_start(tmp_path: Path) -> None:
+    from mlip.config import Train
+    from mlip.studies.eos.comparison import Plan, calculator_label, compare_acquisitions, summarise_comparison
+
+    rng = np.random.default_rng(0)
+    frames = []
+    for rho in (0.8, 0.9, 1.0):
+        for _ in range(10):
+            atoms = argon(rho, 1)
+            atoms.positions += rng.normal(scale=0.1, size=(4, 3))
+            atoms.info["density"] = rho
+            frames.append(atoms)
+    plan = Plan(n_seeds=2, n_rounds=1, n_labels=3, n_start=3, n_test=2)
+    train = Train(cutoff=6.0, n_channels=4, n_radial=4, l_max=1, hidden=(4,), committee_size=2, n_steps=20)
+    label = calculator_label(LennardJones(SIGMA, EPSILON, 6.0))
+    data = compare_acquisitions(frames, label, train, plan, seed=1, scratch=tmp_path, isolated={"Ar": 0.0})
+    assert (data.labels.sum("density") == data.n_labels).all()
+    assert (data.labels.isel(round=0) == np.array([0, 0, 3])).all()
+    np.testing.assert_array_equal(data.labels.sel(arm="uniform", round=1), [[1, 1, 4]] * 2)
+    first = data.pressure_rmse.isel(round=0)
+    assert (first == first.isel(arm=0)).all()
+    assert first.isel(seed=0, arm=0) != first.isel(seed=1, arm=0)
+    rows = summarise_comparison(data)
+    assert [row["ratio"] for row in rows if row["arm"] == "uniform"] == [1.0, 1.0]
+    alone = compare_acquisitions(
+        frames, label, train, plan, seed=1, scratch=tmp_path, isolated={"Ar": 0.0}, referred=False
+    )
+    assert list(alone.arm.values) == ["uniform", "uncertainty"]
+
+
+def test_command_measures_any_calculator_and_agrees_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The labeller as the subject: what differs from the reference is statistics alone."""
+    import json
+
+    import yaml
+    from typer.testing import CliRunner
+
+    from mlip.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "densities": [0.9, 1.0, 1.1],
+        "n_atoms": 4,
+        "n_steps": 300,
+        "reference": "dynamics",
+        "pressure_error": 1,
+    }
+    config = {
+        "system": "copper",
+        "structures": [{"bulk": {"name": "Cu"}}],
+        "label": {"calculator": "ase.calculators.emt.EMT"},
+        "studies": {"eos": settings | {"pressure_error": 1}},
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["eos", "ase.calculators.emt.EMT", "--config", "config.yaml", "--out", "out", "--refer"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    result = json.loads(Path("out/result.json").read_text())
+    assert result["passed"]
+    values = {q["name"]: q for q in result["quantities"]}
+    bulk_modulus = values["static bulk modulus"]
+    assert bulk_modulus["value"] == pytest.approx(bulk_modulus["reference"])
+    assert bulk_modulus["value"] == pytest.approx(134, abs=10)
+    pressure = values["P at ρ/ρ₀ 1.1, 300 K"]
+    assert pressure["value"] != pressure["reference"]
+    assert pressure["model_error"] is None
+    assert CliRunner().invoke(app, ["eos", "no.such.Thing", "--config", "config.yaml", "--out", "x"]).exit_code == 1

@@ -35,7 +35,7 @@ class Plan:
         n_labels: labels of a round.
         n_start: labels to begin with, all at the density nearest to that of the starting structure.
         n_densities: densities, evenly spaced between the lowest and the highest of the study's.
-        n_test: frames of each density that are labelled for the error alone.
+        n_test: frames of each density that are labelled for the error alone, and as many for the scores.
     """
 
     n_seeds: int = 5
@@ -67,6 +67,7 @@ def compare_acquisitions(
     *,
     seed: int,
     scratch: Path,
+    referred: bool = True,
     isolated: dict[str, float] | None = None,
     progress: Progress = silent,
 ) -> xr.Dataset:
@@ -75,15 +76,17 @@ def compare_acquisitions(
     Every arm of a seed begins with the same labels at one density and chooses ``plan.n_labels`` a
     round from the same pool of frames. The error is the RMS over the densities of the mean pressure
     error on frames that are never trained on: at fixed configurations, so that the labels' own
-    pressures are exact and no statistical error blurs the comparison.
+    pressures are exact and no statistical error blurs the comparison. Scores come from frames that
+    are neither: the labels' pressures there stand for the reference isotherm of the study.
 
     Args:
-        frames: of all densities, with ``density`` in ``info``; at least ``plan.n_test`` + some for the pool each.
+        frames: of all densities, with ``density`` in ``info``; at least ``5 plan.n_test`` of each.
         label: labels a structure.
         train: section ``train`` of the configuration; each training starts from scratch.
         plan: the experiment.
         seed: seed of the configuration.
         scratch: folder for potentials.
+        referred: whether there is a reference; without, the last arm is left out and its frames are not labelled.
         isolated: energies of isolated atoms, eV; None fits them.
         progress: called after each training.
 
@@ -92,21 +95,23 @@ def compare_acquisitions(
         ``labels`` (seed, arm, round, density: how many so far) and ``n_labels`` (round).
     """
     densities = sorted({float(frame.info["density"]) for frame in frames})
-    pools, tests = split_pool(frames, densities, plan.n_test)
-    tests = {rho: [label(frame) for frame in group] for rho, group in tests.items()}
-    shape = (plan.n_seeds, len(ARMS), plan.n_rounds + 1, len(densities))
+    tests, scored, pools = split_frames(frames, densities, plan.n_test)
+    tests = [[label(frame) for frame in group] for group in tests]
+    reference = np.array([labelled_pressure([label(frame) for frame in group]) for group in scored if referred])
+    arms = {name: weight for name, weight in ARMS.items() if referred or not weight}
+    shape = (plan.n_seeds, len(arms), plan.n_rounds + 1, len(densities))
     errors, labels = np.zeros(shape), np.zeros(shape, int)
     for s in range(plan.n_seeds):
-        for a, weight in enumerate(ARMS.values()):
+        for a, (arm, weight) in enumerate(arms.items()):
             own = _Arm(pools, densities, plan, derive_seed(seed, "compare", s))
             for r in range(plan.n_rounds + 1):
                 potential = own.fit(label, train, scratch, isolated)
                 errors[s, a, r] = pressure_errors(potential, tests)
                 labels[s, a, r] = own.counts
                 rmse = float(np.sqrt(np.mean(errors[s, a, r] ** 2)))
-                progress({"seed": s, "arm": list(ARMS)[a], "round": r, "pressure_rmse_gpa": round(rmse, 6)})
+                progress({"seed": s, "arm": arm, "round": r, "pressure_rmse_gpa": round(rmse, 6)})
                 if r < plan.n_rounds:
-                    own.choose(potential, tests, weight)
+                    own.choose(potential, scored, reference, weight)
     rounds = np.arange(plan.n_rounds + 1)
     return xr.Dataset(
         {
@@ -115,54 +120,54 @@ def compare_acquisitions(
             "labels": (("seed", "arm", "round", "density"), labels, {"units": "1"}),
             "n_labels": ("round", plan.n_start + plan.n_labels * rounds, {"units": "1"}),
         },
-        coords={"arm": list(ARMS), "density": ("density", densities, {"units": "1"}), "round": rounds},
+        coords={"arm": list(arms), "density": ("density", densities, {"units": "1"}), "round": rounds},
     )
 
 
-def split_pool(
+def split_frames(
     frames: Sequence[Atoms], densities: Sequence[float], n_test: int
-) -> tuple[dict[float, list[Atoms]], dict[float, list[Atoms]]]:
-    """Frames to choose from and frames to test on, by density: the first ``n_test`` of each in time are tests.
+) -> tuple[list[list[Atoms]], list[list[Atoms]], list[list[Atoms]]]:
+    """Frames to test on, to score with and to choose from, by density; interleaved in time, one, one and three in five.
 
     Raises:
         ValueError: where a density has too few frames.
     """
-    pools, tests = {}, {}
-    for rho in densities:
-        own = [frame for frame in frames if frame.info["density"] == rho]
-        if len(own) < 2 * n_test:
-            raise ValueError(f"density {rho:g} has {len(own)} frames; need {2 * n_test}: raise studies.eos.n_frames")
-        tests[rho], pools[rho] = own[:n_test], own[n_test:]
-    return pools, tests
+    groups = [[frame for frame in frames if frame.info["density"] == rho] for rho in densities]
+    for rho, own in zip(densities, groups, strict=True):
+        if len(own) < 5 * n_test:
+            raise ValueError(f"density {rho:g} has {len(own)} frames; need {5 * n_test}: raise studies.eos.n_frames")
+    tests, scored = ([own[k::5][:n_test] for own in groups] for k in (0, 1))
+    return tests, scored, [[frame for k, frame in enumerate(own) if k % 5 > 1] for own in groups]
 
 
-def pressure_errors(potential: Potential, tests: dict[float, list[Atoms]]) -> np.ndarray:
+def labelled_pressure(labelled: Sequence[Atoms]) -> float:
+    """Mean virial pressure of labels, GPa."""
+    return -float(np.mean([atoms.get_stress()[:3].mean() for atoms in labelled])) / units.GPa
+
+
+def pressure_errors(potential: Potential, tests: Sequence[Sequence[Atoms]]) -> np.ndarray:
     """Mean virial pressure of the potential less the labels', [n_densities] GPa."""
     found = []
-    for group in tests.values():
+    for group in tests:
         predicted = [np.asarray(p.stress)[:3].mean() for p in potential.predict(group)]
-        labelled = [a.get_stress()[:3].mean() for a in group]
-        found.append(-np.mean(np.subtract(predicted, labelled)) / units.GPa)
+        found.append(-float(np.mean(predicted)) / units.GPa - labelled_pressure(group))
     return np.array(found)
 
 
 class _Arm:
     """One seed's data of one arm, and its choices."""
 
-    def __init__(self, pools: dict[float, list[Atoms]], densities: Sequence[float], plan: Plan, seed: int) -> None:
-        self.densities, self.plan, self.seed = list(densities), plan, seed
-        self.rng = derive_rng(seed, "frames")
-        self.left = {rho: [group[k] for k in self.rng.permutation(len(group))] for rho, group in pools.items()}
+    def __init__(self, pools: Sequence[Sequence[Atoms]], densities: Sequence[float], plan: Plan, seed: int) -> None:
+        self.plan, self.seed, self.turn = plan, seed, 0
+        rng = derive_rng(seed, "frames")
+        self.left = [[group[k] for k in rng.permutation(len(group))] for group in pools]
         self.known: list[Atoms] = []
-        self.counts = np.zeros(len(self.densities), int)
+        self.counts = np.zeros(len(densities), int)
         start = int(np.argmin(np.abs(np.array(densities) - 1)))
-        self._take(np.eye(len(self.densities), dtype=int)[start] * plan.n_start)
-        self.turn = 0
+        self._take(np.eye(len(densities), dtype=int)[start] * plan.n_start)
 
     def _take(self, counts: np.ndarray) -> None:
-        for rho, n in zip(self.densities, counts, strict=True):
-            for _ in range(n):
-                self.known.append(self.left[rho].pop())
+        self.known += [group.pop() for group, n in zip(self.left, counts, strict=True) for _ in range(n)]
         self.counts = self.counts + counts
 
     def fit(self, label: Label, train: Train, scratch: Path, isolated: dict[str, float] | None) -> Potential:
@@ -176,36 +181,31 @@ class _Arm:
         train_committee(chosen, valid, train, scratch, seed=self.seed % 2**31, isolated_energies=isolated)
         return load_potential(scratch)
 
-    def choose(self, potential: Potential, tests: dict[float, list[Atoms]], weight: float | None) -> None:
+    def choose(
+        self, potential: Potential, scored: Sequence[Sequence[Atoms]], reference: np.ndarray, weight: float | None
+    ) -> None:
         """Take ``plan.n_labels`` more frames from the pool."""
-        n, n_states = self.plan.n_labels, len(self.densities)
+        n, n_states = self.plan.n_labels, len(self.left)
         if weight is None:
-            counts = np.zeros(n_states, int)
             order = derive_rng(self.seed, "uniform").permutation(n_states)
-            for k in range(n):
-                counts[order[(self.turn + k) % n_states]] += 1
+            counts = np.bincount(order[(self.turn + np.arange(n)) % n_states], minlength=n_states)
             self.turn += n
         else:
-            available = np.array([len(self.left[rho]) for rho in self.densities])
-            counts = apportion(self._scores(potential, tests, weight), available, n)
+            scores = _score(potential, scored, reference if weight else np.zeros(0), weight)
+            counts = apportion(scores, np.array([len(group) for group in self.left]), n)
         self._take(counts)
 
-    def _scores(self, potential: Potential, tests: dict[float, list[Atoms]], weight: float) -> np.ndarray:
-        """Scores of the densities as the study has them, with fixed configurations in place of dynamics."""
-        spread, mean, reference = [], [], []
-        for group in tests.values():
-            members = member_pressures(potential, group)[0].mean(0)
-            spread.append(members.std(ddof=1) * np.mean(list(potential.calibration.force_scale.values())))
-            mean.append(members.mean())
-            reference.append(-np.mean([a.get_stress()[:3].mean() for a in group]) / units.GPa)
-        grid = ("density", "temperature")
 
-        def column(values: Sequence[float]) -> tuple[tuple[str, str], np.ndarray]:
-            return grid, np.array(values)[:, None]
-
-        data = xr.Dataset({"pressure": column(mean), "pressure_model_std": column(spread)})
-        data["stable"] = xr.ones_like(data.pressure)
-        return score_states(data, xr.Dataset({"pressure": column(reference)}), weight).score.values.ravel()
+def _score(potential: Potential, scored: Sequence[Sequence[Atoms]], reference: np.ndarray, weight: float) -> np.ndarray:
+    """Scores of the densities as the study has them, with fixed configurations in place of dynamics."""
+    scale = np.mean(list(potential.calibration.force_scale.values()))
+    members = np.array([member_pressures(potential, group)[0].mean(0) for group in scored])
+    columns = {"pressure": members.mean(1), "pressure_model_std": scale * members.std(1, ddof=1)}
+    grid = ("density", "temperature")
+    data = xr.Dataset({name: (grid, values[:, None]) for name, values in columns.items()})
+    data["stable"] = xr.ones_like(data.pressure)
+    known = xr.Dataset({"pressure": (grid, reference[:, None])} if len(reference) else {})
+    return score_states(data, known, weight).score.values.ravel()
 
 
 def summarise_comparison(data: xr.Dataset) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def run_comparison(
     """
     densities = np.linspace(min(settings.densities), max(settings.densities), plan.n_densities)
     grid = {"densities": tuple(densities.round(6).tolist()), "temperatures": (max(settings.temperatures),)}
-    own = settings.model_copy(update=grid | {"n_frames": max(settings.n_frames, 4 * plan.n_test)})
+    own = settings.model_copy(update=grid | {"n_frames": 5 * plan.n_test})
     with ExitStack() as stack:
         cheap = settings.reference == "dynamics"
         calculator = labeller.direct() if cheap else stack.enter_context(labeller.stored())
@@ -70,6 +70,7 @@ def run_comparison(
             plan,
             seed=seed,
             scratch=Path(stack.enter_context(tempfile.TemporaryDirectory())),
+            referred=cheap,
             isolated=isolated,
             progress=labeller.progress,
         )

@@ -60,7 +60,7 @@ class EquationOfState(Study):
 
     def compare(self, data: xr.Dataset, reference: xr.Dataset) -> list[Criterion]:
         """Pressure over its span, static volume and bulk modulus where the reference has them, and stability."""
-        settings, span = self.settings, pressure_span(data, reference)
+        settings, span, criteria = self.settings, pressure_span(data, reference), []
         if "pressure" in reference:
             error = data.pressure - reference.pressure
             criteria = [
