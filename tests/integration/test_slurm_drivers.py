@@ -28,6 +28,7 @@ for name in shard_$shard.extxyz shard_$shard.json; do
   mv $name .late-$name
   setsid sh -c "sleep {seconds}; mv .late-$name $name" > /dev/null 2>&1 &
 done
+sleep 1  # so that the last one has left the process group, which Slurm ends
 """
 LATE_SECONDS = 4
 
