@@ -163,7 +163,7 @@ class SlurmCluster:
         words = ["slurmd", "-D", "-N", name] if name in self.nodes else [name, "-D"]
         self._start(name, *words)
         if name == "slurmdbd":  # a slurmctld that starts earlier gives up
-            self._wait_for(lambda: bool(self.command("sacctmgr", "--noheader", "show", "configuration")))
+            self._wait_for(lambda: self.command("sacctmgr", "--noheader", "show", "tres") != "")
 
     def stop(self, name: str, kill: bool = False) -> None:
         """End a daemon, politely or with SIGKILL."""

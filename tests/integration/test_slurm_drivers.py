@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ shard=$(SLURM_CONF={conf} squeue --noheader --jobs "$SLURM_JOB_ID" --format %k |
 cd {shards} || exit 0
 for name in shard_$shard.extxyz shard_$shard.json; do
   [ -e $name ] || continue
-  [ "$SLURMD_NODENAME" = node2 ] && touch -d '+4 minutes' $name
+  [ "$SLURMD_NODENAME" = node2 ] && touch -d '+4 minutes' $name && echo $name >> from-the-future
   mv $name .late-$name
   setsid sh -c "sleep {seconds}; mv .late-$name $name" > /dev/null 2>&1 &
 done
+sleep 1  # so that the last one has left the process group, which Slurm ends
 """
 LATE_SECONDS = 4
 
@@ -109,11 +111,9 @@ def test_late_files_skewed_clocks_and_an_edit_change_nothing(
         record(row, states, finished, loop.finished_labels(), loop.computed_twice())
     assert states == ["COMPLETED"] * 3
     assert {job.node for job in jobs} == {"node1", "node2"}
-    skewed = [job.node == "node2" for job in jobs]
-    times = [(shards / f"shard_{job.name[-3:]}.json").stat().st_mtime for job in jobs]
-    assert min(t for t, late in zip(times, skewed, strict=True) if late) > 200 + max(
-        t for t, late in zip(times, skewed, strict=True) if not late
-    )
+    # Files came from the future, and Snakemake gave them the driver's time.
+    assert (shards / "from-the-future").read_text().startswith("shard_")
+    assert max(path.stat().st_mtime for path in shards.glob("shard_*")) < time.time() + 60
     assert not loop.computed_twice()
     undisturbed.drivers[0].finish()
     assert_same_dataset(loop, undisturbed)
