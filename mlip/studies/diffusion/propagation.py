@@ -10,8 +10,9 @@ frequency, 2σ²τ, as the thermal noise does with its 2mγkT, so that
 with the error's normalised autocorrelation ρ. Errors drawn afresh at each step Δt have τ = Δt/2,
 which is the textbook's ΔD/D = σ²Δt/(2mγkT). Forces of a potential are smooth functions of the
 positions: their errors last for as long as the surroundings of an atom do, and τ is to be
-measured. A smooth error may also be conservative and then does not heat; the dynamics of the
-members of a committee shows what is left of it.
+measured. The model is of second order: it knows errors that are independent of the motion. An error
+that goes along with the force, a well too deep by a constant factor, say, changes D in first order and
+by far more. That part is not propagated but measured, by dynamics with the members of a committee.
 
 Masses in u, forces in eV/Å, times in fs, temperatures in K.
 """

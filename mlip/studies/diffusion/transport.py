@@ -15,8 +15,8 @@ from scipy import stats
 CM2_PER_S = 0.1
 """cm²/s in one Å²/fs."""
 
-DECAYED = 0.01
-"""Share of its start below which an autocorrelation function counts as decayed."""
+FLAT = 0.02
+"""Relative change of a running integral that counts as none."""
 
 EINSTEIN_SPAN = 5.0
 """End of the fit to the mean square displacement over its beginning."""
@@ -85,8 +85,8 @@ class Diffusion:
         einstein: a sixth of the slope of the mean square displacement over ``fit``.
         plateau: ends of the lags averaged, fs.
         fit: ends of the lags fitted, fs.
-        decayed: whether the velocities have lost their correlation before the plateau; an
-            estimate without that is not to be trusted.
+        decayed: whether the velocities have lost their correlation before the plateau, so that there is
+            one; an estimate without that is not to be trusted.
     """
 
     green_kubo: Estimate
@@ -161,32 +161,31 @@ def running_integral(values: np.ndarray, interval: float) -> np.ndarray:
     return np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(steps, axis=-1)], axis=-1)
 
 
-def find_decay(blocks: np.ndarray, interval: float) -> float | None:
-    """Time from which the autocorrelation ``blocks`` [n_blocks, n_lags] is over, fs; None if it never is.
+def find_plateau(integral: np.ndarray, interval: float) -> float | None:
+    """Time from which running integrals ``integral`` [n_blocks, n_lags] are flat, fs; None if they never are.
 
-    The first lag t such that the blocks' mean stays below ``DECAYED`` of its start, or below twice
-    its own standard error, on 95 % of the lags from t to 2t.
+    The first lag t such that the blocks' mean changes, from t to any lag up to 2t, by less than ``FLAT``
+    of itself or than twice the standard error of that change: what is cut off is below the noise.
     """
-    mean = blocks.mean(0)
-    error = blocks.std(0, ddof=1) / math.sqrt(len(blocks))
-    over = np.abs(mean) <= np.maximum(DECAYED * mean[0], 2 * error)
-    count = np.concatenate([[0], np.cumsum(over)])
-    for lag in range(1, (len(mean) - 1) // 2 + 1):
-        if over[lag] and count[2 * lag + 1] - count[lag] >= 0.95 * (lag + 1):
-            return lag * interval
+    n_blocks, n_lags = integral.shape
+    for start in range(2, (n_lags - 1) // 2 + 1):
+        changes = integral[:, start + 1 : 2 * start + 1] - integral[:, start : start + 1]
+        noise = 2 * changes.std(0, ddof=1) / math.sqrt(n_blocks)
+        if (np.abs(changes.mean(0)) <= np.maximum(FLAT * abs(integral[:, start].mean()), noise)).all():
+            return start * interval
     return None
 
 
 def estimate_diffusion(curves: Curves, window: float | None = None) -> Diffusion:
     """Green–Kubo and Einstein estimates with errors from the scatter of the blocks.
 
-    With t the time at which the velocities have decayed, the integral is averaged from t to 2t,
+    With t the time at which the integral has become flat, the integral is averaged from t to 2t,
     and the displacement is fitted from t to 5t (or the last lag). The spans differ so that the
     two agree only if both have reached their limit.
 
     Args:
         curves: correlation functions of at least two blocks.
-        window: t in fs instead of the one found by :func:`find_decay`.
+        window: t in fs instead of the one found by :func:`find_plateau`.
 
     Raises:
         DiffusionError: for a single block or a window that the lags do not hold twice.
@@ -194,7 +193,7 @@ def estimate_diffusion(curves: Curves, window: float | None = None) -> Diffusion
     n_blocks, n_lags = curves.vacf.shape
     if n_blocks < 2:
         raise DiffusionError("errors need at least two independent blocks, got one")
-    found = find_decay(curves.vacf, curves.interval) if window is None else window
+    found = find_plateau(curves.integral, curves.interval) if window is None else window
     start = (n_lags - 1) // 2 if found is None else max(1, round(found / curves.interval))
     if 2 * start > n_lags - 1:
         raise DiffusionError(
@@ -230,10 +229,10 @@ def estimate_viscosity(
         volume: Å³.
         kt: temperature, eV.
     """
-    found = find_decay(blocks, interval)
+    integral = running_integral(blocks, interval) * volume / kt
+    found = find_plateau(integral, interval)
     last = (blocks.shape[1] - 1) // 2
     start = last if found is None else round(found / interval)
-    integral = running_integral(blocks, interval) * volume / kt
     return (
         Estimate(integral[:, start : 2 * start + 1].mean(1)),
         (start * interval, 2 * start * interval),
