@@ -1,0 +1,1 @@
+"""Self-diffusion: coefficient with error bars, and the force error that it allows."""

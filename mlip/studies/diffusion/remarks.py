@@ -1,0 +1,107 @@
+"""What a measurement of diffusion means, in sentences for its page."""
+
+from __future__ import annotations
+
+import math
+
+import xarray as xr
+
+from mlip.studies.diffusion.settings import Settings
+from mlip.studies.diffusion.transport import AGREEMENT
+
+DRIFT = 1e-3
+"""Drift of the total energy over a block, eV/atom, above which it is mentioned."""
+
+
+def list_remarks(data: xr.Dataset, settings: Settings) -> list[str]:
+    """One sentence or a few per finding."""
+    if "diffusion" not in data:
+        return [f"There is no diffusion coefficient: {data.attrs['failure']}."]
+    remarks = []
+    for k in range(data.sizes["species"]):
+        own = data.isel(species=k)
+        remarks += [*_quality(own, settings), *_force_error(own, settings), *_members(own)]
+    remarks.append(_size(data))
+    drift = float(abs(data.energy_drift).max())
+    if drift > DRIFT:
+        remarks.append(
+            f"The total energy drifted by up to {1000 * drift:.2g} meV/atom within a block: the time step is too long, "
+            "or the forces are not the derivatives of the energy."
+        )
+    return remarks
+
+
+def _quality(own: xr.Dataset, settings: Settings) -> list[str]:
+    symbol, value, error = str(own.species.values), float(own.diffusion), float(own.statistical_error)
+    found = []
+    if not float(own.decayed):
+        found.append(
+            f"The velocities of {symbol} were still correlated at the end of the lags: make block_length longer. "
+            "Neither estimate is to be trusted."
+        )
+    discrepancy = float(own.discrepancy)
+    routes = f"Green–Kubo and Einstein differ by {discrepancy:.1f} of their common error for {symbol}"
+    if discrepancy <= AGREEMENT:
+        found.append(f"{routes}: they agree.")
+    else:
+        found.append(f"{routes}: they DISAGREE, and D is not established; blocks are too short, or something is wrong.")
+    if not math.isfinite(float(own.force_error_correlated)):
+        return [*found, f"Diffusion of {symbol} is not beyond doubt, so no force target follows. Is it a solid here?"]
+    if error > settings.relative_error * value:
+        found.append(
+            f"The statistical error of D({symbol}) is {100 * error / value:.1f} %, more than the wanted "
+            f"{100 * settings.relative_error:g} %: more blocks are needed for a verdict of that sharpness."
+        )
+    return found
+
+
+def _force_error(own: xr.Dataset, settings: Settings) -> list[str]:
+    symbol, white = str(own.species.values), float(own.force_error_textbook)
+    correlated, rms = float(own.force_error_correlated), float(own.force_rms)
+    if not math.isfinite(correlated):
+        return []
+    time = float(own.error_correlation_time)
+    text = (
+        f"For an error of {100 * settings.relative_error:g} % in D({symbol}) the textbook's force error, new at each "
+        f"step, may be {white:.3g} eV/Å; errors that last {time:.3g} fs, as measured from {_source(own)}, may be "
+        f"{correlated:.3g} eV/Å. The RMS force itself is {rms:.3g} eV/Å."
+    )
+    if white >= rms:
+        text += " A potential without any forces would pass the textbook's number: it decides nothing here."
+    target = float(own.force_error_target)
+    if target < correlated:
+        text += f" The target is held at {settings.max_force_ratio:g} of the RMS force, {target:.3g} eV/Å."
+    found = [text]
+    uncertainty = float(own.force_uncertainty)
+    if math.isfinite(uncertainty):
+        relative = uncertainty**2 * float(own.error_sensitivity)
+        found.append(
+            f"The force uncertainty in this dynamics, {uncertainty:.3g} eV/Å, propagates to {100 * relative:.2g} % of "
+            f"D({symbol}) if it acts like a random force."
+        )
+    return found
+
+
+def _members(own: xr.Dataset) -> list[str]:
+    value, noise, mean = (float(own[name]) for name in ("model_error", "model_error_noise", "diffusion"))
+    symbol = str(own.species.values)
+    if math.isinf(value):
+        return [f"The dynamics of a member of the committee came apart: the model error of D({symbol}) has no bound."]
+    if not noise >= value:
+        return []
+    text = f"The members of the committee differ in D({symbol}) by no more than their statistical error, "
+    return [text + f"{100 * noise / mean:.2g} %: that is all that can be claimed; raise member_blocks for less."]
+
+
+def _source(own: xr.Dataset) -> str:
+    return str(own.attrs["error_time_source"])
+
+
+def _size(data: xr.Dataset) -> str:
+    source = data.attrs["viscosity_source"]
+    if not math.isfinite(float(data.size_correction[0])):
+        return f"Finite-size correction: {source}."
+    return (
+        f"Finite-size correction (Yeh and Hummer) with the viscosity {data.attrs['viscosity_mPa_s']:.3g} mPa·s: "
+        f"{source}. References are compared without it."
+    )

@@ -1,0 +1,196 @@
+"""Self-diffusion as a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+
+from mlip.criteria import Criterion
+from mlip.potential import Potential
+from mlip.report.drawing import Picture
+from mlip.seeds import derive_rng
+from mlip.studies.diffusion.acquisition import acquire_frames
+from mlip.studies.diffusion.dynamics import prepare_system, run_blocks
+from mlip.studies.diffusion.figures import draw_pictures
+from mlip.studies.diffusion.measurement import (
+    MemberCalculator,
+    Transport,
+    gather,
+    measure_errors,
+    size_correction,
+)
+from mlip.studies.diffusion.remarks import list_remarks
+from mlip.studies.diffusion.result import add_model_errors, judge_species, tabulate
+from mlip.studies.diffusion.transport import AGREEMENT, CM2_PER_S, DiffusionError
+from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
+
+
+class Diffusion(Study):
+    """Self-diffusion coefficients, and the force error that their wanted accuracy allows."""
+
+    name = "diffusion"
+    title = "Self-diffusion"
+
+    def measure(self, subject: Subject) -> Measurement:
+        """Coefficients by both routes from the first starting structure's dynamics; of a committee, model errors."""
+        atoms = prepare_system(subject.structures[0], self.settings)
+        found = self._run(atoms, subject.calculator, subject, "mean")
+        if found.failure or len(found.temperatures) < 2:
+            return Measurement(xr.Dataset(attrs={"failure": found.failure or "too few blocks"}), found.frames)
+        errors = measure_errors(found, subject.potential)
+        results = judge_species(found, self.settings, errors)
+        potential = subject.potential
+        if potential is not None and errors.calibration is not None and self.settings.member_blocks:
+            members = self._run_members(atoms, potential, subject)
+            results = add_model_errors(results, members, errors.calibration)
+        return Measurement(tabulate(found, self.settings, results, size_correction(found, self.settings)), found.frames)
+
+    def _run(
+        self, atoms: Atoms, calculator: object, subject: Subject, name: str, n_blocks: int | None = None
+    ) -> Transport:
+        rng = derive_rng(subject.seed, "diffusion", name)
+
+        def tell(state: dict[str, object]) -> None:
+            subject.progress({"run": name} | state)
+
+        blocks = run_blocks(atoms, calculator, self.settings, rng, n_blocks=n_blocks, progress=tell)
+        return gather(atoms, blocks, self.settings)
+
+    def _run_members(self, atoms: Atoms, potential: Potential, subject: Subject) -> list[Transport]:
+        return [
+            self._run(atoms, MemberCalculator(potential, k), subject, f"member {k}", self.settings.member_blocks)
+            for k in range(potential.n_members)
+        ]
+
+    def refer(
+        self, structures: Sequence[Atoms], references: Sequence[Atoms], labeller: Labelled, seed: int
+    ) -> xr.Dataset:
+        """The labeller's own coefficients where ``reference: labeller`` asks for them; a given number; or nothing.
+
+        Raises:
+            DiffusionError: when the labeller's dynamics comes apart.
+        """
+        if self.settings.reference is None:
+            return xr.Dataset()
+        if self.settings.reference != "labeller":
+            symbols = sorted(set(structures[0].get_chemical_symbols()))
+            if len(symbols) > 1:
+                raise DiffusionError(
+                    f"studies.diffusion.reference is one number, but there are "
+                    f"{', '.join(symbols)}; use `labeller` or null"
+                )
+            value = ("species", [self.settings.reference / CM2_PER_S], {"units": "Å²/fs"})
+            error = ("species", [0.0], {"units": "Å²/fs"})
+            return xr.Dataset({"diffusion": value, "statistical_error": error}, coords={"species": symbols})
+        subject = Subject(labeller.direct(), None, structures, references, seed, labeller.progress)
+        data = self.measure(subject).data
+        if data.attrs["failure"]:
+            raise DiffusionError(f"the labeller's dynamics failed: {data.attrs['failure']}")
+        return data
+
+    def compare(self, data: xr.Dataset, reference: xr.Dataset) -> list[Criterion]:
+        """The force target that follows from the wanted error of D, model error, agreement and reference."""
+        wanted = self.settings.relative_error
+        if "diffusion" not in data:
+            return [Criterion("relative model error of D", None, wanted)]
+        criteria = self._force_criteria(data)
+        if not np.isnan(data.model_error).all():
+            worst = float((data.model_error_bound / abs(data.diffusion)).max())
+            criteria.append(Criterion("relative model error of D", _finite(worst), wanted))
+        agreement = float(data.discrepancy.max()) if data.decayed.all() else None
+        criteria.append(Criterion("difference of Green–Kubo and Einstein over its error", agreement, AGREEMENT))
+        if "diffusion" in reference:
+            worst = max(self._deviation(data, reference, k) for k in range(data.sizes["species"]))
+            criteria.append(
+                Criterion("relative deviation of D from the reference beyond noise", _finite(worst), wanted)
+            )
+        return criteria
+
+    def _force_criteria(self, data: xr.Dataset) -> list[Criterion]:
+        """Force errors against the smallest target of any species; only where there is an error to judge."""
+        target = float(data.force_error_target.min())  # of those species that diffuse
+        if not math.isfinite(target):
+            # Nothing diffuses: there is no target, and nothing that could pass.
+            return [Criterion("force error for the wanted error of D (eV/Å)", None, 0.0)]
+        criteria: list[Criterion] = []
+        if "test_force_rmse" in data.attrs:
+            name = "force RMSE on unseen labels, as D demands (eV/Å)"
+            criteria.append(Criterion(name, _finite(float(data.attrs["test_force_rmse"])), target))
+        uncertainty = float(data.force_uncertainty.max())
+        if math.isfinite(uncertainty):
+            criteria.append(Criterion("force uncertainty in the dynamics, as D demands (eV/Å)", uncertainty, target))
+        return criteria
+
+    def _deviation(self, data: xr.Dataset, reference: xr.Dataset, k: int) -> float:
+        """What of the relative deviation twice the statistical errors do not explain."""
+        own, other = data.isel(species=k), reference.sel(species=data.species.values[k])
+        noise = 2 * math.hypot(float(own.statistical_error), float(other.statistical_error))
+        return max(0.0, abs(float(own.diffusion - other.diffusion)) - noise) / float(other.diffusion)
+
+    def acquire(self, measurement: Measurement, reference: xr.Dataset, potential: Potential, seed: int) -> Acquisition:
+        """Frames whose force uncertainty contributes most to the error of D, unlike one another."""
+        return acquire_frames(measurement.frames, measurement.data, potential, self.settings.n_labels)
+
+    def summarise(self, data: xr.Dataset, reference: xr.Dataset) -> list[Quantity]:
+        """Coefficients with both errors, corrected for size, and the force errors that follow."""
+        if "diffusion" not in data:
+            return []
+        rows: list[Quantity] = []
+        for k in range(data.sizes["species"]):
+            rows += _species_rows(data.isel(species=k), reference)
+        viscosity, temperature = data.attrs["viscosity_mPa_s"], data.temperature.values
+        if math.isfinite(viscosity):
+            rows.append(Quantity("viscosity", viscosity, "mPa·s", _finite(data.attrs["viscosity_error_mPa_s"])))
+        error = float(temperature.std(ddof=1) / math.sqrt(len(temperature)))
+        rows.append(Quantity("temperature", float(temperature.mean()), "K", error, None, self.settings.temperature))
+        return rows
+
+    def draw(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
+        """Correlation functions with fits, blocks, and force errors."""
+        return draw_pictures(rounds[-1].data)
+
+    def remarks(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[str]:
+        """What the numbers mean, and what is wrong with them."""
+        return list_remarks(rounds[-1].data, self.settings)
+
+
+STUDY = Diffusion
+
+
+def _species_rows(data: xr.Dataset, reference: xr.Dataset) -> list[Quantity]:
+    symbol, unit = str(data.species.values), "10⁻⁵ cm²/s"
+
+    def scaled(name: str) -> float | None:
+        return _finite(float(data[name]) * CM2_PER_S * 1e5)
+
+    known = None
+    if "diffusion" in reference:
+        known = float(reference.diffusion.sel(species=symbol)) * CM2_PER_S * 1e5
+    errors = scaled("statistical_error"), scaled("model_error")
+    rows = [
+        Quantity(f"D({symbol}), Green–Kubo", scaled("diffusion"), unit, *errors, known),
+        Quantity(f"D({symbol}), Einstein", scaled("einstein"), unit, scaled("einstein_error"), errors[1], known),
+    ]
+    if math.isfinite(float(data.size_correction)):
+        total = math.hypot(errors[0] or 0.0, scaled("size_correction_error") or 0.0)
+        rows.append(Quantity(f"D({symbol}), infinite system", scaled("diffusion_infinite"), unit, total, errors[1]))
+    names = {
+        "force_error_textbook": "allowed force RMSE, errors new at each step",
+        "force_error_correlated": "allowed force RMSE, errors as lasting as measured",
+        "force_rms": "RMS force",
+        "force_error_target": "force target",
+        "force_uncertainty": "force uncertainty in the dynamics",
+    }
+    for name, text in names.items():
+        if name != "force_uncertainty" or math.isfinite(float(data[name])):
+            rows.append(Quantity(f"{symbol}: {text}", _finite(float(data[name])), "eV/Å"))
+    rows.append(Quantity(f"{symbol}: correlation time of the error", _finite(float(data.error_correlation_time)), "fs"))
+    return rows
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
