@@ -140,7 +140,7 @@ def test_file_count_is_independent_of_the_trajectories_length(finished: Workflow
     loop = copy_of(finished, tmp_path, explore=explore)
     loop.snakemake("--cores", "2", "results/tiny/iter_00/provenance.json")
     assert n_frames(loop) > 5 * n_frames(finished)
-    # 15 outputs, 2 shards and 2 walkers, and for each of these and 8 more jobs a log, a benchmark and a list of attempts.
+    # 15 outputs, 2 shards and 2 walkers, and of these and 8 more jobs a log, a benchmark and a list of attempts.
     assert files_per_iteration(loop)["iter_00"] == files_per_iteration(finished)["iter_00"] < 75
 
 
