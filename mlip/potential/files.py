@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 
 from mlip.files import write_atomic, write_json
+from mlip.memory import keep_freed_memory
 from mlip.potential.interface import Potential, PotentialFileError, Precision
 from mlip.uncertainty import Calibration
 
@@ -93,6 +94,7 @@ def load_potential(folder: str | Path, device: str = "cpu", precision: Precision
     Raises:
         PotentialFileError: when files are missing, truncated, altered or of an unknown version.
     """
+    keep_freed_memory()
     folder = Path(folder)
     description = _read_description(folder / DESCRIPTION)
     weights = _read_bytes(folder / WEIGHTS)

@@ -60,8 +60,10 @@ def train_committee(
         TrainingDataError: (a ValueError) for data that cannot be trained on.
         FloatingPointError: when training diverges.
     """
+    from mlip.memory import keep_freed_memory
     from mlip.training.data import resolve_cutoff
 
+    keep_freed_memory()
     settings = resolve_cutoff(train, settings, previous)
     if settings.backend == "mace":
         # By name: steps of other backends do not depend on this code, and provenance should not say so.
