@@ -83,7 +83,8 @@ def respond(crystal: Atoms, forces: Forces, *, strain: float = 1e-3, step: float
     constants = 0.5 * (constants + np.swapaxes(constants, -1, -2))
     coupling = -_differences(forces(strained), strain)  # [..., 6, 3n]
     values, vectors = np.linalg.eigh(constants)
-    inverse = np.where(np.abs(values) > RIGID * np.abs(values).max(-1, keepdims=True), 1 / values, 0.0)
+    moves = np.abs(values) > RIGID * np.abs(values).max(-1, keepdims=True)
+    inverse = np.where(moves, 1 / np.where(moves, values, 1.0), 0.0)
     projected = coupling @ vectors
     correction = (projected * inverse[..., None, :]) @ np.swapaxes(projected, -1, -2) / crystal.get_volume()
     shifts = -(vectors * inverse[..., None, :]) @ np.swapaxes(projected, -1, -2)
