@@ -71,7 +71,10 @@ def choose_strained(
 
 
 def path_weights(data: xr.Dataset, reference: xr.Dataset) -> dict[str, float]:
-    """Relative error plus relative committee spread of what each path measures, the worse of both states."""
+    """Relative error plus relative committee spread of what each path measures, the worse of both states.
+
+    Times the factor by which labels along the path would shrink a posterior error, where it is known.
+    """
     weights = {}
     for path in data.path.values:
         own = _curvatures(data, path)
@@ -86,7 +89,9 @@ def path_weights(data: xr.Dataset, reference: xr.Dataset) -> dict[str, float]:
                 relative = data.model_error.sel(state=state) / abs(data.constants.sel(state=state)).clip(min=1e-9)
                 spread = float(relative.max())
             worst = max(worst, error + spread)
-        weights[str(path)] = max(worst, 1e-6)
+        # Strains that the training data lack come first: their labels tell most.
+        gain = float(data.expected_gain.sel(path=path).max()) if "expected_gain" in data else 1.0
+        weights[str(path)] = max(worst, 1e-6) * gain
     return weights
 
 

@@ -26,7 +26,6 @@ from mlip.studies.elastic.causes import (
 from mlip.studies.elastic.influence import Attribution, attribute
 
 FaultName = Literal["wrong_labels", "short_cutoff", "missing_shear"]
-FAULTS: tuple[FaultName, ...] = ("wrong_labels", "short_cutoff", "missing_shear")
 WRONG_SHARE = 0.2
 SHORT_CUTOFF = 1.1
 """Over the distance of nearest neighbours: the first shell alone, and only while it is hardly strained."""

@@ -55,7 +55,9 @@ class Columns:
 def evaluate_columns(potential: ACEPotential, structures: Sequence[Atoms], member: int) -> Columns:
     """Offset and all columns of ``member``; of one species or several."""
     probe = _probe(potential, member)
-    energies, forces, virials = [], [], []
+    energies: list[np.ndarray] = []
+    forces: list[np.ndarray] = []
+    virials: list[np.ndarray] = []
     for chunk in _chunks(structures):
         for found_chunk, pairs in probe._chunks(chunk):
             found = probe._evaluate(pairs, members=True)

@@ -25,7 +25,7 @@ def parameter_sensitivity(found: Elasticity, potential: ACEPotential, state: Sta
     frames = [atoms for own in samples for atoms in own.frames]
     environments = build_environments(frames, potential.frame).to(potential.device, torch.float64)
     network = potential.network.double()
-    parameters = {name: p for name, p in network.named_parameters()}
+    parameters = dict(network.named_parameters())
     for p in parameters.values():
         p.requires_grad_(True)
     try:

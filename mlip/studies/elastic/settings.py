@@ -9,6 +9,10 @@ from pydantic import Field
 from mlip.config_section import Positive
 from mlip.studies.sections import StudySettings
 
+FAULTS = ("wrong_labels", "short_cutoff", "missing_shear")
+"""What the target `faults` can plant."""
+PRESENT = "present"
+"""The ablation's variant without changes."""
 Amplitude = Annotated[float, Field(gt=0, lt=0.1)]
 
 
@@ -36,5 +40,14 @@ class Settings(StudySettings):
             "few_radial": {"n_radial": 4},
         },
         description="Variants of `train` that the ablation trains and measures, by name.",
+    )
+    n_omitted: int = Field(
+        6,
+        ge=0,
+        description="Structures left out by retraining, to check influences (target `faults`).",
+    )
+    wrong_parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Changes of `label.parameters` that make the wrong labels of the target `faults`.",
     )
     ablation_steps: int = Field(600, ge=1, description="Optimiser steps of each of them.")

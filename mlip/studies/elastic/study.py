@@ -10,8 +10,10 @@ from ase import Atoms
 
 from mlip.criteria import Criterion
 from mlip.potential import Potential
+from mlip.potential.committee import ACEPotential
 from mlip.report.drawing import Picture
 from mlip.studies.elastic.acquisition import choose_strained, offer_strained
+from mlip.studies.elastic.attribution import attribution_table, suspected_causes
 from mlip.studies.elastic.diagnosis import diagnose
 from mlip.studies.elastic.equilibrium import find_equilibrium
 from mlip.studies.elastic.measurement import measure_elasticity
@@ -40,7 +42,11 @@ class Elastic(Study):
         )
         paths = [own.path for own in found.samples["clamped"]]
         frames = offer_strained(crystal, paths, self.settings.acquire_strain, self.settings.rattle, subject.seed)
-        return Measurement(tabulate(found), frames)
+        data = tabulate(found)
+        if self.settings.attribute and isinstance(subject.potential, ACEPotential) and subject.training:
+            subject.progress({"part": "attribution"})
+            data = data.merge(attribution_table(subject.potential, subject.training, found, frames))
+        return Measurement(data, frames)
 
     def refer(
         self, structures: Sequence[Atoms], references: Sequence[Atoms], labeller: Labelled, seed: int
@@ -101,6 +107,8 @@ class Elastic(Study):
         data = rounds[-1].data
         found = diagnose(data, reference, self.settings.tolerance)
         texts = [] if found is None else found.describe()
+        if found is not None and found.place != "nowhere":
+            texts += suspected_causes(data, reference)
         difference = disagreement(data)
         if difference is not None:
             verdict = "agree" if difference <= self.settings.agreement else "do not agree"
