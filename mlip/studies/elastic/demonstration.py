@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import spglib
 from ase import Atoms
 
 from mlip.config import Train
 from mlip.files import write_atomic, write_json
 from mlip.potential.committee import ACEPotential
+from mlip.properties import SYMMETRY_PRECISION
 from mlip.studies.elastic.causes import Fit, measure_reference
 from mlip.studies.elastic.mending import FaultName, Mending, label_with, mend, plant_fault
 from mlip.studies.elastic.omission import Omission, omit_structures
@@ -38,6 +40,16 @@ def train_fully(seed: int, device: str = "cpu") -> Fit:
         return loaded
 
     return fit
+
+
+def primitive_cell(crystal: Atoms) -> Atoms:
+    """The primitive cell of ``crystal`` in the same orientation: constants are the same, and cheaper."""
+    cell = (crystal.cell.array, crystal.get_scaled_positions(), crystal.numbers)
+    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMMETRY_PRECISION)
+    if found is None:
+        return crystal
+    vectors, scaled, numbers = found
+    return Atoms(numbers, cell=vectors, scaled_positions=scaled, pbc=True)
 
 
 def demonstrate_fault(
@@ -68,16 +80,17 @@ def demonstrate_fault(
         out: folder written.
     """
     label, mislabel = label_with(calculator), label_with(wrong_calculator)
-    reference = measure_reference(calculator, crystal)
+    cell = primitive_cell(crystal)
+    reference = measure_reference(calculator, cell)
     complete = [label(crystal)]
     settings = resolve_cutoff(complete, settings, None).model_copy(update={"consistency": "off"})
     training, faulty, wrong = plant_fault(fault, crystal, N_STRUCTURES, settings, label, mislabel, seed)
-    found = mend(training, faulty, crystal, reference, label, fit, n_labels=n_labels, seed=seed)
+    found = mend(training, faulty, cell, reference, label, fit, n_labels=n_labels, seed=seed)
     omission = None
     if n_omitted:
         worst = found.attribution.influenced[int(np.argmax(np.abs(found.before - reference.constants.values)))]
         omission = omit_structures(
-            found.attribution, worst, training, faulty, crystal, fit, n=2 * n_omitted, n_retrained=n_omitted
+            found.attribution, worst, training, faulty, cell, fit, n=2 * n_omitted, n_retrained=n_omitted
         )
     write_json(out / f"{fault}.json", _record(fault, wrong, found, omission))
     names = list(reference.constant.values)
