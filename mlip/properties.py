@@ -1,4 +1,4 @@
-"""Properties that a potential must get right: equation of state and cubic elastic constants.
+"""Equation of state, lattice constant and symmetry of a crystal.
 
 Works with any ASE calculator, the labeller's or the potential's, so that both sides of a
 comparison go through the same code. Lengths in Å, energies in eV, moduli in GPa.
@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
-from ase.optimize import BFGS
 
-CUBIC_SPACE_GROUPS = range(195, 231)
 SYMMETRY_PRECISION = 1e-3  # Å
 
 
@@ -47,25 +45,6 @@ class EquationOfState:
         t = (self.v0 / np.asarray(volumes, dtype=float)) ** (2 / 3) - 1
         prefactor = 9 * self.v0 * self.b0 * units.GPa / 16
         return self.e0 + prefactor * (2 * t**2 + (self.b0_prime - 4) * t**3)
-
-
-@dataclass(frozen=True)
-class CubicElasticity:
-    """Elastic constants of a cubic crystal, GPa."""
-
-    c11: float
-    c12: float
-    c44_clamped: float
-    """C44 with the atoms following the strain affinely."""
-    c44_relaxed: float | None
-    """C44 with the atoms relaxed in the strained cell; None when relaxation was off."""
-    kleinman_zeta: float | None = None
-    """Internal-strain parameter (0: clamped, 1: rigid bonds) of diamond and zincblende, else None."""
-
-    @property
-    def bulk_modulus(self) -> float:
-        """(C11 + 2 C12) / 3, GPa."""
-        return (self.c11 + 2 * self.c12) / 3
 
 
 def fit_eos(volumes: Sequence[float] | np.ndarray, energies: Sequence[float] | np.ndarray) -> EquationOfState:
@@ -166,92 +145,8 @@ def lattice_constant(structure: Atoms, v0: float) -> float:
     """
     if not v0 > 0:
         raise PropertyError(f"the volume must be positive, got {v0} Å³")
-    n_conventional = len(_symmetry(structure).std_types)
+    n_conventional = len(find_symmetry(structure).std_types)
     return float((v0 * n_conventional / len(structure)) ** (1 / 3))
-
-
-def elastic_cubic(
-    structure: Atoms, calculator: Any, *, strain: float = 0.005, relax: bool = True, fmax: float = 1e-4
-) -> CubicElasticity:
-    """Elastic constants of a cubic crystal from central differences of the stress.
-
-    C_ij = [σ_i(+e_j) - σ_i(-e_j)] / (2 e_j) for a strain e_1 = ε_xx and a shear e_4 = 2 ε_yz
-    (J. F. Nye, Physical Properties of Crystals, ch. VIII). ``structure`` should be at its own
-    equilibrium volume: constants of a cell under pressure contain that pressure.
-
-    Args:
-        structure: cubic crystal, cubic axes along x, y and z; any cell, no free internal stress.
-        calculator: ASE calculator with stress.
-        strain: amplitude of ε_xx and of the engineering shear 2 ε_yz.
-        relax: relax the atoms in the strained cells too (C11, C12 then are relaxed ones).
-        fmax: force in eV/Å at which relaxation ends.
-
-    Raises:
-        PropertyError: not cubic, axes not along x, y and z, or relaxation did not converge.
-    """
-    _require_cubic_axes(structure)
-    if not 0 < strain < 0.1:
-        raise PropertyError(f"the strain must be between 0 and 0.1, got {strain}")
-    axial, shear = np.zeros((3, 3)), np.zeros((3, 3))
-    axial[0, 0] = strain
-    shear[1, 2] = shear[2, 1] = strain / 2
-    column_1 = _stress_derivative(structure, calculator, axial, strain, fmax if relax else None)[0]
-    column_4 = _stress_derivative(structure, calculator, shear, strain, None)[0]
-    relaxed, zeta = None, None
-    if relax:
-        column_4_relaxed, shifts = _stress_derivative(structure, calculator, shear, strain, fmax)
-        relaxed, zeta = float(column_4_relaxed[3]), _kleinman_zeta(structure, shifts)
-    return CubicElasticity(
-        c11=float(column_1[0]),
-        c12=float(column_1[1:3].mean()),
-        c44_clamped=float(column_4[3]),
-        c44_relaxed=relaxed,
-        kleinman_zeta=zeta,
-    )
-
-
-def _stress_derivative(
-    structure: Atoms, calculator: Any, strain_tensor: np.ndarray, amplitude: float, fmax: float | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """d(stress)/d(strain), [6] GPa, and d(internal displacement)/d(strain), [n_atoms, 3] Å."""
-    stresses, shifts = [], []
-    for sign in (1, -1):
-        strained = structure.copy()
-        strained.set_cell(structure.cell.array @ (np.eye(3) + sign * strain_tensor), scale_atoms=True)
-        strained.calc = calculator
-        affine = strained.get_positions()
-        if fmax is not None:
-            _relax(strained, fmax)
-        stresses.append(strained.get_stress(voigt=True) / units.GPa)
-        shifts.append(strained.get_positions() - affine)
-    return (stresses[0] - stresses[1]) / (2 * amplitude), (shifts[0] - shifts[1]) / (2 * amplitude)
-
-
-def _relax(atoms: Atoms, fmax: float, max_steps: int = 500) -> None:
-    if not BFGS(atoms, logfile=None).run(fmax=fmax, steps=max_steps):
-        largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-        raise PropertyError(
-            f"atoms did not relax to {fmax} eV/Å in {max_steps} steps (largest force {largest:.2g} eV/Å); "
-            "raise fmax above the noise of the calculator's forces"
-        )
-
-
-def _kleinman_zeta(structure: Atoms, shifts: np.ndarray) -> float | None:
-    """Kleinman's internal-strain parameter from the shifts per engineering shear 2 ε_yz.
-
-    A bond (1, 1, 1) a/4 keeps its length under the shear when its ends move apart by -a/4 along
-    x per unit of shear; ζ is the share of that which happens. L. Kleinman, Phys. Rev. 128, 2614 (1962).
-    """
-    from ase.neighborlist import neighbor_list
-
-    distances = structure.repeat(2).get_all_distances(mic=True)
-    nearest = float(distances[distances > 1e-6].min())
-    first, second, bonds = neighbor_list("ijD", structure, 1.05 * nearest)
-    along_diagonals = np.allclose(np.abs(bonds), nearest / np.sqrt(3), atol=1e-3 * nearest)
-    if not along_diagonals or not (np.bincount(first, minlength=len(structure)) == 4).all():
-        return None
-    moved = (shifts[second] - shifts[first])[:, 0] * np.sign(bonds.prod(axis=1))
-    return float(-moved.mean() / (nearest / np.sqrt(3)))
 
 
 def _require_periodic(structure: Atoms) -> None:
@@ -261,8 +156,12 @@ def _require_periodic(structure: Atoms) -> None:
         )
 
 
-def _symmetry(structure: Atoms) -> Any:
-    """spglib's symmetry data set of ``structure``."""
+def find_symmetry(structure: Atoms) -> Any:
+    """spglib's symmetry data set of ``structure``.
+
+    Raises:
+        PropertyError: for structures that are not periodic in three directions, and where none is found.
+    """
     import spglib
 
     _require_periodic(structure)
@@ -273,15 +172,3 @@ def _symmetry(structure: Atoms) -> Any:
     if dataset is None:
         raise PropertyError(f"{structure.get_chemical_formula()}: no symmetry found; check for overlapping atoms")
     return dataset
-
-
-def _require_cubic_axes(structure: Atoms) -> None:
-    symmetry = _symmetry(structure)
-    if symmetry.number not in CUBIC_SPACE_GROUPS:
-        raise PropertyError(
-            f"{structure.get_chemical_formula()} has space group {symmetry.international}, which is not cubic"
-        )
-    axes = np.linalg.inv(symmetry.transformation_matrix).T @ structure.cell.array
-    directions = np.abs(axes / np.linalg.norm(axes, axis=1, keepdims=True))
-    if not np.allclose(np.sort(directions, axis=1), [0, 0, 1], atol=1e-3):
-        raise PropertyError("the cubic axes are not along x, y and z; rotate the structure (see ase.build.bulk)")

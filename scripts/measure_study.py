@@ -22,6 +22,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         read_structures(str(snakemake.input.test)),
         seed=snakemake.params.seed,
         out=Path(snakemake.output.property).parent,
+        training=read_structures(str(snakemake.input.train)),
         device=pick_device(),
         progress=report_progress(),
     )

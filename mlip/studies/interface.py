@@ -36,6 +36,7 @@ class Subject:
         references: equation of state of the first one, labelled in the workflow; may be empty.
         seed: seed of the configuration; derive from it with ``mlip.seeds``.
         progress: called with the state now and then.
+        training: labelled structures that the potential was trained on; empty where they are not at hand.
     """
 
     calculator: Any
@@ -44,6 +45,7 @@ class Subject:
     references: Sequence[Atoms] = ()
     seed: int = 0
     progress: Progress = silent
+    training: Sequence[Atoms] = ()
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ def measure_study(
     *,
     seed: int,
     out: Path,
+    training: Sequence[Atoms] = (),
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> None:
@@ -44,6 +45,7 @@ def measure_study(
         test: labelled structures that the potential was not trained on; may be empty.
         seed: seed of the configuration.
         out: folder written.
+        training: labelled structures that the potential was trained on; may be empty.
         device: torch device.
         progress: called now and then.
     """
@@ -53,7 +55,7 @@ def measure_study(
 
     loaded = load_potential(potential, device=device)
     calculator = MLIPCalculator(loaded, uncertainty=False)
-    subject = Subject(calculator, loaded, structures, references, seed, progress or silent)
+    subject = Subject(calculator, loaded, structures, references, seed, progress or silent, training)
     found = study.measure(subject)
     if test:
         errors = compare_with_labels(test, loaded.predict(test))

@@ -1,4 +1,4 @@
-"""Equation of state and elastic constants: recovered parameters, identities, literature values."""
+"""Equation of state: recovered parameters, identities, literature values."""
 
 from __future__ import annotations
 
@@ -7,20 +7,10 @@ import pytest
 from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from ase.calculators.tersoff import Tersoff, TersoffParameters
 
-from mlip.properties import EquationOfState, PropertyError, compute_eos, elastic_cubic, fit_eos, lattice_constant
+from mlip.properties import EquationOfState, PropertyError, compute_eos, fit_eos, lattice_constant
 
 SCAN = np.linspace(-0.04, 0.04, 9)
-
-
-def tersoff_silicon() -> Tersoff:
-    """Tersoff's third silicon potential, Phys. Rev. B 38, 9902 (1988)."""
-    parameters = TersoffParameters(
-        m=3.0, gamma=1.0, lambda3=0.0, c=1.0039e5, d=16.217, h=-0.59825, n=0.78734, beta=1.1e-6,
-        lambda2=1.73222, B=471.18, R=2.85, D=0.15, lambda1=2.4799, A=1830.8,
-    )  # fmt: skip
-    return Tersoff({("Si", "Si", "Si"): parameters})
 
 
 def at_equilibrium(structure: Atoms, calculator) -> tuple[Atoms, EquationOfState]:
@@ -92,33 +82,3 @@ def test_lattice_constant_is_the_same_for_every_cell(options):
 def test_lattice_constant_needs_a_crystal():
     with pytest.raises(PropertyError, match="periodic"):
         lattice_constant(Atoms("Cu"), 10.0)
-
-
-@pytest.mark.parametrize("cubic", [False, True])
-def test_copper_elastic_constants_obey_the_bulk_modulus_identity(cubic):
-    copper, eos = at_equilibrium(bulk("Cu", cubic=cubic), EMT())
-    elastic = elastic_cubic(copper, EMT())
-    assert elastic.bulk_modulus == pytest.approx(eos.b0, rel=0.01)
-    assert elastic.c44_relaxed == pytest.approx(elastic.c44_clamped, rel=1e-6)  # every atom is a symmetry centre
-    assert elastic.c11 > elastic.c12 > 0
-    assert elastic.kleinman_zeta is None
-
-
-def test_silicon_elastic_constants_match_the_published_potential():
-    silicon, eos = at_equilibrium(bulk("Si"), tersoff_silicon())
-    elastic = elastic_cubic(silicon, tersoff_silicon())
-    assert lattice_constant(silicon, eos.v0) == pytest.approx(5.432, abs=0.001)
-    # published with the potential: 142.5, 75.4, 69.0 and 118.8 GPa
-    assert (elastic.c11, elastic.c12) == pytest.approx((143, 75), abs=1)
-    assert (elastic.c44_relaxed, elastic.c44_clamped) == pytest.approx((69, 119), abs=1)
-    assert elastic.kleinman_zeta == pytest.approx(0.67, abs=0.01)
-    assert elastic_cubic(silicon, tersoff_silicon(), relax=False).c44_relaxed is None
-
-
-def test_elastic_constants_refuse_what_is_not_cubic_or_not_aligned():
-    with pytest.raises(PropertyError, match="not cubic"):
-        elastic_cubic(bulk("Mg"), EMT())
-    turned = bulk("Cu", cubic=True)
-    turned.rotate(30, "z", rotate_cell=True)
-    with pytest.raises(PropertyError, match="along x, y and z"):
-        elastic_cubic(turned, EMT())

@@ -15,7 +15,6 @@ from mlip.config import Label
 from mlip.elasticity import label_elasticity
 from mlip.equilibrium import at_equilibrium
 from mlip.labels.stored import FailedLabelError, StoredCalculator
-from mlip.properties import elastic_cubic
 from mlip.stability import (
     CLOSEST,
     Compression,
@@ -27,6 +26,7 @@ from mlip.stability import (
     run_nve,
     shortest_distances,
 )
+from mlip.studies.elastic.cubic import elastic_cubic
 from mlip.validation import NVESettings, bound, compare, format_table, validate_potential
 from tests.unit.conftest import label_emt
 

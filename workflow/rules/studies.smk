@@ -34,6 +34,7 @@ rule measure_study:
         structures=STRUCTURE_FILES,
         potential=potential_of_round,
         references="results/{system}/label_references/references.extxyz",
+        train=lambda wildcards: dataset_of_round(wildcards)[0],
         test=lambda wildcards: dataset_of_round(wildcards)[2],
         # Named so that Snakemake asks again for the last iteration after each assessment.
         assessments=every_iteration("assess_potential/assessment.json"),
@@ -67,6 +68,7 @@ use rule measure_study as measure_study_in_loop with:
         structures=STRUCTURE_FILES,
         potential=[f"results/{{system}}/iter_{{iteration}}/train_committee/{name}" for name in POTENTIAL_FILES],
         references="results/{system}/label_references/references.extxyz",
+        train="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
         test="results/{system}/iter_{iteration}/collect_dataset/test.extxyz",
     output:
         property="results/{system}/iter_{iteration}/studies/{study}/property.nc",

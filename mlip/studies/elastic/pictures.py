@@ -1,0 +1,88 @@
+"""Pictures of the study's page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from mlip.report.drawing import BLUE, MUTED, ORANGE, PALE, Panel, Picture
+from mlip.studies.interface import Round
+
+COLOURS = {"clamped": BLUE, "relaxed": ORANGE}
+MAX_BARS = 20
+
+
+def draw_elasticity(rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
+    """Energy over strain, constants of all rounds, and the influence ranking where there is one."""
+    data = rounds[-1].data
+    paths = [
+        Panel(str(path), f"Energy against {path} strain", partial(_energies, data=data, reference=reference, path=path))
+        for path in data.path.values
+    ]
+    constants = Panel(
+        "Constants", "Elastic constants by round", partial(_constants, rounds=rounds, reference=reference)
+    )
+    pictures = [
+        Picture(
+            "strain_energy",
+            "Energy of strain",
+            "Energy per volume along each strain path, clamped and relaxed atoms; lines are the reference's.",
+            paths[:6],
+        ),
+        Picture("constants", "Constants by round", "Bars: the last round's error by the committee.", [constants]),
+    ]
+    if "influence" in data:
+        panels = [
+            Panel(str(name), f"Influence on {name}", partial(_influence, data=data, name=str(name)))
+            for name in data.influenced.values
+        ]
+        caption = (
+            "What leaving out a training structure would change, by the last layer's closed form: the "
+            f"{MAX_BARS} largest."
+        )
+        pictures.append(Picture("influence", "Influence of the training structures", caption, panels))
+    return pictures
+
+
+def _energies(axes: Axes, data: xr.Dataset, reference: xr.Dataset, path: str) -> None:
+    for state in data.state.values:
+        own = data.energy_density.sel(state=state, path=path)
+        axes.plot(data.amplitude, own * 1e3, "o", color=COLOURS[str(state)], label=str(state))
+        if "energy_density" in reference and path in reference.path.values and state in reference.state.values:
+            true = reference.energy_density.sel(state=state, path=path)
+            fit = np.polynomial.Polynomial.fit(reference.amplitude, true * 1e3, min(4, len(true) - 1))
+            axes.plot(*fit.linspace(80), color=COLOURS[str(state)], linewidth=1)
+    axes.set(xlabel="strain", ylabel="energy (meV/Å³)")
+    axes.legend()
+
+
+def _constants(axes: Axes, rounds: Sequence[Round], reference: xr.Dataset) -> None:
+    last = rounds[-1].data
+    labels, place = [], 0
+    for state in last.state.values:
+        for name in last.constant.values:
+            values = [float(r.data.constants.sel(state=state, constant=name)) for r in rounds]
+            offsets = place + np.linspace(-0.25, 0.25, len(rounds)) if len(rounds) > 1 else [place]
+            error = float(last.model_error.sel(state=state, constant=name)) if "model_error" in last else 0.0
+            axes.plot(offsets, values, "o-", color=COLOURS[str(state)], linewidth=1)
+            axes.errorbar(offsets[-1], values[-1], yerr=error, color=COLOURS[str(state)])
+            if "constants" in reference and state in reference.state.values and name in reference.constant.values:
+                true = float(reference.constants.sel(state=state, constant=name))
+                axes.plot([place - 0.4, place + 0.4], [true, true], color=MUTED)
+            labels.append(f"{name}\n{str(state)[:3]}.")
+            place += 1
+    axes.set_xticks(range(place), labels)
+    axes.set_ylabel("GPa")
+
+
+def _influence(axes: Axes, data: xr.Dataset, name: str) -> None:
+    values = data.influence.sel(influenced=name)
+    order = np.argsort(-np.abs(values.values))[:MAX_BARS]
+    colours = [ORANGE if data.suspect.values[k] else BLUE for k in order]
+    axes.bar(range(len(order)), values.values[order], color=colours)
+    axes.axhline(0, color=PALE, linewidth=1)
+    axes.set(xlabel="training structure, by size (orange: suspect label)", ylabel="change if left out (GPa)")

@@ -1,0 +1,140 @@
+"""Elastic constants as a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+
+from mlip.criteria import Criterion
+from mlip.potential import Potential
+from mlip.potential.committee import ACEPotential
+from mlip.report.drawing import Picture
+from mlip.studies.elastic.acquisition import choose_strained, offer_strained
+from mlip.studies.elastic.attribution import attribution_table, suspected_causes
+from mlip.studies.elastic.diagnosis import diagnose
+from mlip.studies.elastic.equilibrium import find_equilibrium
+from mlip.studies.elastic.measurement import measure_elasticity
+from mlip.studies.elastic.pictures import draw_elasticity
+from mlip.studies.elastic.tables import tabulate
+from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
+
+
+class Elastic(Study):
+    """Elastic constants of the first starting structure."""
+
+    name = "elastic"
+    title = "Elastic constants"
+
+    def measure(self, subject: Subject) -> Measurement:
+        """Constants at the calculator's own equilibrium; frames are strained structures for the acquisition."""
+        subject.progress({"part": "equilibrium"})
+        crystal = find_equilibrium(subject.structures[0], subject.calculator)
+        subject.progress({"part": "strains"})
+        found = measure_elasticity(
+            crystal,
+            subject.calculator,
+            amplitudes=self.settings.amplitudes,
+            fmax=self.settings.fmax,
+            potential=subject.potential,
+        )
+        paths = [own.path for own in found.samples["clamped"]]
+        frames = offer_strained(crystal, paths, self.settings.acquire_strain, self.settings.rattle, subject.seed)
+        data = tabulate(found)
+        if self.settings.attribute and isinstance(subject.potential, ACEPotential) and subject.training:
+            subject.progress({"part": "attribution"})
+            data = data.merge(attribution_table(subject.potential, subject.training, found, frames))
+        return Measurement(data, frames)
+
+    def refer(
+        self, structures: Sequence[Atoms], references: Sequence[Atoms], labeller: Labelled, seed: int
+    ) -> xr.Dataset:
+        """The labeller's own constants, at its own equilibrium volume; every structure goes through the label store."""
+        with labeller.stored(self.settings.max_labels) as calculator:
+            crystal = find_equilibrium(
+                structures[0], calculator, references, by_energy=True, fmax=self.settings.reference_fmax
+            )
+            crystal.info = {"structure_id": "elastic-reference"}
+            found = measure_elasticity(
+                crystal, calculator, amplitudes=self.settings.amplitudes, fmax=self.settings.reference_fmax
+            )
+        return tabulate(found)
+
+    def compare(self, data: xr.Dataset, reference: xr.Dataset) -> list[Criterion]:
+        """Relative error of every constant, and whether energies and stresses tell the same ones."""
+        criteria = []
+        if "constants" in reference:
+            scale = abs(reference.constants).clip(min=0.1 * float(abs(reference.constants).max()))
+            errors = abs(data.constants - reference.constants) / scale
+            for state in errors.state.values:
+                for name in errors.constant.values:
+                    error = float(errors.sel(state=state, constant=name))
+                    criteria.append(Criterion(f"relative error of {name} {state}", error, self.settings.tolerance))
+        difference = disagreement(data)
+        if difference is not None:
+            name = "difference between energies and stresses"
+            criteria.append(Criterion(name, difference, self.settings.agreement))
+        return criteria
+
+    def acquire(self, measurement: Measurement, reference: xr.Dataset, potential: Potential, seed: int) -> Acquisition:
+        """Strained structures along the paths where the constants are most wrong or most uncertain."""
+        return choose_strained(measurement, reference, potential, self.settings.n_labels)
+
+    def summarise(self, data: xr.Dataset, reference: xr.Dataset) -> list[Quantity]:
+        """Constants of both states, Kleinman's parameter, the highest frequency of the cell."""
+        rows = []
+        for state in data.state.values:
+            for name in data.constant.values:
+                place = {"state": state, "constant": name}
+                value, error = (float(data[key].sel(place)) for key in ("constants", "fit_error"))
+                model = float(data.model_error.sel(place)) if "model_error" in data else None
+                true = float(reference.constants.sel(place)) if _has(reference, state, name) else None
+                rows.append(Quantity(f"{name} {state}", value, "GPa", _known(error), model, true))
+        for key, name, unit in (("kleinman_zeta", "Kleinman's ζ", ""), ("frequency", "highest frequency", "THz")):
+            if key in data:
+                true = float(reference[key].max()) if key in reference else None
+                rows.append(Quantity(name, float(data[key].max()), unit, reference=true))
+        return rows
+
+    def draw(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
+        """Energy over strain, constants of all rounds, influence of the training structures."""
+        return draw_elasticity(rounds, reference)
+
+    def remarks(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[str]:
+        """The diagnosis, and how energies and stresses agree."""
+        data = rounds[-1].data
+        found = diagnose(data, reference, self.settings.tolerance)
+        texts = [] if found is None else found.describe()
+        if found is not None and found.place != "nowhere":
+            texts += suspected_causes(data, reference)
+        difference = disagreement(data)
+        if difference is not None:
+            verdict = "agree" if difference <= self.settings.agreement else "do not agree"
+            texts.append(
+                f"Constants from energies and from stresses {verdict}: they differ by {difference:.2%} at most "
+                f"(allowed: {self.settings.agreement:.2%})."
+            )
+        return texts
+
+
+def disagreement(data: xr.Dataset) -> float | None:
+    """Largest difference between constants from energies and from stresses over the constant; None without stress.
+
+    Constants below a tenth of the largest are compared with that tenth.
+    """
+    scale = abs(data.by_energy).clip(min=0.1 * float(abs(data.by_energy).max()))
+    difference = float((abs(data.by_energy - data.by_stress) / scale).max(skipna=False))
+    return difference if np.isfinite(difference) else None
+
+
+def _has(reference: xr.Dataset, state: str, name: str) -> bool:
+    return "constants" in reference and state in reference.state.values and name in reference.constant.values
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+STUDY = Elastic
