@@ -188,6 +188,18 @@ def test_report_shows_curves_and_says_what_the_numbers_mean(liquid, tmp_path) ->
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {"curves.png", "blocks.png", "forces.png"}
 
 
+def test_blocks_off_the_temperature_are_said(liquid) -> None:
+    rounds = [Round(0, liquid.data, [])]
+    said = [
+        any(
+            "off the" in text
+            for text in load_study("diffusion", QUICK | {"temperature": t}).remarks(rounds, xr.Dataset())
+        )
+        for t in (liquid.data.attrs["mean_temperature"], 400.0)
+    ]
+    assert said == [False, True]
+
+
 def test_disagreement_of_the_routes_fails_and_is_said(liquid) -> None:
     study = load_study("diffusion", QUICK)
     broken = liquid.data.assign(discrepancy=liquid.data.discrepancy + 5)

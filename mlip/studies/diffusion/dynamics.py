@@ -18,8 +18,8 @@ from mlip.stability import EXPLODED_TEMPERATURE, make_supercell
 from mlip.studies.diffusion.settings import Settings
 from mlip.studies.diffusion.transport import DiffusionError
 
-T_TAU = 200.0
-"""Relaxation time of the thermostat, fs; it acts between the blocks only."""
+T_TAU = 100.0
+"""Relaxation time of the thermostat, fs; it acts between the blocks only, for several of these times."""
 
 CHECK_EVERY = 50
 """Steps between looks at the temperature, and its multiple of the wanted one that no liquid reaches."""

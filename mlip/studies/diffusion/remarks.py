@@ -21,7 +21,7 @@ def list_remarks(data: xr.Dataset, settings: Settings) -> list[str]:
     for k in range(data.sizes["species"]):
         own = data.isel(species=k)
         remarks += [*_quality(own, settings), *_force_error(own, settings), *_members(own)]
-    remarks.append(_size(data))
+    remarks += [_size(data), *_temperature(data, settings)]
     drift = float(abs(data.energy_drift).max())
     if drift > DRIFT:
         remarks.append(
@@ -95,6 +95,17 @@ def _members(own: xr.Dataset) -> list[str]:
 
 def _source(own: xr.Dataset) -> str:
     return str(own.attrs["error_time_source"])
+
+
+def _temperature(data: xr.Dataset, settings: Settings) -> list[str]:
+    values = data.temperature.values
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    if abs(float(values.mean()) - settings.temperature) <= AGREEMENT * error:
+        return []
+    text = (
+        f"The blocks ran at {values.mean():.4g} K, more than {AGREEMENT:g} errors off the {settings.temperature:g} K "
+    )
+    return [text + "wanted: equilibration is too short, or the time step too long."]
 
 
 def _size(data: xr.Dataset) -> str:

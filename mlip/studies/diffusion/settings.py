@@ -36,7 +36,7 @@ class Settings(StudySettings):
     equilibration: Positive = Field(4000.0, description="Length of the (melting and) equilibrating runs, fs each.")
     n_blocks: int = Field(8, ge=4, le=1000, description="Independent blocks, each at constant energy.")
     block_length: Positive = Field(8000.0, description="Length of a block, fs.")
-    decorrelation: Positive = Field(500.0, description="Length of the Langevin run before each block, fs.")
+    decorrelation: float = Field(500.0, ge=300, description="Length of the Langevin run before each block, fs.")
     window: Positive | None = Field(
         None, description="Time from which the integral of the velocity autocorrelation is flat, fs; found if absent."
     )
