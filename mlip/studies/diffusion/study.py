@@ -106,7 +106,9 @@ class Diffusion(Study):
         if "diffusion" in reference:
             worst = max(self._deviation(data, reference, k) for k in range(data.sizes["species"]))
             criteria.append(
-                Criterion("relative deviation of D from the reference beyond noise", _finite(worst), wanted)
+                Criterion(
+                    "relative deviation of D from the reference beyond noise, or that noise", _finite(worst), wanted
+                )
             )
         return criteria
 
@@ -126,10 +128,13 @@ class Diffusion(Study):
         return criteria
 
     def _deviation(self, data: xr.Dataset, reference: xr.Dataset, k: int) -> float:
-        """What of the relative deviation twice the statistical errors do not explain."""
+        """What of the relative deviation twice the statistical error does not explain, but not less than that error.
+
+        Noise must not pass for agreement.
+        """
         own, other = data.isel(species=k), reference.sel(species=data.species.values[k])
-        noise = 2 * math.hypot(float(own.statistical_error), float(other.statistical_error))
-        return max(0.0, abs(float(own.diffusion - other.diffusion)) - noise) / float(other.diffusion)
+        noise = math.hypot(float(own.statistical_error), float(other.statistical_error))
+        return max(noise, abs(float(own.diffusion - other.diffusion)) - 2 * noise) / float(other.diffusion)
 
     def acquire(self, measurement: Measurement, reference: xr.Dataset, potential: Potential, seed: int) -> Acquisition:
         """Frames whose force uncertainty contributes most to the error of D, unlike one another."""
