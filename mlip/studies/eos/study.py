@@ -62,13 +62,11 @@ class EquationOfState(Study):
         """Pressure over its span, static volume and bulk modulus where the reference has them, and stability."""
         settings, span, criteria = self.settings, pressure_span(data, reference), []
         if "pressure" in reference:
-            error = data.pressure - reference.pressure
-            criteria = [
-                Criterion("RMS error of the pressure over its span", _rms(error, span), settings.pressure_error)
-            ]
-        else:
-            own = _rms(data.pressure_model_std, span)
-            criteria = [Criterion("RMS model error of the pressure over its span", own, settings.pressure_error)]
+            error = _rms(data.pressure - reference.pressure, span)
+            criteria.append(Criterion("RMS error of P over its span", error, settings.pressure_error))
+        elif np.isfinite(data.pressure_model_std).any():
+            error = _rms(data.pressure_model_std, span)
+            criteria.append(Criterion("RMS committee error of P over its span", error, settings.pressure_error))
         criteria.append(Criterion("share of states that exploded", float((data.stable != 1).mean()), 0.0))
         for parameter, limit in (("V0", settings.volume), ("B0", settings.bulk_modulus)):
             wanted = _static(reference, parameter)
