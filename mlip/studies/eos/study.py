@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -10,13 +11,14 @@ from ase import Atoms
 
 from mlip.criteria import Criterion
 from mlip.potential import Potential
-from mlip.report.drawing import Picture
 from mlip.seeds import derive_seed
 from mlip.studies.eos.acquisition import choose_frames, pressure_span, score_states
-from mlip.studies.eos.figures import draw_eos
 from mlip.studies.eos.isotherms import measure_isotherms
 from mlip.studies.eos.static import measure_static
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
+
+if TYPE_CHECKING:
+    from mlip.report.drawing import Picture
 
 STATIC = {"V0": ("equilibrium volume", "Å³/atom"), "B0": ("bulk modulus", "GPa"), "B0_prime": ("its derivative", "1")}
 
@@ -108,6 +110,8 @@ class EquationOfState(Study):
 
     def draw(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
         """Isotherms, their errors, the blocking and the static curve."""
+        from mlip.studies.eos.figures import draw_eos
+
         return draw_eos(rounds, reference)
 
     def remarks(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[str]:
