@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import xarray as xr
 from ase import Atoms
@@ -15,8 +15,10 @@ from ase import Atoms
 from mlip.config import Label
 from mlip.criteria import Criterion
 from mlip.potential import Potential
-from mlip.report.drawing import Picture
 from mlip.studies.sections import StudySettings
+
+if TYPE_CHECKING:
+    from mlip.report.drawing import Picture  # references are made where there is no matplotlib
 
 Progress = Callable[[dict[str, Any]], None]
 

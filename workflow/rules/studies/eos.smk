@@ -26,7 +26,8 @@ rule compare_acquisitions:
         runtime=scaled(240),
     params:
         settings=CONFIG.studies.eos.model_dump(mode="json"),
-        train=CONFIG.train.model_dump(mode="json"),
+        # Sixty short trainings; a schedule of the loop's length would take an hour.
+        train=CONFIG.train.model_dump(mode="json") | {"n_steps": min(400, CONFIG.train.n_steps)},
         label=label_settings,
         plan={"n_seeds": 5, "n_rounds": 3, "n_labels": 4, "n_start": 6, "n_densities": 8, "n_test": 8},
         source=CONFIG.structures[0].model_dump(mode="json"),
