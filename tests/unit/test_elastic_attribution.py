@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -232,7 +234,7 @@ def test_planted_faults_are_found_named_and_mended(fault, tmp_path) -> None:
         StillingerWeber(),
         StillingerWeber(10.0),
         fit=lambda data, own: fit_readout(data, own, 1),
-        n_omitted=0,
+        n_omitted=int(fault == "missing_shear"),
         n_labels=10,
         seed=1,
         out=tmp_path,
@@ -247,6 +249,9 @@ def test_planted_faults_are_found_named_and_mended(fault, tmp_path) -> None:
     if fault == "short_cutoff":
         assert found.settings.radius > 3
     if fault == "missing_shear":
+        omission = json.loads((tmp_path / f"{fault}.json").read_text())["omission"]
+        assert len(omission["chosen"]) == 2
+        assert omission["retrained"].count(None) == 1
         assert "monoclinic" in found.cause.paths
 
 
