@@ -7,7 +7,7 @@ import pytest
 from ase import units
 from ase.build import bulk
 
-from mlip.studies.elastic.cubic import elastic_cubic
+from mlip.elastic.cubic import elastic_cubic
 
 pytestmark = [pytest.mark.gpaw, pytest.mark.slow]
 pytest.importorskip("gpaw")

@@ -11,6 +11,7 @@ from ase.build import bulk
 
 from mlip.calculator import MLIPCalculator
 from mlip.config import Train
+from mlip.elastic.strains import sample_path
 from mlip.potential.committee import ACEPotential
 from mlip.seeds import derive_rng
 from mlip.studies import load_study
@@ -26,7 +27,6 @@ from mlip.studies.elastic.omission import omit_structures
 from mlip.studies.elastic.readout import build_readout, evaluate_columns, last_weights, with_last_weights
 from mlip.studies.elastic.sensitivity import parameter_sensitivity
 from mlip.studies.elastic.stillinger_weber import StillingerWeber
-from mlip.studies.elastic.strains import sample_path
 from mlip.studies.interface import Round, Subject
 from mlip.studies.report import write_report
 from mlip.uncertainty import rank_correlation
