@@ -10,11 +10,11 @@ from typing import Any
 from ase import Atoms
 
 from mlip.config import Label
+from mlip.elastic.cubic import elastic_cubic
 from mlip.equilibrium import at_equilibrium
 from mlip.files import write_json
 from mlip.labels.stored import StoredCalculator
 from mlip.properties import PropertyError
-from mlip.studies.elastic.cubic import elastic_cubic
 
 STRAIN = 0.01
 """Large enough that the noise of a plane-wave stress does not show, small enough to be linear."""

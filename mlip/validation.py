@@ -12,13 +12,13 @@ import numpy as np
 from ase import Atoms
 
 from mlip.calculator import MLIPCalculator
+from mlip.elastic.cubic import elastic_cubic
 from mlip.equilibrium import at_equilibrium
 from mlip.files import write_atomic, write_json
 from mlip.potential import Potential, load_potential
 from mlip.properties import EquationOfState, PropertyError, fit_eos, lattice_constant
 from mlip.seeds import derive_rng
 from mlip.stability import Compression, Dynamics, compress_everything, make_supercell, run_nve, shortest_distances
-from mlip.studies.elastic.cubic import elastic_cubic
 from mlip.validation_figure import draw_validation
 
 LATTICE_LIMIT, BULK_LIMIT, C44_LIMIT = 0.3, 5.0, 15.0  # %

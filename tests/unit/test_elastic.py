@@ -11,15 +11,15 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from ase.calculators.tersoff import Tersoff
 from ase.spacegroup import crystal
 
+from mlip.elastic import internal
+from mlip.elastic.cubic import elastic_cubic
+from mlip.elastic.internal import forces_of, respond
+from mlip.elastic.strains import CUBIC_PATHS, StrainPath, choose_paths, energy_rows, polynomial_term
+from mlip.elastic.symmetry import bond_matrix, find_basis
 from mlip.properties import PropertyError, compute_eos, fit_eos, lattice_constant
-from mlip.studies.elastic import internal
-from mlip.studies.elastic.cubic import elastic_cubic
 from mlip.studies.elastic.equilibrium import find_equilibrium
-from mlip.studies.elastic.internal import forces_of, respond
 from mlip.studies.elastic.measurement import measure_elasticity
 from mlip.studies.elastic.stillinger_weber import StillingerWeber
-from mlip.studies.elastic.strains import CUBIC_PATHS, StrainPath, choose_paths, energy_rows, polynomial_term
-from mlip.studies.elastic.symmetry import bond_matrix, find_basis
 
 SCAN = np.linspace(-0.04, 0.04, 9)
 

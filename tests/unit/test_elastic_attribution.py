@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from ase.build import bulk
 
 from mlip.calculator import MLIPCalculator
 from mlip.config import Train
+from mlip.elastic.strains import sample_path
 from mlip.potential.committee import ACEPotential
 from mlip.seeds import derive_rng
 from mlip.studies import load_study
@@ -24,7 +27,6 @@ from mlip.studies.elastic.omission import omit_structures
 from mlip.studies.elastic.readout import build_readout, evaluate_columns, last_weights, with_last_weights
 from mlip.studies.elastic.sensitivity import parameter_sensitivity
 from mlip.studies.elastic.stillinger_weber import StillingerWeber
-from mlip.studies.elastic.strains import sample_path
 from mlip.studies.interface import Round, Subject
 from mlip.studies.report import write_report
 from mlip.uncertainty import rank_correlation
@@ -232,7 +234,7 @@ def test_planted_faults_are_found_named_and_mended(fault, tmp_path) -> None:
         StillingerWeber(),
         StillingerWeber(10.0),
         fit=lambda data, own: fit_readout(data, own, 1),
-        n_omitted=0,
+        n_omitted=int(fault == "missing_shear"),
         n_labels=10,
         seed=1,
         out=tmp_path,
@@ -247,6 +249,9 @@ def test_planted_faults_are_found_named_and_mended(fault, tmp_path) -> None:
     if fault == "short_cutoff":
         assert found.settings.radius > 3
     if fault == "missing_shear":
+        omission = json.loads((tmp_path / f"{fault}.json").read_text())["omission"]
+        assert len(omission["chosen"]) == 2
+        assert omission["retrained"].count(None) == 1
         assert "monoclinic" in found.cause.paths
 
 

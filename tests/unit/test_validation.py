@@ -12,6 +12,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
 from mlip.config import Label
+from mlip.elastic.cubic import elastic_cubic
 from mlip.elasticity import label_elasticity
 from mlip.equilibrium import at_equilibrium
 from mlip.labels.stored import FailedLabelError, StoredCalculator
@@ -26,7 +27,6 @@ from mlip.stability import (
     run_nve,
     shortest_distances,
 )
-from mlip.studies.elastic.cubic import elastic_cubic
 from mlip.validation import NVESettings, bound, compare, format_table, validate_potential
 from tests.unit.conftest import label_emt
 

@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from ase import Atoms, units
 
+from mlip.elastic.strains import StrainPath
 from mlip.potential import Potential
 from mlip.seeds import derive_rng
-from mlip.studies.elastic.strains import StrainPath
 from mlip.studies.interface import Acquisition, Measurement
 
 SHARES = (-1.0, -0.5, 0.5, 1.0)

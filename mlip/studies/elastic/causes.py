@@ -22,7 +22,7 @@ from mlip.config import Train
 from mlip.potential.committee import ACEPotential
 from mlip.properties import PropertyError
 from mlip.studies.elastic.equilibrium import find_equilibrium
-from mlip.studies.elastic.influence import Attribution
+from mlip.studies.elastic.influence import SUSPECT, Attribution, screen_labels
 from mlip.studies.elastic.measurement import Elasticity, measure_elasticity
 from mlip.studies.elastic.readout import Readout, build_readout, evaluate_columns, label_rows, with_last_weights
 from mlip.studies.elastic.tables import tabulate
@@ -126,17 +126,18 @@ def find_cause(
     error = relative_error(present, reference)
     if error <= tolerance:
         return Cause("none", f"RMS relative error {error:.1%}, within {tolerance:.1%}.", numbers={"error": error})
-    suspects = tuple(int(k) for k in attribution.suspects)
     gains = expected_gains(potential, attribution, frames, settings)
     best_path = max(gains, key=lambda path: gains[path].max())
     gain = float(gains[best_path].max())
     if gain >= GAIN:
         return _missing(gains, attribution, error)
     labels = None
+    suspects = screen_afresh(training, settings, seed)
     if suspects:
-        left = relative_error(present + attribution.without(suspects).reshape(present.shape), reference)
-        labels = _wrong_labels(training, suspects, error, left)
-        if left <= CLEAR * error:
+        kept = [a for k, a in enumerate(training) if k not in suspects]
+        everything, left = (_readout_error(part, settings, found.crystal, reference, seed) for part in (training, kept))
+        labels = _wrong_labels(training, suspects, everything, left)
+        if left <= CLEAR * everything:
             return labels
     descriptor = _descriptor(training, settings, found, reference, error, gain, seed)
     if labels is not None and labels.left <= min(IMPROVEMENT, descriptor.left):
@@ -147,8 +148,8 @@ def find_cause(
 def _wrong_labels(training: Sequence[Atoms], suspects: tuple[int, ...], error: float, left: float) -> Cause:
     ids = ", ".join(str(training[k].info.get("structure_id", k)) for k in suspects)
     text = (
-        f"{len(suspects)} of {len(training)} labels do not fit the others: {ids}. Without them the last layer's "
-        f"constants would be {left:.1%} off instead of {error:.1%}. Label them again."
+        f"{len(suspects)} of {len(training)} labels do not fit the others: {ids}. Without them the constants of "
+        f"a linear readout are {left:.1%} off instead of {error:.1%}. Label them again."
     )
     return Cause("wrong labels", text, suspects, numbers={"error": error, "expected_error": left}, left=left / error)
 
@@ -199,6 +200,26 @@ def variants(training: Sequence[Atoms], settings: Train) -> dict[str, dict[str, 
     }
 
 
+def screen_afresh(training: Sequence[Atoms], settings: Train, seed: int) -> tuple[int, ...]:
+    """Structures whose labels do not fit the others', by the features of an untrained network, most suspicious first.
+
+    The hidden layers of the trained one have learned the wrong labels with the right ones.
+    """
+    potential = fit_readout(training, settings, seed)
+    suspicion = screen_labels(readouts_from_scratch(potential, training, settings), training)[1]
+    return tuple(int(k) for k in np.argsort(-suspicion) if suspicion[k] > SUSPECT)
+
+
+def _readout_error(
+    training: Sequence[Atoms], settings: Train, crystal: Atoms, reference: xr.Dataset, seed: int
+) -> float:
+    """RMS relative error of the constants of a linear readout; 1 where it has no equilibrium."""
+    try:
+        return relative_error(measure_potential(fit_readout(training, settings, seed), crystal)[1], reference)
+    except PropertyError:
+        return 1.0
+
+
 def compare_descriptors(
     training: Sequence[Atoms], settings: Train, crystal: Atoms, reference: xr.Dataset, seed: int
 ) -> dict[str, float]:
@@ -210,13 +231,7 @@ def compare_descriptors(
     tried = {"present": settings} | {
         name: settings.model_copy(update=change) for name, change in variants(training, settings).items()
     }
-    errors = {}
-    for name, own in tried.items():
-        try:
-            errors[name] = relative_error(measure_potential(fit_readout(part, own, seed), crystal)[1], reference)
-        except PropertyError:
-            errors[name] = 1.0
-    return errors
+    return {name: _readout_error(part, own, crystal, reference, seed) for name, own in tried.items()}
 
 
 def fit_readout(training: Sequence[Atoms], settings: Train, seed: int) -> ACEPotential:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +114,22 @@ def _record(fault: str, wrong: Sequence[int], found: Mending, omission: Omission
         "error_after": found.error_after,
         "before": found.before.tolist(),
         "after": found.after.tolist(),
-        "omission": None
-        if omission is None
-        else {key: value if isinstance(value, str) else value.tolist() for key, value in asdict(omission).items()}
-        | {"rank_correlation": {t: omission.correlation(t) for t in ("refitted", "retrained")}},
+        "omission": None if omission is None else _omission(omission),
     }
+
+
+def _omission(omission: Omission) -> dict[str, Any]:
+    columns = {key: getattr(omission, key) for key in ("predicted", "refitted", "retrained")}
+    return {
+        "influenced": omission.influenced,
+        "chosen": omission.chosen.tolist(),
+        "units": "GPa",
+        "rank_correlation": {truth: _finite(omission.correlation(truth)) for truth in ("refitted", "retrained")},
+    } | {key: [_finite(value) for value in values] for key, values in columns.items()}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _page(

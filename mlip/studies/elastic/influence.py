@@ -12,10 +12,10 @@ from scipy.stats import theilslopes
 
 from mlip.calculator import MLIPCalculator
 from mlip.config import Train
+from mlip.elastic.strains import ISOTROPIC, PathSamples, energy_rows, polynomial_term
 from mlip.potential.committee import ACEPotential
 from mlip.studies.elastic.measurement import Elasticity, State, measure_elasticity, powers_of
 from mlip.studies.elastic.readout import Readout, build_readout, evaluate_columns
-from mlip.studies.elastic.strains import ISOTROPIC, PathSamples, energy_rows, polynomial_term
 
 SUSPECT = 5.0
 """Robust standard deviations by which a left-out structure's error must exceed that of its like."""

@@ -9,10 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms, units
 
-from mlip.potential import Potential
-from mlip.properties import PropertyError
-from mlip.studies.elastic.internal import InternalStrain, forces_of, kleinman_zeta, respond
-from mlip.studies.elastic.strains import (
+from mlip.elastic.internal import InternalStrain, forces_of, kleinman_zeta, respond
+from mlip.elastic.strains import (
     PathSamples,
     StrainPath,
     choose_paths,
@@ -20,7 +18,9 @@ from mlip.studies.elastic.strains import (
     polynomial_term,
     sample_path,
 )
-from mlip.studies.elastic.symmetry import TensorBasis, find_basis
+from mlip.elastic.symmetry import TensorBasis, find_basis
+from mlip.potential import Potential
+from mlip.properties import PropertyError
 
 State = Literal["clamped", "relaxed"]
 AMPLITUDES = (0.004, 0.008, 0.012)

@@ -7,11 +7,11 @@ import torch
 import xarray as xr
 from ase import units
 
+from mlip.elastic.strains import energy_rows, polynomial_term
 from mlip.potential.committee import ACEPotential
 from mlip.potential.edges import compute_density
 from mlip.potential.environments import build_environments
 from mlip.studies.elastic.measurement import Elasticity, State, powers_of
-from mlip.studies.elastic.strains import energy_rows, polynomial_term
 
 
 def parameter_sensitivity(found: Elasticity, potential: ACEPotential, state: State = "clamped") -> xr.Dataset:

@@ -19,8 +19,8 @@ import numpy as np
 from ase import Atoms, units
 from ase.neighborlist import neighbor_list
 
+from mlip.elastic.strains import StrainPath
 from mlip.properties import find_symmetry
-from mlip.studies.elastic.strains import StrainPath
 
 RIGID = 1e-4
 """Eigenvalues of Phi below this share of the largest are translations."""

@@ -10,8 +10,8 @@ import numpy as np
 from ase import Atoms
 from ase.optimize import BFGS
 
+from mlip.elastic.symmetry import VOIGT, TensorBasis, is_cubic
 from mlip.properties import PropertyError
-from mlip.studies.elastic.symmetry import VOIGT, TensorBasis, is_cubic
 
 MAX_STEPS = 500
 RANK = 1e-3

@@ -7,10 +7,10 @@ from typing import Any
 
 from ase import Atoms, units
 
+from mlip.elastic.internal import kleinman_zeta
+from mlip.elastic.strains import StrainPath, polynomial_term, sample_path
+from mlip.elastic.symmetry import find_basis, is_cubic
 from mlip.properties import PropertyError
-from mlip.studies.elastic.internal import kleinman_zeta
-from mlip.studies.elastic.strains import StrainPath, polynomial_term, sample_path
-from mlip.studies.elastic.symmetry import find_basis, is_cubic
 
 
 @dataclass(frozen=True)
