@@ -52,7 +52,7 @@ def folder(alloys: list[Atoms], settings: Train, tmp_path: Path) -> Path:
             big.calc = SinglePointCalculator(big, energy=2 * results["energy"], forces=forces, stress=results["stress"])
     write_structures(tmp_path / "train.extxyz", train)
     write_structures(tmp_path / "valid.extxyz", alloys[18:])
-    quick = settings.model_copy(update={"n_steps": 16, "batch_size": 5, "checkpoint_every": 1})
+    quick = settings.model_copy(update={"n_steps": 80, "batch_size": 5, "checkpoint_every": 1})
     (tmp_path / "settings.json").write_text(json.dumps(quick.model_dump(mode="json")))
     return tmp_path
 
@@ -62,7 +62,7 @@ def test_two_processes_train_what_one_does(folder: Path) -> None:
         done = launch(n_processes, folder, name)
         assert done.returncode == 0, done.stderr[-3000:]
         # Only the first process reports.
-        assert done.stdout.count("step=16 ") == 1
+        assert done.stdout.count("step=80 ") == 1
         assert done.stdout.count("Potential:") == 1
     results = [json.loads((folder / name / "training.json").read_text()) for name in ("one", "two")]
     # The first entry precedes any update. Later the optimiser, which scales every direction of

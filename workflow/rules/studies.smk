@@ -1,4 +1,7 @@
 # Beside the loop, on request: what every study shares. A study's own rules are in studies/<name>.smk.
+localrules:
+    join_labels,
+    report_study,
 
 
 rule refer_study:

@@ -13,6 +13,10 @@ wildcard_constraints:
     fault="|".join(ELASTIC_FAULTS),
 
 
+localrules:
+    report_ablation,
+
+
 rule ablate_elastic:
     input:
         structures=STRUCTURE_FILES,
