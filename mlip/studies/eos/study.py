@@ -125,6 +125,10 @@ class EquationOfState(Study):
                 f"{1 / np.nanmedian(ratio):.2g} times what it is (median of the states; "
                 f"{1 / np.nanmax(ratio):.2g} in the worst)."
             )
+        if "pressure" in reference:
+            noise = _rms(np.hypot(data.pressure_error, reference.pressure_error), pressure_span(data, reference))
+            if noise is not None:
+                texts.append(f"Statistical errors alone would make the RMS error of P over its span {noise:.2g}.")
         for name, text in (
             ("settled", "had not equilibrated in the first half of the run"),
             ("blocking_converged", "show no plateau in the blocking, so that their statistical error is a lower bound"),
