@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -11,11 +12,9 @@ from ase import Atoms
 
 from mlip.criteria import Criterion
 from mlip.potential import Potential
-from mlip.report.drawing import Picture
 from mlip.seeds import derive_rng
 from mlip.studies.diffusion.acquisition import acquire_frames
 from mlip.studies.diffusion.dynamics import prepare_system, run_blocks
-from mlip.studies.diffusion.figures import draw_pictures
 from mlip.studies.diffusion.measurement import (
     MemberCalculator,
     Transport,
@@ -27,6 +26,9 @@ from mlip.studies.diffusion.remarks import list_remarks
 from mlip.studies.diffusion.result import add_model_errors, judge_species, tabulate
 from mlip.studies.diffusion.transport import AGREEMENT, CM2_PER_S, DiffusionError
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
+
+if TYPE_CHECKING:
+    from mlip.report.drawing import Picture
 
 
 class Diffusion(Study):
@@ -156,6 +158,8 @@ class Diffusion(Study):
 
     def draw(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
         """Correlation functions with fits, blocks, and force errors."""
+        from mlip.studies.diffusion.figures import draw_pictures
+
         return draw_pictures(rounds[-1].data)
 
     def remarks(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[str]:

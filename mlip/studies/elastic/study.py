@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -10,16 +11,15 @@ from ase import Atoms
 
 from mlip.criteria import Criterion
 from mlip.potential import Potential
-from mlip.potential.committee import ACEPotential
-from mlip.report.drawing import Picture
 from mlip.studies.elastic.acquisition import choose_strained, offer_strained
-from mlip.studies.elastic.attribution import attribution_table, suspected_causes
 from mlip.studies.elastic.diagnosis import diagnose
 from mlip.studies.elastic.equilibrium import find_equilibrium
 from mlip.studies.elastic.measurement import measure_elasticity
-from mlip.studies.elastic.pictures import draw_elasticity
 from mlip.studies.elastic.tables import tabulate
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
+
+if TYPE_CHECKING:
+    from mlip.report.drawing import Picture
 
 
 class Elastic(Study):
@@ -43,9 +43,14 @@ class Elastic(Study):
         paths = [own.path for own in found.samples["clamped"]]
         frames = offer_strained(crystal, paths, self.settings.acquire_strain, self.settings.rattle, subject.seed)
         data = tabulate(found)
-        if self.settings.attribute and isinstance(subject.potential, ACEPotential) and subject.training:
-            subject.progress({"part": "attribution"})
-            data = data.merge(attribution_table(subject.potential, subject.training, found, frames))
+        if self.settings.attribute and subject.potential is not None and subject.training:
+            # Not on top: references are computed where there is no torch.
+            from mlip.potential.committee import ACEPotential
+            from mlip.studies.elastic.attribution import attribution_table
+
+            if isinstance(subject.potential, ACEPotential):
+                subject.progress({"part": "attribution"})
+                data = data.merge(attribution_table(subject.potential, subject.training, found, frames))
         return Measurement(data, frames)
 
     def refer(
@@ -100,6 +105,8 @@ class Elastic(Study):
 
     def draw(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
         """Energy over strain, constants of all rounds, influence of the training structures."""
+        from mlip.studies.elastic.pictures import draw_elasticity
+
         return draw_elasticity(rounds, reference)
 
     def remarks(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[str]:
@@ -108,6 +115,8 @@ class Elastic(Study):
         found = diagnose(data, reference, self.settings.tolerance)
         texts = [] if found is None else found.describe()
         if found is not None and found.place != "nowhere":
+            from mlip.studies.elastic.attribution import suspected_causes
+
             texts += suspected_causes(data, reference)
         difference = disagreement(data)
         if difference is not None:
