@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from ase import Atoms, units
 
+from mlip.structures import scale_volume
+
 SYMMETRY_PRECISION = 1e-3  # Å
 
 
@@ -37,18 +39,22 @@ class EquationOfState:
     """Root-mean-square deviation of the data from the fit, eV."""
 
     def energy(self, volumes: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Energies in eV at ``volumes`` (Å³), same shape.
+        """Energies in eV at ``volumes`` (Å³), same shape."""
+        return birch_murnaghan(np.asarray(volumes, dtype=float), self.e0, self.v0, self.b0 * units.GPa, self.b0_prime)
 
-        F. Birch, Phys. Rev. 71, 809 (1947), eq. 15 integrated over the volume, written with
-        t = (v0/V)^(2/3) - 1: E = e0 + 9 v0 b0 / 16 [2 t² + (b0' - 4) t³].
-        """
-        t = (self.v0 / np.asarray(volumes, dtype=float)) ** (2 / 3) - 1
-        prefactor = 9 * self.v0 * self.b0 * units.GPa / 16
-        return self.e0 + prefactor * (2 * t**2 + (self.b0_prime - 4) * t**3)
+
+def birch_murnaghan(volumes: np.ndarray, e0: float, v0: float, b0: float, b0_prime: float) -> np.ndarray:
+    """Energies at ``volumes``, third order; ``b0`` in eV/Å³ where volumes are in Å³ and energies in eV.
+
+    F. Birch, Phys. Rev. 71, 809 (1947), eq. 15 integrated over the volume, written with
+    t = (v0/V)^(2/3) - 1: E = e0 + 9 v0 b0 / 16 [2 t² + (b0' - 4) t³].
+    """
+    t = (v0 / volumes) ** (2 / 3) - 1
+    return e0 + 9 * v0 * b0 / 16 * (2 * t**2 + (b0_prime - 4) * t**3)
 
 
 def fit_eos(volumes: Sequence[float] | np.ndarray, energies: Sequence[float] | np.ndarray) -> EquationOfState:
-    """Fit a third-order Birch–Murnaghan equation of state (see ``EquationOfState.energy``).
+    """Fit a third-order Birch–Murnaghan equation of state (see :func:`birch_murnaghan`).
 
     The equation is a cubic polynomial in V^(-2/3), so linear least squares gives the exact
     best fit without a starting guess.
@@ -127,8 +133,7 @@ def compute_eos(structure: Atoms, calculator: Any, relative_volumes: Sequence[fl
     for change in relative_volumes:
         if not change > -1:
             raise PropertyError(f"relative volume changes must be above -1, got {change}")
-        scaled = structure.copy()
-        scaled.set_cell(structure.cell.array * (1 + change) ** (1 / 3), scale_atoms=True)
+        scaled = scale_volume(structure, change)
         scaled.calc = calculator
         volumes.append(scaled.get_volume())
         energies.append(scaled.get_potential_energy())

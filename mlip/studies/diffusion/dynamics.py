@@ -15,6 +15,7 @@ from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 from mlip.stability import EXPLODED_TEMPERATURE, make_supercell
+from mlip.structures import scale_volume
 from mlip.studies.diffusion.settings import Settings
 from mlip.studies.diffusion.transport import DiffusionError
 
@@ -62,8 +63,7 @@ def prepare_system(start: Atoms, settings: Settings) -> Atoms:
         raise DiffusionError(
             f"{start.get_chemical_formula()} is not periodic in three directions; give a bulk starting structure"
         )
-    atoms = make_supercell(start, settings.n_atoms)
-    atoms.set_cell(atoms.cell.array * (1 + settings.volume) ** (1 / 3), scale_atoms=True)
+    atoms = scale_volume(make_supercell(start, settings.n_atoms), settings.volume)
     atoms.info = {}
     return atoms
 

@@ -12,16 +12,10 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.stats import t as student
 
 from mlip.potential import Potential
-from mlip.properties import PropertyError, fit_eos
+from mlip.properties import PropertyError, birch_murnaghan, fit_eos
 
 PARAMETERS = ("E0", "V0", "B0", "B0_prime")
 CONFIDENCE = 0.95
-
-
-def birch_murnaghan(volume: np.ndarray, e0: float, v0: float, b0: float, b0_prime: float) -> np.ndarray:
-    """Energy, third order; F. Birch, Phys. Rev. 71, 809 (1947). ``b0`` in eV/Å³ where volumes are in Å³."""
-    t = (v0 / volume) ** (2 / 3) - 1
-    return e0 + 9 * v0 * b0 / 16 * (2 * t**2 + (b0_prime - 4) * t**3)
 
 
 def vinet(volume: np.ndarray, e0: float, v0: float, b0: float, b0_prime: float) -> np.ndarray:
