@@ -102,6 +102,10 @@ check_gpaw() { # the compiled extension and the PAW datasets, not only the name
     "$venv/bin/python" -c 'import _gpaw; from gpaw.setup_data import SetupData; SetupData("Si", "PBE")'
 }
 
+compile_kernels() { # of the potential; without a compiler torch does the same, slower
+    "$venv/bin/python" -c 'import mlip.potential.kernels.library as kernels; print(kernels.load_library())'
+}
+
 check_mace() { # read as the package reads it, without switching torch's safe loading off
     "$venv/bin/python" -c 'import mlip.potential.mace_network as m; m.require_mace()'
 }
@@ -138,6 +142,7 @@ for extra in "${extras[@]}"; do
     fi
 done
 step "[4/4] Ouroboros itself" pip_install --no-deps --editable .
+CXX=$compiler step "      ... and its kernels" compile_kernels
 
 date -u '+%Y-%m-%dT%H:%M:%SZ' >"$stamp"
 echo "Set-up done in $((SECONDS - started)) s."

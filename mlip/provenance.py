@@ -97,7 +97,12 @@ def _strip_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.Asy
 
 
 def _meaning(module: str) -> str:
-    return hashlib.sha256(ast.dump(_tree(module)).encode()).hexdigest()
+    digest = hashlib.sha256(ast.dump(_tree(module)).encode())
+    path = _source(module)
+    if path is not None and path.name == "__init__.py":
+        for compiled in sorted(path.parent.glob("*.cpp")):
+            digest.update(compiled.read_bytes())
+    return digest.hexdigest()
 
 
 def _imports(module: str) -> Iterable[str]:

@@ -43,13 +43,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mlip.potential.basis import sphere_quadrature, spherical_harmonics
 from mlip.potential.edges import contract_edges, contract_messages, gather_messages
 from mlip.potential.environments import Environments
-from mlip.potential.invariants import compress, compress_back, form_invariants
+from mlip.potential.invariants import Sphere, compress, compress_back, derive_fields, form_invariants
 
 SATURATION = 7.0
 """c_z rho at the sparsest training environment: g is 0.999 there and beyond."""
@@ -107,13 +108,13 @@ class Size:
 class Layer:
     """What the way back needs of a layer.
 
-    ``fields`` U [LM, N, K], ``products`` T_nu each [LM, N, K], ``scaled`` invariants [N, F],
+    ``fields`` U [LM, N, K], ``products`` T_nu [n_powers, LM, N, K], ``scaled`` invariants [N, F],
     ``weight`` W of U = A W [S, LM, C, K], ``features`` x [N, F]; of layers beyond the first also
     ``messages`` h [N, K] and the radial functions ``radial``, ``radial_slope`` of messages [N, K, M].
     """
 
     fields: Tensor
-    products: list[Tensor]
+    products: Tensor
     scaled: Tensor
     weight: Tensor
     features: Tensor | None = None
@@ -157,6 +158,7 @@ class CommitteeNetwork(nn.Module):
     degree: Tensor
     harmonics: Tensor
     projection: Tensor
+    points: Tensor
     cutoff_function: Tensor
 
     def __init__(self, size: Size, seed: int) -> None:
@@ -252,20 +254,14 @@ class CommitteeNetwork(nn.Module):
         offset = torch.matmul(self.density_mean[t, :, None, :width], weight[:, 0])[:, 0]
         fields = grouped_matmul(density, weight, environments.groups)
         fields = torch.cat((fields[:1] - self._rows(offset, environments), fields[1:]))
-        products = self._multiply(fields)
-        scaled = form_invariants(self.size, fields, products) / self._rows(self.invariant_scale[t], environments)
+        invariants, products = form_invariants(self.size, fields, self.sphere)
+        scaled = invariants.transpose(0, 1).flatten(1) / self._rows(self.invariant_scale[t], environments)
         return Layer(fields, products, scaled, weight)
 
-    def _multiply(self, fields: Tensor) -> list[Tensor]:
-        """T_nu [LM, N, K] for nu = 3 ... body_order - 1."""
-        if not self.size.powers:
-            return []
-        values = torch.matmul(self.harmonics, fields.flatten(1))
-        power, products = values, []
-        for _ in self.size.powers:
-            power = power * values
-            products.append(torch.matmul(self.projection, power).view(fields.shape))
-        return products
+    @property
+    def sphere(self) -> Sphere:
+        """The quadrature in the precision and on the device of the weights."""
+        return Sphere(self.degree, self.harmonics, self.projection, self.points)
 
     def _send(self, t: int, before: Layer, environments: Environments) -> Tensor:
         if before.features is None:
@@ -351,14 +347,8 @@ class CommitteeNetwork(nn.Module):
         feature_scale = self._rows(self.feature_scale[t], environments)
         invariant_scale = self._rows(self.invariant_scale[t], environments)
         d = compress_back(self.size, layer.scaled, d_features * feature_scale) / invariant_scale
-        d = d.unflatten(-1, (-1, self.size.n_channels)).transpose(1, 2)
-        first, pairs, higher = d.split((1, self.size.n_pairs, len(self.size.powers)), 1)
-        d_fields = pairs[:, self.degree] * (2.0 * layer.fields) if self.size.n_pairs else None
-        for nu, product, own in zip(self.size.powers, layer.products, higher.split(1, 1), strict=False):
-            term = own * (nu * product)
-            d_fields = term if d_fields is None else d_fields + term
-        rest = first.new_zeros(len(first), len(self.degree), *first.shape[2:]) if d_fields is None else d_fields
-        d_fields = torch.cat((rest[:, :1] + first, rest[:, 1:]), 1)
+        slopes = d.unflatten(-1, (-1, self.size.n_channels)).transpose(1, 2)
+        d_fields = derive_fields(self.size, layer.fields, layer.products, slopes, self.sphere)
         return grouped_matmul(d_fields, layer.weight.mT, environments.groups)
 
     def _add_rho(self, gradient: Tensor, d_rho: Tensor) -> Tensor:
@@ -422,6 +412,12 @@ class CommitteeNetwork(nn.Module):
             self.density_weight[t, species, degree, :width] = prior / torch.where(rms > 0.02 * typical, rms, typical)
 
 
+def _half_sphere(points: np.ndarray) -> np.ndarray:
+    """One of each pair of antipodes among ``points`` [n, 3], which a Lebedev rule is made of."""
+    x, y, z = np.where(np.abs(points) < 1e-9, 0.0, points).T
+    return np.flatnonzero((z > 0) | ((z == 0) & ((y > 0) | ((y == 0) & (x > 0)))))
+
+
 def _constants(size: Size) -> dict[str, Tensor]:
     """Degree of each lm, harmonics on the quadrature [G, LM], their weighted transpose, the place of B_0 in C."""
     points, weights = sphere_quadrature(max(size.body_order - 1, 1) * size.l_max)
@@ -432,5 +428,6 @@ def _constants(size: Size) -> dict[str, Tensor]:
         "degree": torch.tensor([d for d in range(size.l_max + 1) for _ in range(2 * d + 1)]),
         "harmonics": harmonics,
         "projection": harmonics.T.contiguous() * torch.from_numpy(weights / (4 * math.pi)),
+        "points": torch.cat((torch.from_numpy(weights / (4 * math.pi))[:, None], harmonics), 1)[_half_sphere(points)],
         "cutoff_function": cutoff_function,
     }

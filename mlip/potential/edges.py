@@ -10,6 +10,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from mlip.potential import kernels
 from mlip.potential.environments import Environments
 
 
@@ -25,6 +26,10 @@ def compute_density(environments: Environments) -> Tensor:
 def contract_edges(environments: Environments, gradient: Tensor) -> Tensor:
     """dE_i/dr_ij [N, P, 3, M] from G = dE/dA [P, LM, N, S*n_radial]."""
     n_radial = environments.radial.shape[1]
+    arrays = environments.edge_arrays()
+    if kernels.usable(None, None, gradient) and not any(t.requires_grad for t in arrays):
+        edges: Tensor = kernels.ContractEdges.apply(gradient, environments.slots, environments.shared, *arrays)
+        return edges
     g = _rows_first(gradient)
     across, along = [], []
     for s, (a, b) in enumerate(itertools.pairwise(environments.slots)):
@@ -78,6 +83,15 @@ def _combine(environments: Environments, across: Tensor, along: Tensor, n_member
     # One axis at a time: arrays three times as large leave the cache.
     full = torch.stack([(across * slopes[:, k, None]).sum(2) for k in range(3)], 2)
     return full / distance + direction * (radial - (full * direction).sum(2, keepdim=True) / distance)
+
+
+def sum_edges(environments: Environments, edges: Tensor, n_structures: int) -> tuple[Tensor, Tensor]:
+    """Forces [N, P, 3] and virials [n_structures, P, 3, 3] from dE_i/dr_ij [N, P, 3, M]."""
+    if kernels.usable(None, None, edges):
+        geometry = (environments.neighbors, environments.structure, environments.direction, environments.distance)
+        forces, virials = kernels.SumEdges.apply(edges, n_structures, *geometry)
+        return forces, virials
+    return sum_forces(environments, edges), sum_virials(environments, edges, n_structures)
 
 
 def sum_forces(environments: Environments, edges: Tensor) -> Tensor:

@@ -55,6 +55,10 @@ class Frame:
         return indices
 
 
+SHARED = ("radial", "radial_slope", "angular", "angular_slope")
+"""Arrays of Environments that a batch may have in common with its data set."""
+
+
 @dataclass(frozen=True)
 class Environments:
     """Neighbourhoods of N atoms in M slots each; slots of one neighbour species are contiguous.
@@ -72,6 +76,8 @@ class Environments:
         groups: first row of each species, and N; rows are sorted by species (``take`` sorts).
         atoms: index of each row's atom in the order given, [N].
         where: place of each pair in the flattened [N, M], [E] in the order of rows; None after ``take``.
+        shared: where ``radial``, ``radial_slope``, ``angular`` and ``angular_slope`` are those of a larger set, the row
+            of each atom in them, [N].
     """
 
     radial: Tensor
@@ -89,10 +95,15 @@ class Environments:
     groups: tuple[int, ...]
     atoms: Tensor
     where: Tensor | None = None
+    shared: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The array attributes by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def edge_arrays(self) -> tuple[Tensor, ...]:
+        """What derivatives along edges are made of, in the order in which kernels take it."""
+        return self.radial, self.radial_slope, self.angular, self.angular_slope, self.direction, self.distance
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> Environments:
         """Copy on ``device`` with floating-point arrays in ``dtype``."""
@@ -103,13 +114,17 @@ class Environments:
         moved: dict[str, Any] = {name: move(t) for name, t in self.tensors().items()}
         return replace(self, **moved)
 
-    def take(self, rows: Tensor, n_species: int) -> Environments:
-        """The environments ``rows`` (whole structures), sorted by species, with neighbours renumbered."""
-        rows = rows[torch.argsort(self.species[rows], stable=True)]
+    def take(self, rows: Tensor, n_species: int, *, share: bool = False) -> Environments:
+        """The environments ``rows`` (whole structures), sorted by species, with neighbours renumbered.
+
+        With ``share`` the basis functions are not copied; only kernels can read those.
+        """
+        rows = rows[torch.argsort(self.species[rows], stable=True)] if n_species > 1 else rows
+        kept = (*SHARED, "where", "shared") if share else ("where", "shared")
         renumbered = torch.full((len(self.species),), -1, dtype=torch.int64, device=rows.device)
         renumbered[rows] = torch.arange(len(rows), device=rows.device)
-        taken: dict[str, Any] = {name: t.index_select(0, rows) for name, t in self.tensors().items() if name != "where"}
-        taken["where"] = None
+        taken: dict[str, Any] = {name: t.index_select(0, rows) for name, t in self.tensors().items() if name not in kept}
+        taken |= {"where": None, "shared": rows if share else None}
         taken["neighbors"] = renumbered.index_select(0, taken["neighbors"].view(-1)).view_as(taken["neighbors"])
         counts = torch.bincount(taken["species"], minlength=n_species).tolist()
         return replace(self, **taken, groups=_offsets(counts))

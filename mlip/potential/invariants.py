@@ -12,10 +12,13 @@ potentials of format 1 have it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from mlip.potential import kernels
 
 if TYPE_CHECKING:
     from mlip.potential.ace import Size
@@ -24,14 +27,58 @@ FLOOR = 0.5
 """f, relative to a typical invariant."""
 
 
-def form_invariants(size: Size, fields: Tensor, products: list[Tensor]) -> Tensor:
-    """M_1, M_2l and M_nu of all channels, [N, n_invariants], from U and T_nu [LM, N, K]."""
+@dataclass(frozen=True)
+class Sphere:
+    """Quadrature of the sphere, and what belongs to each lm.
+
+    Attributes:
+        degree: l of each lm, [LM].
+        harmonics: Y_lm at the points, [G, LM]; projection: their transpose times the weights / 4 pi, [LM, G].
+        points: weight / 4 pi and Y_lm of one point of each antipodal pair, [G / 2, 1 + LM].
+    """
+
+    degree: Tensor
+    harmonics: Tensor
+    projection: Tensor
+    points: Tensor
+
+
+def form_invariants(size: Size, fields: Tensor, sphere: Sphere) -> tuple[Tensor, Tensor]:
+    """M_1, M_2l and M_nu [I, N, K], and T_nu [n_powers, LM, N, K] for nu = 3 ... body_order - 1, from U [LM, N, K]."""
+    if size.n_pairs and kernels.usable(size.l_max, len(size.powers), fields):
+        invariants, products = kernels.FormInvariants.apply(fields, sphere.points, size.l_max, len(size.powers))
+        return invariants, products
+    products = multiply_fields(size, fields, sphere)
     parts = [fields[:1]]
     if size.n_pairs:
         squares = fields * fields
         parts += [squares[degree**2 : (degree + 1) ** 2].sum(0, keepdim=True) for degree in range(size.l_max + 1)]
     parts += [(fields * product).sum(0, keepdim=True) for product in products]
-    return torch.cat(parts).transpose(0, 1).flatten(1)
+    return torch.cat(parts), products
+
+
+def multiply_fields(size: Size, fields: Tensor, sphere: Sphere) -> Tensor:
+    """T_nu [n_powers, LM, N, K] by the quadrature."""
+    values = torch.matmul(sphere.harmonics, fields.flatten(1))
+    power, products = values, []
+    for _ in size.powers:
+        power = power * values
+        products.append(torch.matmul(sphere.projection, power).view(fields.shape))
+    return torch.stack(products) if products else fields.new_empty(0, *fields.shape)
+
+
+def derive_fields(size: Size, fields: Tensor, products: Tensor, slopes: Tensor, sphere: Sphere) -> Tensor:
+    """dE/dU [P, LM, N, K] from dE/dM [P, I, N, K]: dM_nu/dU = nu T_nu, so the quadrature is not needed again."""
+    if size.n_pairs and kernels.usable(size.l_max, len(size.powers), fields):
+        gradient: Tensor = kernels.DeriveFields.apply(slopes, fields, products, sphere.points)
+        return gradient
+    first, pairs, higher = slopes.split((1, size.n_pairs, len(size.powers)), 1)
+    d_fields = pairs[:, sphere.degree] * (2.0 * fields) if size.n_pairs else None
+    for nu, product, own in zip(size.powers, products, higher.split(1, 1), strict=False):
+        term = own * (nu * product)
+        d_fields = term if d_fields is None else d_fields + term
+    rest = first.new_zeros(len(first), len(sphere.degree), *first.shape[2:]) if d_fields is None else d_fields
+    return torch.cat((rest[:, :1] + first, rest[:, 1:]), 1)
 
 
 def compress(size: Size, scaled: Tensor) -> Tensor:

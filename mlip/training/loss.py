@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mlip.config import Train
 from mlip.potential.ace import CommitteeNetwork
-from mlip.potential.edges import sum_forces, sum_virials
+from mlip.potential import kernels
+from mlip.potential.edges import sum_edges
 from mlip.potential.environments import Environments
 from mlip.training.data import Dataset
 
@@ -42,7 +43,8 @@ class Batch:
 
 
 def take_batch(
-    data: Dataset, chosen: Sequence[int], member_weights: Tensor, n_species: int, members: Tensor | None = None
+    data: Dataset, chosen: Sequence[int], member_weights: Tensor, n_species: int, members: Tensor | None = None,
+    *, share: bool = False,
 ) -> Batch:
     """The structures ``chosen`` of ``data``, with ``member_weights`` [P, n_all].
 
@@ -51,9 +53,9 @@ def take_batch(
     if members is None:
         members = torch.arange(len(member_weights), device=member_weights.device)[:, None].expand_as(member_weights)
     rows = torch.cat([data.rows[k] for k in chosen])
-    rows = rows[torch.argsort(data.environments.species[rows], stable=True)]
+    rows = rows[torch.argsort(data.environments.species[rows], stable=True)] if n_species > 1 else rows
     index = torch.tensor(list(chosen), device=rows.device)
-    environments = data.environments.take(rows, n_species)
+    environments = data.environments.take(rows, n_species, share=share and kernels.usable(None, None, data.density))
     position = torch.full((len(data.rows),), -1, dtype=torch.int64, device=rows.device)
     position[index] = torch.arange(len(index), device=rows.device)
     environments = environments.renumber_structures(position)
@@ -82,10 +84,9 @@ def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energ
     energies = atomic.energies.new_zeros((len(atomic.energies), n))
     energies = energies.index_add(1, batch.environments.structure, atomic.energies)
     energy_error = (energies - batch.energies) / batch.sizes
-    force_error = sum_forces(batch.environments, edges) - batch.forces[:, None]
-    virial_error = (sum_virials(batch.environments, edges, n) - batch.virials[:, None]) / batch.sizes[
-        :, None, None, None
-    ]
+    forces, virials = sum_edges(batch.environments, edges, n)
+    force_error = forces - batch.forces[:, None]
+    virial_error = (virials - batch.virials[:, None]) / batch.sizes[:, None, None, None]
     virial_square = virial_error.square().mean((2, 3)) * batch.has_stress[:, None]
 
     weights = batch.weights if every else batch.weights.gather(0, batch.members)

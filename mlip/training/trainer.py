@@ -75,8 +75,10 @@ class Trainer(Schedule):
         squares = self.data.sizes.new_zeros(3)
         if share:
             settings, parts = share_settings(self.settings, self.data.rows, share, chosen)
-            members = choose_members(self.member_weights, self.step, self.seed)
-            batch = take_batch(self.data, share, self.member_weights, self.network.size.n_species, members)
+            members, size = choose_members(self.member_weights, self.step, self.seed), self.network.size
+            batch = take_batch(
+                self.data, share, self.member_weights, size.n_species, members, share=size.n_layers == 1
+            )
             loss, squares = compute_loss(self.network, batch, settings, ramp)
             found = torch.autograd.grad(loss, list(self.parameters.values()))
             gradients = dict(zip(self.parameters, found, strict=True))

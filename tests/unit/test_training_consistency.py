@@ -143,6 +143,13 @@ def test_mixed_settings_are_found(systems: dict[str, list[Atoms]], system: str) 
     assert "train[1]" in str(error.value)
 
 
+def test_a_small_offset_does_not_stop_the_training(systems: dict[str, list[Atoms]]) -> None:
+    """Errors of the linear model that judges may be as large."""
+    moved = [change(a, offset=0.08 if k % 4 == 1 else 0.0) for k, a in enumerate(systems["metal"])]
+    (warning,) = check(moved)
+    assert "mixed settings" in warning
+
+
 def test_phases_of_different_energy_are_no_fault(systems: dict[str, list[Atoms]]) -> None:
     """An offset between geometries that have nothing in common may be physics."""
     other = [change(label(a, EMT()), offset=0.5) for a in perturb(bulk("Cu", "sc", a=2.6) * (2, 2, 2), 15, 0.1, 5)]
