@@ -123,7 +123,9 @@ class Environments:
         kept = (*SHARED, "where", "shared") if share else ("where", "shared")
         renumbered = torch.full((len(self.species),), -1, dtype=torch.int64, device=rows.device)
         renumbered[rows] = torch.arange(len(rows), device=rows.device)
-        taken: dict[str, Any] = {name: t.index_select(0, rows) for name, t in self.tensors().items() if name not in kept}
+        taken: dict[str, Any] = {
+            name: t.index_select(0, rows) for name, t in self.tensors().items() if name not in kept
+        }
         taken |= {"where": None, "shared": rows if share else None}
         taken["neighbors"] = renumbered.index_select(0, taken["neighbors"].view(-1)).view_as(taken["neighbors"])
         counts = torch.bincount(taken["species"], minlength=n_species).tolist()

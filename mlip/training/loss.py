@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mlip.config import Train
-from mlip.potential.ace import CommitteeNetwork
 from mlip.potential import kernels
+from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.edges import sum_edges
 from mlip.potential.environments import Environments
 from mlip.training.data import Dataset
@@ -43,8 +43,13 @@ class Batch:
 
 
 def take_batch(
-    data: Dataset, chosen: Sequence[int], member_weights: Tensor, n_species: int, members: Tensor | None = None,
-    *, share: bool = False,
+    data: Dataset,
+    chosen: Sequence[int],
+    member_weights: Tensor,
+    n_species: int,
+    members: Tensor | None = None,
+    *,
+    share: bool = False,
 ) -> Batch:
     """The structures ``chosen`` of ``data``, with ``member_weights`` [P, n_all].
 

@@ -20,8 +20,9 @@ from mlip.training.schedule import Schedule, WeightAverage
 
 WARMUP = 0.03
 """Share of the schedule over which the learning rate rises."""
-RAMP = (0.01, 1.0)
-"""Energy and virial weights at the start and the end, relative to the settings'."""
+RAMP = (0.001, 1.0)
+"""Energy and virial weights at the start and the end, relative to the settings'. From 0.01 held-out forces of silicon
+were 4 % worse after as many steps, energies and stresses the same."""
 CLIP = 1.0
 """Largest gradient norm."""
 AVERAGING = 0.998
@@ -76,9 +77,7 @@ class Trainer(Schedule):
         if share:
             settings, parts = share_settings(self.settings, self.data.rows, share, chosen)
             members, size = choose_members(self.member_weights, self.step, self.seed), self.network.size
-            batch = take_batch(
-                self.data, share, self.member_weights, size.n_species, members, share=size.n_layers == 1
-            )
+            batch = take_batch(self.data, share, self.member_weights, size.n_species, members, share=size.n_layers == 1)
             loss, squares = compute_loss(self.network, batch, settings, ramp)
             found = torch.autograd.grad(loss, list(self.parameters.values()))
             gradients = dict(zip(self.parameters, found, strict=True))

@@ -66,7 +66,9 @@ def write_config(tmp_path: Path, element: str, label: str = "{parameters: {xc: P
 def test_this_environment_is_healthy(tmp_path):
     checks = run_checks(root=tmp_path)
     assert [check for check in checks if check.status == "fail" and check.name != "Slurm"] == []
-    assert {"torch", "kernels", "GPAW", "NetCDF", "neighbour lists", "Snakemake", "results"} <= {check.name for check in checks}
+    assert {"torch", "kernels", "GPAW", "NetCDF", "neighbour lists", "Snakemake", "results"} <= {
+        check.name for check in checks
+    }
     assert not any(tmp_path.iterdir()), "checks must leave nothing behind"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,6 @@ FRAMES = {
     "one element": Frame(("Cu",), 4.5, 8, 3, {"Cu-Cu": 2.4}),
     "two elements, few radial functions": Frame(("Au", "Cu"), 5.2, 5, 2, {"Au-Au": 2.5, "Au-Cu": 2.4, "Cu-Cu": 2.4}),
 }
-
-
 
 
 def compare(function, arguments: list[torch.Tensor], tolerance: float) -> None:

@@ -66,7 +66,7 @@ class FormInvariants(torch.autograd.Function):
 
 
 class DeriveFields(torch.autograd.Function):
-    """dE/dU [P, LM, N, K] from dE/dM [P, I, N, K], U and T_nu; differentiable in U (of which T is a function) and dE/dM."""
+    """dE/dU [P, LM, N, K] from dE/dM [P, I, N, K], U and T_nu; T counts as a function of U in the derivatives."""
 
     @staticmethod
     def forward(ctx: Any, slopes: Tensor, fields: Tensor, products: Tensor, points: Tensor) -> Tensor:
