@@ -87,11 +87,15 @@ atexit.register(note)
 
 
 class VirtualNodes(SlurmCluster):
-    """A Slurm whose nodes claim more cores than the machine has: jobs that sleep need none."""
+    """A Slurm whose nodes claim more cores than the machine has: jobs that sleep need none.
+
+    Memory is looked at as often as Slurm does by default. Each of the tests' jobs has two daemons that
+    search all processes for it every second, which for 64 jobs takes more than two cores.
+    """
 
     def _configure(self) -> None:
         super()._configure()
-        text = self.conf.read_text()
+        text = self.conf.read_text().replace("JobAcctGatherFrequency=task=1\n", "JobAcctGatherFrequency=task=30\n")
         self.conf.write_text(re.sub(r"\b(CPUs|CoresPerSocket)=\d+", r"\1=32", text))
 
 
