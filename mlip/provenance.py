@@ -197,4 +197,5 @@ def record_provenance(
             },
             "steps": steps,
         },
+        checked=True,
     )

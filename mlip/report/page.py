@@ -58,6 +58,7 @@ def render_page(
                 {"text": text, "labels": count, "iterations": ", ".join(map(str, numbers))}
                 for text, count, numbers in loop.warnings()[:MAX_WARNINGS]
             ],
+            damaged=loop.damaged()[:MAX_WARNINGS],
             failures=failures[:MAX_FAILURES],
             n_failures=len(failures),
             reasons=_reasons(loop),
