@@ -71,8 +71,9 @@ test: $(STAMP) ## Run all tests
 	$(BIN)/python -m pytest -n $(CORES) --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 # As root; on Debian after: apt-get install slurm-wlm munge slurmdbd mariadb-server
+# Builds a GPAW with MPI for labels on two ranks, for a minute.
 test-slurm: $(STAMP) ## Run the tests on a Slurm of their own (as root; ten minutes)
-	MLIP_TEST_SLURM=1 MLIP_FAULTS=results/faults \
+	MLIP_TEST_SLURM=1 MLIP_TEST_MPI=1 MLIP_FAULTS=results/faults \
 	    $(BIN)/python -m pytest -n $(CORES) --dist loadscope -m slurm tests/integration $(PYTEST_ARGS)
 	$(if $(FAULTS),MLIP_FAULTS=results/faults $(BIN)/python -m tests.integration.faults_table)
 
