@@ -72,8 +72,8 @@ from pathlib import Path
 
 def note():
     words = " ".join(sys.argv)
-    roles = {"slurm-jobstep": "outer snakemake", "--mode": "inner snakemake", "label_structures.py": "step",
-             "--parsable": "sbatch", "--profile": "driver", "--cores": "driver"}
+    roles = {"--parsable": "sbatch", "slurm-jobstep": "outer snakemake", "--mode": "inner snakemake",
+             "label_structures.py": "step", "--profile": "driver", "--cores": "driver"}
     role = next((role for word, role in roles.items() if word in words), "calculator")
     waited = sum(int(path.read_text().split()[1]) for path in Path("/proc/self/task").glob("*/schedstat"))
     usage = resource.getrusage(resource.RUSAGE_SELF)
