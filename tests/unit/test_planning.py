@@ -31,7 +31,7 @@ def test_a_driver_started_in_a_job_of_another_computes_its_own(monkeypatch: pyte
 
 
 def test_scripts_are_looked_for_once_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    import snakemake.workflow  # before its parts, which import each other
+    import snakemake.api  # before its parts, which import each other
 
     looked = []
     monkeypatch.setattr(snakemake.dag.ScriptProcessor, "process_job", lambda self, job: looked.append(job.rule))

@@ -169,16 +169,17 @@ def minute_sentence(records: list[Record]) -> str:
     r = next((r for r in records if r["label_seconds"] == MINUTE), None)
     if r is None:
         return "No run with labels that really take a minute has been measured."
-    busy = r["requests"].get("REQUEST_JOB_INFO", {"count": 0, "seconds": 0.0})
-    start = statistics.fmean(r["job_start_seconds"])
+    looks = r["requests"].get("REQUEST_JOB_INFO", {"count": 0, "seconds": 0.0})
+    start, end = statistics.fmean(r["job_start_seconds"]), r["phases"]["after_last_job"]
     return (
-        f"Measured on a real Slurm, {r['labels']} labels that really sleep for a minute, {r['jobs']} jobs on"
-        f" {r['slots']} slots: {r['wall_seconds']:.0f} s where the labels alone take {r['ideal_seconds']:.0f} s,"
-        f" an overhead of {measured_overhead(r):.1f} %. The jobs start together on {r['cores']} cores that others use too: from a"
-        f" job's start to its first label it took {start:.0f} s. Without the time in which processes were ready and"
-        f" had no core, which the kernel counts, it is {seconds_without_waiting(r):.0f} s,"
-        f" {overhead_without_waiting(r):.1f} %. {r['phases']['after_last_job']:.0f} s of it passed after the last job's"
-        f" end. slurmctld answered {busy['count']:.0f} questions for jobs in {1e3 * busy['seconds']:.1f} ms each."
+        f"Measured on a real Slurm: {r['labels']} labels that really sleep for a minute, {r['jobs']} jobs on"
+        f" {r['slots']} slots, took {r['wall_seconds']:.0f} s where the labels alone take {r['ideal_seconds']:.0f} s,"
+        f"\n  an overhead of {measured_overhead(r):.1f} %. All jobs start together on {r['cores']} cores, which others"
+        f" used too: from a job's start to its first label it took {start:.0f} s.\n  Without the time in which its"
+        " processes were ready and had no core, which the kernel counts, the run takes"
+        f" {seconds_without_waiting(r):.0f} s, an overhead of {overhead_without_waiting(r):.1f} %;\n  {end:.0f} s of"
+        f" it passed after the last job's end. slurmctld answered {looks['count']:.0f} questions after jobs, in"
+        f" {1e3 * looks['seconds']:.1f} ms each."
     )
 
 
