@@ -6,7 +6,6 @@ within a minute; and where the reply is lost, but not the request, it would subm
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import shutil
@@ -91,6 +90,8 @@ def make_executor_patient() -> None:
 
 async def _sleep_at_most(executor: Any) -> None:
     """Wait for the next look at the queue, or until the executor is told to end."""
+    import asyncio  # not for every sbatch, which it would make twice as slow
+
     longest = executor.workflow.remote_execution_settings.seconds_between_status_checks
     end = time.monotonic() + min(executor.next_seconds_between_status_checks, longest)
     while executor.wait and (left := end - time.monotonic()) > 0:

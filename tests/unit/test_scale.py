@@ -87,10 +87,13 @@ def test_waiting_for_a_core_is_told_from_other_losses():
         "8": {"outer snakemake": {"waited": 10.0}, "step": {"waited": 8.0}},
     }
     record = {"times": times, "usage": usage, "phases": {"after_last_job": 5.0}, "labels": 2, "slots": 2}
+    record |= {"driver": {"cpu_seconds": 1.0, "command_cpu_seconds": 0.5}}
     record |= {"wall_seconds": 95.0, "ideal_seconds": 60.0}
     assert seconds_without_waiting(record) == pytest.approx(90.0 - 18.0 - 4.0 + 5.0)
     assert measured_overhead(record) == pytest.approx(100 * 35 / 60)
     assert overhead_without_waiting(record) == pytest.approx(100 * 13 / 60)
+    record["driver"]["command_cpu_seconds"] = 2.5  # a submission takes its CPU time at least
+    assert seconds_without_waiting(record) == pytest.approx(3.5 + 84.0 - 18.0 + 5.0)
 
 
 @pytest.mark.slow

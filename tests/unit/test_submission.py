@@ -89,7 +89,7 @@ def test_executor_looks_as_often_as_the_profile_says(monkeypatch, next_interval:
     monkeypatch.setattr(executor, "get_min_job_age", lambda: 300)
     monkeypatch.setattr(RemoteExecutor, "sleep", RemoteExecutor.sleep)  # put back afterwards
     submission.make_executor_patient()
-    monkeypatch.setattr(submission.asyncio, "sleep", note)
+    monkeypatch.setattr(asyncio, "sleep", note)
     monkeypatch.setattr(submission.time, "monotonic", lambda: float(sum(slept)))
     settings = SimpleNamespace(seconds_between_status_checks=25)
     running = SimpleNamespace(

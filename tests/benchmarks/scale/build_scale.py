@@ -49,14 +49,17 @@ def seconds_without_waiting(record: Record) -> float:
     """Wall time that a run would have taken had every process got a core whenever it wanted one, s.
 
     The kernel says how long each process was ready and had none. Jobs are submitted one after the other,
-    so what the driver and its commands waited is shared out among the submissions. What Slurm's
-    own daemons and srun waited is not known, and stays in.
+    so what the driver and its commands waited is shared out among the submissions, of which none
+    becomes shorter than their CPU time. What Slurm's own daemons and srun waited is not known, and stays in.
     """
     driver = sum(role["waited"] for role in record["usage"].get("none", {}).values())
+    busy = record["driver"]["cpu_seconds"] + record["driver"]["command_cpu_seconds"]
     ends = []
     for place, job in enumerate(sorted(record["times"], key=lambda job: job["submit"]), start=1):
+        share = place / len(record["times"])
         own = sum(role["waited"] for role in record["usage"].get(job.get("job"), {}).values())
-        ends.append(job["end"] - job["begun"] - own - driver * place / len(record["times"]))
+        submitted = max(job["submit"] - job["begun"] - driver * share, busy * share)
+        ends.append(submitted + job["end"] - job["submit"] - own)
     return max(ends) + record["phases"]["after_last_job"]
 
 
