@@ -57,12 +57,13 @@ benchmark-report: $(STAMP) ## ... tables and pictures of its finished runs, into
 SCALE := results/benchmarks/scale
 
 # A loop of copper in a folder of its own tells what Snakemake costs it.
-benchmark-scale: $(STAMP) ## Measure the loop with 1 to 64 label jobs at a time, and planning (half an hour), into docs/
+benchmark-scale: $(STAMP) ## Measure the loop with 1 to 64 label jobs at a time, and planning (an hour), into docs/
 	@$(BIN)/python tests/benchmarks/scale/measure_plan.py --out $(SCALE)/plan.json
 	@$(BIN)/snakemake --directory $(SCALE)/loop --configfile config/copper.yaml --cores $(CORES) --quiet
 	@$(BIN)/python tests/benchmarks/scale/loop_overhead.py $(SCALE)/loop/results/copper --out $(SCALE)/loops/copper-local.json
 	@$(BIN)/python tests/benchmarks/scale/measure_scale.py --out $(SCALE)/runs --executor local
 	@$(BIN)/python tests/benchmarks/scale/measure_scale.py --out $(SCALE)/runs --executor slurm
+	@$(BIN)/python tests/benchmarks/scale/measure_scale.py --out $(SCALE)/runs --executor slurm --minute
 	@$(BIN)/python tests/benchmarks/scale/build_scale.py --results $(SCALE) --update-docs docs
 
 # `loadscope` keeps a module on one worker, so that a loop run once as a fixture stays one run;
@@ -71,8 +72,9 @@ test: $(STAMP) ## Run all tests
 	$(BIN)/python -m pytest -n $(CORES) --dist loadscope --no-loadscope-reorder $(PYTEST_ARGS)
 
 # As root; on Debian after: apt-get install slurm-wlm munge slurmdbd mariadb-server
+# Builds a GPAW with MPI for labels on two ranks, for a minute.
 test-slurm: $(STAMP) ## Run the tests on a Slurm of their own (as root; ten minutes)
-	MLIP_TEST_SLURM=1 MLIP_FAULTS=results/faults \
+	MLIP_TEST_SLURM=1 MLIP_TEST_MPI=1 MLIP_FAULTS=results/faults \
 	    $(BIN)/python -m pytest -n $(CORES) --dist loadscope -m slurm tests/integration $(PYTEST_ARGS)
 	$(if $(FAULTS),MLIP_FAULTS=results/faults $(BIN)/python -m tests.integration.faults_table)
 

@@ -20,10 +20,19 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 FOLDER = "ledger"
 State = Literal["done", "failed", "lost", "open"]
+
+
+class Job(NamedTuple):
+    """A job of a loop or, where ``study`` is its name, of a study beside it; see :class:`Attempt`."""
+
+    iteration: int | None
+    step: str
+    part: str = ""
+    study: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Attempt:
     iteration: int | None
     """None for steps that belong to no iteration."""
     part: str
-    """Shard or walker; empty where a step is one job."""
+    """Shard or walker, in a study after the round (``01-000``); empty where a step is one job."""
     began: float
     cores: int
     gpus: int
@@ -43,13 +52,15 @@ class Attempt:
     state: State
     host: str = ""
     pid: int = 0
+    study: str = ""
+    """The study whose step it is; empty for the loop's own."""
     slurm_job: str = ""
     """Number of the Slurm job that it ran in, which may be the one that Snakemake itself was started in."""
 
     @property
-    def job(self) -> tuple[int | None, str, str]:
+    def job(self) -> Job:
         """What it is an attempt of."""
-        return self.iteration, self.step, self.part
+        return Job(self.iteration, self.step, self.part, self.study)
 
 
 def attempts_path(log: Path) -> Path | None:
@@ -141,8 +152,22 @@ def _append(path: Path, event: dict[str, Any]) -> None:
 def read_attempts(root: Path) -> list[Attempt]:
     """Every attempt noted under ``root`` (``results/<system>``), job by job, in their order."""
     folder = root / FOLDER
-    paths = sorted([*folder.glob("*.jsonl"), *folder.glob("iter_*/*.jsonl")])
+    places = ("*.jsonl", "iter_*/*.jsonl", "studies/*/*.jsonl", "studies/*/round_*/*.jsonl")
+    paths = sorted(path for place in places for path in folder.glob(place))
     return [attempt for path in paths for attempt in read_attempts_of(path)]
+
+
+def _job_at(path: Path) -> Job:
+    """The job whose attempts are there."""
+    step, _, part = path.stem.partition("-")
+    folder, above, top = (path.parents[k].name for k in range(3))
+    if re.fullmatch(r"iter_\d+", folder):
+        return Job(int(folder[5:]), step, part)
+    if above == "studies":
+        return Job(None, step, part, folder)
+    if top == "studies" and folder.startswith("round_"):
+        return Job(None, step, "-".join(filter(None, [folder[6:], part])), above)
+    return Job(None, step, part)
 
 
 def _log_of(path: Path) -> Path:
@@ -157,12 +182,11 @@ def read_attempts_of(path: Path) -> list[Attempt]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    step, _, part = path.stem.partition("-")
-    iteration = int(path.parent.name[5:]) if re.fullmatch(r"iter_\d+", path.parent.name) else None
+    job = _job_at(path)
     found: list[Attempt] = []
     for event in filter(None, map(_event, lines)):
         if event.get("event") == "start":
-            found.append(_started(event, step, iteration, part))
+            found.append(_started(event, job))
         elif found and found[-1].state == "open":
             found[-1] = _ended(found[-1], event)
     if found and found[-1].state == "open":
@@ -178,11 +202,9 @@ def _event(line: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) else None
 
 
-def _started(event: dict[str, Any], step: str, iteration: int | None, part: str) -> Attempt:
+def _started(event: dict[str, Any], job: Job) -> Attempt:
     return Attempt(
-        step=step,
-        iteration=iteration,
-        part=part,
+        **job._asdict(),
         began=_number(event.get("time")),
         cores=int(_number(event.get("cores"))) or 1,
         gpus=int(_number(event.get("gpus"))),

@@ -117,6 +117,39 @@ def read_json(path: str | Path) -> Any:
     return value
 
 
+def write_table(path: str | Path, text: str) -> None:
+    """Write a CSV table with a header, atomically; the header ends with a checksum, the name of an empty column."""
+    header, end, rows = text.partition("\n")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    write_atomic(path, f"{header.rstrip()},{CHECKSUM}={digest}{header[len(header.rstrip()) :]}{end}{rows}")
+
+
+def read_table(path: str | Path) -> str:
+    """The text of a CSV table; a checksum in its header is verified and left out.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        FileContentError: when it has no whole header, is not text or does not match its checksum.
+    """
+    try:
+        text = Path(path).read_bytes().decode()
+    except UnicodeDecodeError:
+        raise FileContentError(f"{path}: not a table; {REBUILD}") from None
+    header, end, rows = text.partition("\n")
+    if not end:
+        raise FileContentError(f"{path}: cut short, not even its header is whole; {REBUILD}")
+    if f"{CHECKSUM}=" not in header:
+        return text
+    names, _, stored = header.rstrip().rpartition(f",{CHECKSUM}=")
+    text = f"{names}{header[len(header.rstrip()) :]}{end}{rows}"
+    if hashlib.sha256(text.encode()).hexdigest()[:16] != stored:
+        raise FileContentError(
+            f"{path}: does not match the checksum in its header, so it was damaged or edited: {REBUILD}; after an edit"
+            f" on purpose, remove `,{CHECKSUM}=…` there"
+        )
+    return text
+
+
 def sha256_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as stream:

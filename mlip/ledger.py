@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlip.attempts import FOLDER, Attempt, State, read_attempts
+from mlip.attempts import FOLDER, Attempt, Job, State, read_attempts
 from mlip.files import write_json
 from mlip.slurm import JobAccount, find_runs, job_of, read_accounts
 from mlip.status_files import number_or_none, read_object, records_of
@@ -65,24 +65,45 @@ class Cost:
 class Entry:
     """The cost of one attempt of a job."""
 
-    iteration: int | None
-    step: str
-    part: str
+    job: Job
     state: State
     cost: Cost
     seconds: float
     cores: int
 
+    @property
+    def iteration(self) -> int | None:
+        """Of the job."""
+        return self.job.iteration
+
+    @property
+    def step(self) -> str:
+        """Of the job."""
+        return self.job.step
+
+    @property
+    def part(self) -> str:
+        """Of the job."""
+        return self.job.part
+
 
 @dataclass(frozen=True)
 class Ledger:
-    """The costs of a loop, attempt by attempt."""
+    """The costs of a loop, attempt by attempt, and beside them those of its studies."""
 
     entries: tuple[Entry, ...]
+    of_studies: tuple[Entry, ...] = ()
+    """Not in any of the loop's sums: a study is asked for apart, and no budget ends it."""
 
     def total(self, last: int | None = None) -> Cost:
-        """All that was spent, or only up to iteration ``last``."""
+        """All that the loop has spent, or only up to iteration ``last``."""
         return _sum(e.cost for e in self.entries if last is None or e.iteration is None or e.iteration <= last)
+
+    @property
+    def studies(self) -> dict[str, Cost]:
+        """What each study has cost."""
+        names = sorted({entry.job.study for entry in self.of_studies})
+        return {name: _sum(e.cost for e in self.of_studies if e.job.study == name) for name in names}
 
     def of_iteration(self, iteration: int | None) -> dict[str, dict[str, Any]]:
         """Core-seconds, GPU-seconds, attempts, and the part of them that failed, by step."""
@@ -91,6 +112,10 @@ class Ledger:
     def by_step(self) -> dict[str, dict[str, Any]]:
         """The same over all iterations."""
         return self._by_step(self.entries)
+
+    def of_study(self, name: str) -> dict[str, dict[str, Any]]:
+        """The same for the steps of a study."""
+        return self._by_step(entry for entry in self.of_studies if entry.job.study == name)
 
     @property
     def iterations(self) -> list[int | None]:
@@ -112,6 +137,7 @@ class Ledger:
             "gpu_seconds": round(total.gpu_seconds, 3),
             "steps": self.by_step(),
             "iterations": [{"iteration": n, "steps": self.of_iteration(n)} for n in self.iterations],
+            "studies": {name: self.of_study(name) for name in self.studies},
         }
 
 
@@ -146,35 +172,42 @@ def read_ledger(root: Path, attempts: list[Attempt] | None = None) -> Ledger:
         if attempt.state == "done" and last[attempt.job] == number:
             attempt = _with_benchmark(root, attempt)
         cost = Cost(attempt.seconds * attempt.cores, attempt.seconds * attempt.gpus)
-        entries.append(Entry(*attempt.job, attempt.state, cost, attempt.seconds, attempt.cores))
+        entries.append(Entry(attempt.job, attempt.state, cost, attempt.seconds, attempt.cores))
     entries = _with_accounts(root, attempts, entries)
     entries += [_from_benchmark(path, job) for path, job in _benchmarks(root) if job not in last]
-    return Ledger(tuple(entries))
+    loop, studies = ([e for e in entries if bool(e.job.study) == beside] for beside in (False, True))
+    return Ledger(tuple(loop), tuple(studies))
 
 
 # Benchmark files -------------------------------------------------------------------------------
 
 
-def benchmark_path(root: Path, job: tuple[int | None, str, str]) -> Path:
+def benchmark_path(root: Path, job: Job) -> Path:
     """Where the rules have a job's benchmark."""
-    iteration, step, part = job
+    iteration, step, part, study = job
+    name = f"{step}-{part}.tsv" if part else f"{step}.tsv"
+    if study:
+        return root / "studies" / study / "benchmarks" / name
     if iteration is not None:
-        return root / f"iter_{iteration:02d}" / "benchmarks" / (f"{step}-{part}.tsv" if part else f"{step}.tsv")
+        return root / f"iter_{iteration:02d}" / "benchmarks" / name
     special = {"label_references": "benchmark.tsv", "label_isolated_atoms": "benchmark_isolated_atoms.tsv"}
     if step in special:
         return root / "label_references" / special[step]
     return root / "validate_potential" / f"{step}.tsv"
 
 
-def _benchmarks(root: Path) -> list[tuple[Path, tuple[int | None, str, str]]]:
-    found: list[tuple[Path, tuple[int | None, str, str]]] = []
+def _benchmarks(root: Path) -> list[tuple[Path, Job]]:
+    found: list[tuple[Path, Job]] = []
     for path in sorted(root.glob("iter_*/benchmarks/*.tsv")):
         step, _, part = path.stem.partition("-")
         number = path.parent.parent.name[5:]
         if number.isdigit():
-            found.append((path, (int(number), step, part)))
+            found.append((path, Job(int(number), step, part)))
+    for path in sorted(root.glob("studies/*/benchmarks/*.tsv")):
+        step, _, part = path.stem.partition("-")
+        found.append((path, Job(None, step, part, path.parent.parent.name)))
     for step in ("label_references", "label_isolated_atoms", "label_elasticity", "validate_potential"):
-        job = (None, step, "")
+        job = Job(None, step)
         if benchmark_path(root, job).exists():
             found.append((benchmark_path(root, job), job))
     return found
@@ -204,10 +237,10 @@ def _with_benchmark(root: Path, attempt: Attempt) -> Attempt:
     return replace(attempt, seconds=max(attempt.seconds, _read_benchmark(path)[0])) if current else attempt
 
 
-def _from_benchmark(path: Path, job: tuple[int | None, str, str]) -> Entry:
+def _from_benchmark(path: Path, job: Job) -> Entry:
     """A job that noted no attempt; a benchmark tells no cores, so the CPU time it saw stands for them."""
     wall, cpu = _read_benchmark(path)
-    return Entry(*job, "done", Cost(max(wall, cpu)), wall, 1)
+    return Entry(job, "done", Cost(max(wall, cpu)), wall, 1)
 
 
 # Slurm's accounts --------------------------------------------------------------------------------
@@ -263,8 +296,8 @@ def _with_accounts(root: Path, attempts: list[Attempt], entries: list[Entry]) ->
             more = Cost(*(max(0.0, a - b) for a, b in zip(_pair(given), _pair(noted), strict=True)))
             entries[numbers[-1]] = replace(entries[numbers[-1]], cost=entries[numbers[-1]].cost + more)
         elif given.core_seconds > 0:
-            job = job_of(jobs[-1].comment, root.name) or (None, UNKNOWN, "")
-            entries.append(Entry(*job, "lost", given, sum(j.seconds for j in jobs), jobs[-1].cores))
+            job = job_of(jobs[-1].comment, root.name) or Job(None, UNKNOWN)
+            entries.append(Entry(job, "lost", given, sum(j.seconds for j in jobs), jobs[-1].cores))
     return entries
 
 
@@ -290,7 +323,7 @@ ONCE = ("prepare_structures", "label_references", "label_isolated_atoms")
 
 
 def _last_successes(ledger: Ledger, iteration: int) -> list[Entry]:
-    latest = {(e.step, e.part): e for e in ledger.entries if e.iteration == iteration and e.state == "done"}
+    latest = {e.job: e for e in ledger.entries if e.iteration == iteration and e.state == "done"}
     return list(latest.values())
 
 

@@ -96,6 +96,7 @@ def _strip_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.Asy
     node.body = kept or [ast.Pass()]
 
 
+@functools.cache
 def _meaning(module: str) -> str:
     digest = hashlib.sha256(ast.dump(_tree(module)).encode())
     path = _source(module)
@@ -105,7 +106,12 @@ def _meaning(module: str) -> str:
     return digest.hexdigest()
 
 
-def _imports(module: str) -> Iterable[str]:
+@functools.cache
+def _imports(module: str) -> tuple[str, ...]:
+    return tuple(_find_imports(module))
+
+
+def _find_imports(module: str) -> Iterable[str]:
     path = _source(module)
     package = module if path is not None and path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(_tree(module)):
@@ -196,4 +202,5 @@ def record_provenance(
             },
             "steps": steps,
         },
+        checked=True,
     )

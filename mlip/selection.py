@@ -13,7 +13,7 @@ from ase import Atoms
 
 from mlip.config import Guards, Select
 from mlip.extxyz import write_structures
-from mlip.files import write_atomic
+from mlip.files import write_table
 from mlip.seeds import derive_rng
 from mlip.trajectory import read_frames, read_netcdf
 
@@ -74,7 +74,7 @@ def select_candidates(
         }
         chosen.append(atoms)
     write_structures(out, chosen)
-    write_atomic(decisions, _csv(table, verdicts))
+    write_table(decisions, _csv(table, verdicts))
 
 
 def decide(table: xr.Dataset, settings: Select, min_ratio: float, rng: np.random.Generator) -> list[tuple[str, str]]:

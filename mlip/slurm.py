@@ -15,6 +15,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlip.attempts import Job
+from mlip.studies import study_names
+
 TIMEOUT = 15.0
 """Seconds after which Slurm is taken to be away."""
 
@@ -22,6 +25,7 @@ TIMEOUT = 15.0
 RUN_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 """End of the names of jobs that Snakemake submits: a name for each run of Snakemake."""
 SACCT = ("--noheader", "--parsable2", "--allocations", "--duplicates")
+STUDY = "|".join(map(re.escape, study_names()))
 AT_ONCE = 500
 """Jobs asked for at once: a command line has its limits."""
 
@@ -119,19 +123,23 @@ def _gpus_in(granted: str) -> int:
     return int(total.group(1)) if total else sum(map(int, re.findall(r"\bgres/gpu:[^=,]+=(\d+)", granted)))
 
 
-def job_of(comment: str, system: str) -> tuple[int | None, str, str] | None:
-    """Iteration, step and part that a comment of Snakemake's Slurm plugin names; None for another system's.
+def job_of(comment: str, system: str) -> Job | None:
+    """The job that a comment of Snakemake's Slurm plugin names; None for another system's.
 
-    Such as ``rule_label_structures_wildcards_silicon_00_003``.
+    Such as ``rule_label_structures_wildcards_silicon_00_003``, in a study
+    ``rule_label_candidates_wildcards_silicon_eos_01_003``.
     """
     found = re.fullmatch(r"rule_(\w+?)_wildcards_(.+)", comment.strip())
     if found is None or not (found.group(2) + "_").startswith(f"{system}_"):
         return None
-    rest = found.group(2)[len(system) + 1 :]
-    match = re.fullmatch(r"(\d{2,3})(?:_(\d{2,3}))?", rest)
-    if match is None:
-        return None if rest else (None, found.group(1), "")
-    return int(match.group(1)), found.group(1), match.group(2) or ""
+    rule, rest = found.group(1), found.group(2)[len(system) + 1 :]
+    if not rest:
+        return Job(None, rule)
+    if match := re.fullmatch(rf"({STUDY})((?:_\d{{2,3}})*)", rest):
+        return Job(None, rule, match.group(2)[1:].replace("_", "-"), match.group(1))
+    if match := re.fullmatch(rf"(\d{{2,3}})(?:_(\d{{2,3}}|{STUDY}))?", rest):
+        return Job(int(match.group(1)), rule.removesuffix("_in_loop"), match.group(2) or "")
+    return None
 
 
 def _user() -> str:

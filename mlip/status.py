@@ -23,6 +23,7 @@ from mlip.status_files import (
     read_failures,
     read_object,
 )
+from mlip.status_studies import StudyStatus, read_studies
 from mlip.steps import STEPS
 
 State = Literal["done", "started", "failed", "waiting"]
@@ -102,6 +103,8 @@ class Status:
     """Failed labels: iteration, structure_id, status, reason."""
     report: Path | None = None
     budget: Budget = field(default_factory=Budget)
+    studies: tuple[StudyStatus, ...] = ()
+    """Studies that have begun."""
     jobs: JobCounts | None = None
     """Jobs and costs; None where they were not asked for."""
     spending: Spending | None = None
@@ -168,6 +171,7 @@ def read_status(
         failures=tuple(read_failures(root, range(len(iterations)))),
         report=report if report.exists() else None,
         budget=config.budget,
+        studies=read_studies(config, root),
         jobs=counted[0] if counted else None,
         spending=counted[1] if counted else None,
     )

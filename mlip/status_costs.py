@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlip.attempts import Attempt, read_attempts
@@ -36,6 +36,8 @@ class Spending:
     by_iteration: dict[int, Cost]
     to_come: Cost | None
     """As if no iteration left converged; None before the first one is finished."""
+    by_study: dict[str, Cost] = field(default_factory=dict)
+    """Beside the total, which is the loop's."""
 
 
 def read_costs(
@@ -63,10 +65,13 @@ def read_costs(
     running = [attempt for attempt in attempts if attempt.state == "open" and is_running(attempt, queue)]
     ledger = read_ledger(root, attempts)
     costs = {number: _of_iteration(ledger, number) for number in ledger.iterations if number is not None}
-    total = ledger.total()
+    total, studies = ledger.total(), ledger.studies
     for attempt in running:
         silence = max(0.0, now - attempt.began - attempt.seconds)  # since the last line in its log
         more = Cost(silence * attempt.cores, silence * attempt.gpus)
+        if attempt.study:
+            studies[attempt.study] = studies.get(attempt.study, Cost()) + more
+            continue
         total += more
         if attempt.iteration is not None:
             costs[attempt.iteration] = costs.get(attempt.iteration, Cost()) + more
@@ -74,7 +79,7 @@ def read_costs(
     if current > 0 and not ended:
         each = forecast_iteration(root, ledger, current - 1, n_labels)
         to_come = _less(each.times(config.max_iterations - current), costs.get(current, Cost()), each)
-    return _count_jobs(config.system, attempts, running, queue), Spending(total, costs, to_come)
+    return _count_jobs(config.system, attempts, running, queue), Spending(total, costs, to_come, studies)
 
 
 def _of_iteration(ledger: Ledger, number: int) -> Cost:

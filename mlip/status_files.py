@@ -70,15 +70,20 @@ def error_in(log: Path) -> str:
     return lines[-1][:200] if lines and any(line.startswith("Traceback (most recent") for line in lines) else ""
 
 
-def count_labels(root: Path, number: int, n_shards: int) -> tuple[int, int]:
-    """Labels finished and planned in one iteration, running shards included."""
-    folder = iteration_folder(root, number) / "label_structures"
+def count_in_shards(folder: Path, n_shards: int) -> tuple[int, int]:
+    """Labels finished and planned in the shards that have begun."""
     done = planned = 0
     for shard in range(n_shards):
         finished = read_object(folder / f"shard_{shard:03d}.json")
         running = read_object(folder / f"shard_{shard:03d}.progress.json")
         done += len(records_of(finished)) if finished else whole(running.get("done"))
         planned += whole(finished.get("planned")) if finished else whole(running.get("planned"))
+    return done, planned
+
+
+def count_labels(root: Path, number: int, n_shards: int) -> tuple[int, int]:
+    """Labels finished and planned in one iteration, running shards included."""
+    done, planned = count_in_shards(iteration_folder(root, number) / "label_structures", n_shards)
     if number == 0:
         candidates = iteration_folder(root, 0) / "prepare_structures" / "candidates.extxyz"
     else:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from mlip.status import IterationStatus, Status, StepStatus
+from mlip.status_studies import StudyStatus
 from mlip.steps import STEPS
 
 SHORT = {
@@ -42,7 +43,7 @@ def progress_line(status: Status) -> str:
 
 
 def render_status(status: Status) -> str:
-    """The loop as plain text of at most 25 lines: progress, jobs, costs, steps, failures, what comes next."""
+    """The loop as plain text of at most 30 lines: progress, jobs, costs, steps, failures, studies, what comes next."""
     lines = [status.system, progress_line(status), *_jobs_line(status), *_cost_line(status), "", *_table(status)]
     broken = [s for entry in status.iterations for s in entry.steps if s.state == "failed"]
     lines += [f"✗ {s.name}: {s.message}" for s in broken[:2]]
@@ -51,6 +52,7 @@ def render_status(status: Status) -> str:
         lines += [
             _shorten(f"  {f['structure_id']}: {f['status']}: {f['reason']}") for f in status.failures[-MAX_FAILURES:]
         ]
+    lines += [_study_line(status, study) for study in status.studies]
     lines.append("next: " + (", ".join(status.next_steps) if status.next_steps else "nothing"))
     if status.report is not None:
         lines.append(f"report: {status.report}")
@@ -86,6 +88,20 @@ def _cost_line(status: Status) -> list[str]:
             text += f", ≤ {left:.2g} to come"
         parts.append(text)
     return ["cost: " + " · ".join(parts)]
+
+
+def _study_line(status: Status, study: StudyStatus) -> str:
+    """Where a study is; its cost is not part of the loop's."""
+    parts = [f"study {study.name}: round {study.round} of {study.rounds}"]
+    if study.labels_planned:
+        parts.append(f"labels {study.labels_done}/{study.labels_planned}")
+    cost = status.spending.by_study.get(study.name) if status.spending else None
+    if cost is not None:
+        parts.append(
+            f"{cost.core_hours:.3g} core-hours" + (f", {cost.gpu_hours:.3g} GPU-hours" * bool(cost.gpu_seconds))
+        )
+    end = f"✗ {study.next_step}: {study.message}" if study.message else study.next_step and f"next: {study.next_step}"
+    return _shorten(" · ".join([*parts, end or "done"]))
 
 
 COLUMNS = ("error", "uncert.", "core-h")

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from mlip.config import parse_config
-from mlip.logs import label_store, log_step, report_progress
+from mlip.logs import label_store, log_step, report_progress, use_mpi
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
+    use_mpi(dict(snakemake.resources.items()))
     from mlip.extxyz import read_structures
     from mlip.labels import label_structures
 
     # The rule's params hold only what is a reason to label again; time limits and the like are none.
     config = parse_config(snakemake.config)
     shard = int(snakemake.wildcards.shard)
+    records = Path(snakemake.output.records)
     label_structures(
         read_structures(str(snakemake.input.candidates))[shard :: config.label.n_shards],
         config.label,
@@ -20,6 +22,6 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         iteration=config.max_iterations + int(snakemake.wildcards.round) - 1,
         shard=shard,
         out_structures=Path(snakemake.output.structures),
-        out_records=Path(snakemake.output.records),
-        progress=report_progress(),
+        out_records=records,
+        progress=report_progress(records.with_suffix(".progress.json")),
     )

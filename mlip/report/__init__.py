@@ -54,6 +54,6 @@ def report_system(
     summary = build_summary(config, loop, reason)
     pictures = build_pictures(config, loop)
     write_atomic(out_html, render_page(config, root, loop, summary, pictures))
-    write_json(out_summary, summary)
+    write_json(out_summary, summary, checked=True)
     if figures is not None:
         write_pictures(pictures, figures)

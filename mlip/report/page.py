@@ -58,6 +58,7 @@ def render_page(
                 {"text": text, "labels": count, "iterations": ", ".join(map(str, numbers))}
                 for text, count, numbers in loop.warnings()[:MAX_WARNINGS]
             ],
+            damaged=loop.damaged()[:MAX_WARNINGS],
             failures=failures[:MAX_FAILURES],
             n_failures=len(failures),
             reasons=_reasons(loop),
@@ -108,14 +109,21 @@ def _time_tile(seconds: dict[str, float], gpus: dict[str, float]) -> dict[str, s
     return {"name": "core time", "value": value, "unit": unit, "note": note}
 
 
+def _sum_of(steps: dict[str, dict[str, Any]], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: sum(row[key] for row in steps.values()) for key in keys}
+
+
 def _costs(loop: LoopRecord) -> list[dict[str, str]]:
-    """Rows of the table of costs, the sum last; none where there is no ledger."""
+    """Rows of the table of costs, the sum and the studies last; none where there is no ledger."""
     steps = loop.ledger.by_step()
     if not steps:
         return []
     keys = ("core_seconds", "gpu_seconds", "attempts", "failed", "failed_core_seconds")
     rows = [(name.replace("_", " "), row) for name, row in steps.items()]
-    rows.append(("all steps", {key: sum(row[key] for row in steps.values()) for key in keys}))
+    rows.append(("all steps", _sum_of(steps, keys)))
+    rows += [
+        (f"beside the loop: study {name}", _sum_of(loop.ledger.of_study(name), keys)) for name in loop.ledger.studies
+    ]
     return [
         {
             "name": name,

@@ -6,16 +6,17 @@ A report must come out even when a loop ended half-way, so everything beside
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
-from mlip.files import FileContentError, read_json
+from mlip.files import FileContentError, read_json, read_table
 from mlip.ledger import Ledger, read_ledger
 from mlip.steps import STEPS
 from mlip.trajectory import TrajectoryError, read_netcdf
@@ -35,6 +36,8 @@ class IterationRecord:
     decisions: pd.DataFrame | None
     parity: xr.Dataset | None
     eos: xr.Dataset | None
+    damaged: list[str] = field(default_factory=list)
+    """What is wrong with files that are there and were left out."""
 
     @property
     def usable_labels(self) -> int:
@@ -117,6 +120,10 @@ class LoopRecord:
                 numbers.setdefault(text, []).append(record.number)
         return [(text, count, numbers[text]) for text, count in counts.most_common()]
 
+    def damaged(self) -> list[str]:
+        """Faults of the files that are left out."""
+        return [text for record in self.iterations for text in record.damaged]
+
     def labels_by_reason(self) -> list[Counter[str]]:
         """Per iteration, finished labels by the reason they were chosen, and the ``failed`` ones."""
         chosen: dict[str, str] = {}
@@ -149,38 +156,55 @@ def _read_iteration(folder: Path, number: int) -> IterationRecord:
     assessment = _json(folder / "assess_potential" / "assessment.json")
     if not assessment:
         raise ValueError(f"{folder}/assess_potential/assessment.json is missing or damaged; run assess_potential again")
-    shards = [_json(path) for path in sorted((folder / "label_structures").glob("shard_[0-9]*[0-9].json"))]
+    damaged: list[str] = []
+    shards = [_json(path, damaged) for path in sorted((folder / "label_structures").glob("shard_[0-9]*[0-9].json"))]
     return IterationRecord(
         number=number,
         assessment=assessment,
-        dataset=_json(folder / "collect_dataset" / "dataset.json"),
-        training=_json(folder / "train_committee" / "training.json"),
-        provenance=_json(folder / "provenance.json"),
+        dataset=_json(folder / "collect_dataset" / "dataset.json", damaged),
+        training=_json(folder / "train_committee" / "training.json", damaged),
+        provenance=_json(folder / "provenance.json", damaged),
         labels=[record for shard in shards for record in shard.get("records") or []],
-        decisions=_decisions(folder / "select_candidates" / "decisions.csv"),
-        parity=_netcdf(folder / "assess_potential" / "parity.nc"),
-        eos=_netcdf(folder / "assess_potential" / "eos.nc"),
+        decisions=_decisions(folder / "select_candidates" / "decisions.csv", damaged),
+        parity=_netcdf(folder / "assess_potential" / "parity.nc", damaged),
+        eos=_netcdf(folder / "assess_potential" / "eos.nc", damaged),
+        damaged=damaged,
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, damaged: list[str] | None = None) -> dict[str, Any]:
+    """The object in a file, empty where there is none; what is wrong with it is added to ``damaged``."""
     try:
         value = read_json(path)
-    except (OSError, FileContentError):
+    except FileContentError as error:
+        _note(damaged, error)
+        return {}
+    except OSError:
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def _netcdf(path: Path) -> xr.Dataset | None:
+def _note(damaged: list[str] | None, error: Exception) -> None:
+    if damaged is not None:
+        damaged.append(str(error))
+
+
+def _netcdf(path: Path, damaged: list[str]) -> xr.Dataset | None:
+    if not path.exists():
+        return None
     try:
         return read_netcdf(path)
-    except TrajectoryError:
+    except TrajectoryError as error:
+        _note(damaged, error)
         return None
 
 
-def _decisions(path: Path) -> pd.DataFrame | None:
+def _decisions(path: Path, damaged: list[str]) -> pd.DataFrame | None:
     try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError):
+        table = pd.read_csv(io.StringIO(read_table(path)))
+    except OSError:
+        return None
+    except ValueError as error:  # FileContentError among them
+        _note(damaged, error)
         return None
     return table if {"structure_id", "decision"} <= set(table.columns) and len(table) else None

@@ -14,7 +14,7 @@ from ase import Atoms
 from mlip.config import Label
 from mlip.criteria import Criterion
 from mlip.extxyz import read_structures, write_structures
-from mlip.files import read_json, write_atomic
+from mlip.files import read_json, read_table, write_table
 from mlip.studies import load_study
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Progress, Round, Study, Subject, silent
 from mlip.trajectory import read_netcdf, write_netcdf
@@ -116,7 +116,7 @@ def acquire_candidates(
         chosen.info = {"reason": "acquired"} | dict(atoms.info) | origin
         candidates.append(chosen)
     write_structures(out, candidates)
-    write_atomic(decisions, _csv(found))
+    write_table(decisions, _csv(found))
 
 
 def _csv(found: Acquisition) -> str:
@@ -138,8 +138,7 @@ def read_round(study: Study, folder: Path, number: int, reference: xr.Dataset) -
     records, decisions = folder / "dataset" / "dataset.json", folder / "decisions.csv"
     rows: list[dict[str, str]] = []
     if decisions.is_file():
-        with decisions.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        rows = list(csv.DictReader(io.StringIO(read_table(decisions))))
     n_labels = read_json(records)["usable_new"] if number and records.is_file() else 0
     return Round(number, data, study.compare(data, reference), n_labels, rows)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ase import Atoms
 from torch import Tensor
 
 from mlip.config import Train
+from mlip.files import read_json
 from mlip.neighbors import Pairs, find_pairs
 from mlip.potential.ace import Size
 from mlip.potential.edges import compute_density, sum_forces, sum_virials
@@ -97,7 +97,7 @@ def resolve_cutoff(structures: Sequence[Atoms], settings: Train, previous: Path 
         return settings
     if previous is not None and settings.restart == "previous" and (Path(previous) / DESCRIPTION).is_file():
         with contextlib.suppress(ValueError, KeyError):
-            found = json.loads((Path(previous) / DESCRIPTION).read_text())["cutoff"]
+            found = read_json(Path(previous) / DESCRIPTION)["cutoff"]
             return settings.model_copy(update={"cutoff": float(found)})
     return settings.model_copy(update={"cutoff": find_cutoff(structures)})
 

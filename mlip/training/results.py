@@ -56,5 +56,5 @@ def write_training(
         "valid_errors": evaluate_predictions(valid, held.predictions[held.n_train :]) if valid else None,
         "history": trainer.history,
     }
-    write_json(out / "training.json", result)
+    write_json(out / "training.json", result, checked=True)
     return result

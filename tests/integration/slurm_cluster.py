@@ -32,13 +32,11 @@ StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.%n.pid
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+{limits}
 SwitchType=switch/none
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill
 {accounting}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
@@ -64,7 +62,19 @@ GRES_CONF = "Name=gpu File=/dev/null\n"
 ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={port}
-AccountingStoragePass={folder}/munge.socket"""
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageTRES=gres/gpu"""
+# A job's memory is limited by the kernel, which kills the process that takes the last of it, not the job.
+BY_PROCESSES = """ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherParams=OverMemoryKill"""
+BY_CGROUPS = """ProctrackType=proctrack/cgroup
+TaskPlugin=task/cgroup"""
+CGROUP_CONF = """CgroupAutomount=no
+CgroupPlugin=cgroup/v1
+ConstrainRAMSpace=yes
+"""
+MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
 SLURMDBD_CONF = """
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
@@ -110,13 +120,14 @@ class SlurmCluster:
     Args:
         n_nodes: how many, called ``node1``, ``node2``, …
         accounting: with slurmdbd and a MariaDB of its own, for ``sacct``.
+        cgroups: memory is limited by the kernel, as on most clusters; see :func:`no_cgroups`.
     """
 
-    def __init__(self, n_nodes: int = 2, accounting: bool = False) -> None:
+    def __init__(self, n_nodes: int = 2, accounting: bool = False, cgroups: bool = False) -> None:
         # Not pytest's folder: a socket's path has 107 characters at most.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self.nodes = [f"node{number + 1}" for number in range(n_nodes)]
-        self.accounting = accounting
+        self.accounting, self.cgroups = accounting, cgroups
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         ports = free_ports(3 + n_nodes)
         self._ports = dict(zip(("slurmctld", "slurmdbd", "mariadbd", *self.nodes), ports, strict=True))
@@ -221,11 +232,12 @@ class SlurmCluster:
         if self.accounting:
             accounting = ACCOUNTING.format(port=self._ports["slurmdbd"], folder=self.folder)
         content = SLURM_CONF.format(
-            host=host, port=self._ports["slurmctld"], folder=self.folder, accounting=accounting, nodes="\n".join(nodes)
-        )
+            host=host, port=self._ports["slurmctld"], folder=self.folder, accounting=accounting, nodes="\n".join(nodes),
+            limits=BY_CGROUPS if self.cgroups else BY_PROCESSES,
+        )  # fmt: skip
         self.conf.write_text(content)
         (self.folder / "gres.conf").write_text(GRES_CONF)
-        (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        (self.folder / "cgroup.conf").write_text(CGROUP_CONF if self.cgroups else "CgroupAutomount=no\n")
         (self.folder / "state").mkdir()
         # Snakemake's executor takes SLURM_CONF away from the srun inside jobs, which then looks in
         # /etc/slurm; an installed Slurm is found there, this one is not.
@@ -290,6 +302,18 @@ class SlurmCluster:
             time.sleep(0.2)
         logs = [f"{path.name}:\n{path.read_text(errors='replace')[-2000:]}" for path in self.folder.glob("*.log")]
         raise RuntimeError(f"Slurm is not ready after {seconds} s: {last}\n" + "\n".join(logs))
+
+
+def no_cgroups() -> str:
+    """Why Slurm cannot use control groups here; empty where it can."""
+    for kind in ("memory", "freezer"):
+        folder = MEMORY_CGROUP.with_name(kind) / f"test-{os.getpid()}"
+        try:
+            folder.mkdir()
+            folder.rmdir()
+        except OSError as error:
+            return f"no control group (v1) can be made: {error}"
+    return ""
 
 
 def missing_programs(programs: Sequence[str] = PROGRAMS) -> list[str]:

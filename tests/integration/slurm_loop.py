@@ -33,7 +33,7 @@ SLURM_MARKS = [
 
 # These only save time: jobs of seconds on a local disk need no patience. All else is the shipped profile's.
 PROFILE = ["--profile", "slurm", "--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5"]
-PROFILE += ["--max-status-checks-per-second", "1"]
+PROFILE += ["--seconds-between-status-checks", "2", "--max-status-checks-per-second", "1"]
 
 DATASET = "results/tiny/iter_00/collect_dataset/train.extxyz"
 CANDIDATES = "results/tiny/iter_00/select_candidates/candidates.extxyz"
@@ -72,20 +72,13 @@ class HeldEMT(EMT):
         HeldEMT.n_labels += 1
         note("ends", atoms)
 """
-# Read by every Python of the loop. Jobs of seconds are asked after every two seconds; else the
-# executor's intervals grow by ten each. Where a test says so, the clock of node2 is ahead.
+# Read by every Python of the loop. Where a test says so, the clock of node2 is ahead.
 CUSTOMIZATION = """
-import os, sys, time
+import os, time
 from pathlib import Path
 if os.environ.get("SLURMD_NODENAME") == "node2" and (Path(os.environ["STAND_IN_FOLDER"]) / "skewed").exists():
     true_time = time.time
     time.time = lambda: true_time() + 240
-if "--profile" in sys.argv:
-    import asyncio
-    from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
-    async def sleep(self):
-        await asyncio.sleep(2)
-    RemoteExecutor.sleep = sleep
 """
 
 

@@ -1,4 +1,4 @@
-"""The ledger against a real sacct: what a cancelled job took is known though the job itself could not say it."""
+"""The ledger against a real sacct: what a cancelled job took, or a GPU, is known though the job could not say it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlip.ledger import read_ledger, update_accounts
+from mlip.ledger import UNKNOWN, read_ledger, update_accounts
 from mlip.slurm import read_queue
 from tests.integration import slurm_cluster
 from tests.integration.slurm_cluster import SlurmCluster
@@ -39,9 +39,9 @@ with log_step(sys.argv[1], 1):
 """
 
 
-def submit(slurm: SlurmCluster, folder: Path, comment: str, command: str, name: str = RUN) -> str:
+def submit(slurm: SlurmCluster, folder: Path, comment: str, command: str, *options: str, name: str = RUN) -> str:
     """Submit as Snakemake's plugin does: the run as name, the rule as comment."""
-    words = ["--parsable", f"--job-name={name}", f"--comment={comment}", f"--chdir={folder}"]
+    words = ["--parsable", f"--job-name={name}", f"--comment={comment}", f"--chdir={folder}", *options]
     return slurm.command("sbatch", *words, "--cpus-per-task=1", "--output=/dev/null", f"--wrap={command}").strip()
 
 
@@ -73,14 +73,16 @@ def test_cancelled_and_silent_jobs_are_paid_for(tmp_path: Path, monkeypatch: pyt
         slurm.command("scancel", killed)
         # Ends before any Python has started; another user's job of another name is none of ours.
         submit(slurm, tmp_path, comment.format(2), "sleep 3; exit 1")
+        training = "rule_train_committee_wildcards_tiny_00"
+        submit(slurm, tmp_path, training, "sleep 4; exit 1", "--gres=gpu:1")
         submit(slurm, tmp_path, "", "sleep 1", name="something_else")
         wait_until(lambda: not slurm.command("squeue", "-h").strip())
 
         before = read_ledger(root)
         # Slurm's database hears of the end of a job a little later.
-        wait_until(lambda: update_accounts(root) and read_ledger(root).total().core_seconds >= 9)
-        states = dict(line.split("|") for line in _sacct(slurm))
-        assert (states[done], states[killed].split()[0]) == ("COMPLETED", "CANCELLED")
+        wait_until(lambda: update_accounts(root) and _spent(root, core_seconds=13, gpu_seconds=4))
+        said = dict(line.split("|") for line in _sacct(slurm))
+        assert (said[done], said[killed].split()[0]) == ("COMPLETED", "CANCELLED")
         after = read_ledger(root)
         slurm.stop("slurmdbd")
         monkeypatch.setattr("mlip.slurm.TIMEOUT", 5.0)
@@ -89,10 +91,20 @@ def test_cancelled_and_silent_jobs_are_paid_for(tmp_path: Path, monkeypatch: pyt
         next(entry for entry in ledger.entries if entry.part == "001") for ledger in (before, after)
     )
     assert killed_before.cost.core_seconds < 5 <= killed_after.cost.core_seconds < 60
-    (silent,) = (entry for entry in after.entries if entry not in before.entries and entry.part not in ("000", "001"))
-    assert silent.cost.core_seconds >= 3
-    assert len(after.entries) == 3
+    without, training = sorted((e for e in after.entries if e.state == "lost"), key=lambda e: e.cost.gpu_seconds)
+    assert without.cost.core_seconds >= 3
+    assert without.cost.gpu_seconds == 0
+    # The job never said that it had a GPU: the accounts did, where Slurm keeps them (AccountingStorageTRES).
+    assert 4 <= training.cost.gpu_seconds == training.cost.core_seconds
+    assert after.total().gpu_seconds == training.cost.gpu_seconds
+    assert after.of_iteration(None)[UNKNOWN]["failed_gpu_seconds"] == training.cost.gpu_seconds
+    assert len(after.entries) == 4
     assert read_ledger(root) == after  # what Slurm once said is still known
+
+
+def _spent(root: Path, core_seconds: float, gpu_seconds: float) -> bool:
+    total = read_ledger(root).total()
+    return total.core_seconds >= core_seconds and total.gpu_seconds >= gpu_seconds
 
 
 def _sacct(slurm: SlurmCluster) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -12,7 +15,16 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 
 from mlip.extxyz import ExtxyzError, read_structures, write_structures
-from mlip.files import FileContentError, read_json, sha256_file, sha256_of, write_atomic, write_json
+from mlip.files import (
+    FileContentError,
+    read_json,
+    read_table,
+    sha256_file,
+    sha256_of,
+    write_atomic,
+    write_json,
+    write_table,
+)
 
 
 def test_write_atomic_replaces_and_leaves_no_temporary(tmp_path):
@@ -219,3 +231,26 @@ def test_info_that_would_shadow_a_label_is_refused(tmp_path):
         write_structures(tmp_path / "a.extxyz", [Atoms("H", info={"energy": 1.0})])
     with pytest.raises(ValueError, match="cannot be written"):
         write_structures(tmp_path / "a.extxyz", [Atoms("H", info={"a key": 1.0})])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_carry_a_checksum_and_stay_plain_csv(tmp_path, end):
+    path, text = tmp_path / "a.csv", end.join(["name,reason", 'a,"near, too"', "b,far", ""])
+    write_table(path, text)
+    assert read_table(path) == text
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["name"], row["reason"]) for row in rows] == [("a", "near, too"), ("b", "far")]
+    content = path.read_bytes()
+    for damaged in flip_bits(content):
+        path.write_bytes(damaged)
+        with contextlib.suppress(FileContentError):
+            found = read_table(path)  # only the word `checksum` was hit
+            assert found.partition("\n")[2] == text.partition("\n")[2]
+            assert found.startswith("name,reason,")
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(FileContentError, match=r"a\.csv.*delete it and run again"):
+            read_table(path)
+    path.write_text(text, newline="")
+    assert read_table(path) == text  # without a checksum, as after an edit on purpose

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlip import slurm
-from mlip.attempts import Attempt, attempts_path, count_cores, note_attempt, read_attempts
+from mlip.attempts import Attempt, Job, attempts_path, count_cores, note_attempt, read_attempts
 from mlip.ledger import Cost, benchmark_path, forecast_iteration, read_ledger, update_accounts, write_ledger
 
 RUN = "0f3b1c2d-1111-4222-8333-123456789abc"
@@ -46,7 +46,7 @@ def end(seconds: float, ok: bool = True) -> dict:
     return {"event": "end", "seconds": seconds, "ok": ok}
 
 
-def write_benchmark(root: Path, job: tuple, wall: float, cpu: float | str) -> None:
+def write_benchmark(root: Path, job: Job, wall: float, cpu: float | str) -> None:
     path = benchmark_path(root, job)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"s\th:m:s\tcpu_time\n{wall}\t0:00:01\t{cpu}\n")
@@ -68,7 +68,7 @@ def test_attempts_of_a_job_are_noted_one_after_the_other(root: Path) -> None:
         pass
     first, second = read_attempts(root)
     assert (first.state, second.state) == ("failed", "done")
-    assert first.job == second.job == (1, "label_structures", "003")
+    assert first.job == second.job == Job(1, "label_structures", "003")
     assert (first.cores, first.gpus, second.gpus) == (2, 0, 3)
     assert second.began >= first.began > 0
 
@@ -145,7 +145,7 @@ def test_ranks_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_rerun_adds_to_what_was_spent_and_benchmarks_extend_the_last_success(root: Path) -> None:
-    job = (0, "train_committee", "")
+    job = Job(0, "train_committee")
     note(
         root,
         "iter_00/train_committee",
@@ -166,8 +166,8 @@ def test_a_rerun_adds_to_what_was_spent_and_benchmarks_extend_the_last_success(r
 def test_benchmarks_alone_count_where_no_attempt_was_noted(
     root: Path, wall: float, cpu: float, expected: float
 ) -> None:
-    jobs = [(2, "explore_walkers", "01"), (None, "label_references", ""), (None, "label_isolated_atoms", "")]
-    for job in [*jobs, (None, "label_elasticity", "")]:
+    jobs = [Job(2, "explore_walkers", "01"), Job(None, "label_references"), Job(None, "label_isolated_atoms")]
+    for job in [*jobs, Job(None, "label_elasticity")]:
         write_benchmark(root, job, wall, cpu)
     ledger = read_ledger(root)
     assert ledger.iterations == [None, 2]
@@ -177,8 +177,8 @@ def test_benchmarks_alone_count_where_no_attempt_was_noted(
 
 @pytest.mark.parametrize("content", ["", "s\n", "s\tcpu_time\nx\ty\n", "\x00", "s\tcpu_time\n-5\tnan\n"])
 def test_damaged_benchmarks_count_nothing(root: Path, content: str) -> None:
-    write_benchmark(root, (0, "score_frames", ""), 1.0, 1.0)
-    benchmark_path(root, (0, "score_frames", "")).write_text(content)
+    write_benchmark(root, Job(0, "score_frames"), 1.0, 1.0)
+    benchmark_path(root, Job(0, "score_frames")).write_text(content)
     assert read_ledger(root).total() == Cost()
 
 
@@ -316,15 +316,20 @@ def test_slurm_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("comment", "expected"),
     [
-        ("rule_label_structures_wildcards_cu_2_01_003", (1, "label_structures", "003")),
-        ("rule_train_committee_wildcards_cu_2_01", (1, "train_committee", "")),
-        ("rule_label_references_wildcards_cu_2", (None, "label_references", "")),
+        ("rule_label_structures_wildcards_cu_2_01_003", Job(1, "label_structures", "003")),
+        ("rule_train_committee_wildcards_cu_2_01", Job(1, "train_committee")),
+        ("rule_label_references_wildcards_cu_2", Job(None, "label_references")),
+        ("rule_measure_study_in_loop_wildcards_cu_2_01_eos", Job(1, "measure_study", "eos")),
+        ("rule_refer_study_wildcards_cu_2_eos", Job(None, "refer_study", "", "eos")),
+        ("rule_train_study_wildcards_cu_2_eos_01", Job(None, "train_study", "01", "eos")),
+        ("rule_label_candidates_wildcards_cu_2_eos_01_003", Job(None, "label_candidates", "01-003", "eos")),
+        ("rule_label_candidates_wildcards_cu_2_other_01_003", None),
         ("rule_train_committee_wildcards_cu_01", None),
         ("rule_train_committee_wildcards_cu_20_01", None),
         ("(null)", None),
     ],
 )
-def test_comments_name_the_job(comment: str, expected: tuple | None) -> None:
+def test_comments_name_the_job(comment: str, expected: Job | None) -> None:
     assert slurm.job_of(comment, "cu_2") == expected
 
 
@@ -366,3 +371,41 @@ def test_gpu_used_without_being_asked_for_counts(root: Path, monkeypatch: pytest
     (attempt,) = read_attempts(root)
     assert isinstance(attempt, Attempt)
     assert attempt.gpus == 1
+
+
+# Studies -----------------------------------------------------------------------------------------
+
+
+def test_studies_are_paid_for_beside_the_loop(root: Path) -> None:
+    note(root, "iter_00/train_committee", start(cores=2), end(100.0))
+    note(root, "iter_00/measure_study-eos", start(), end(7.0))  # convergence waits for it: the loop's own
+    note(root, "studies/eos/refer_study", start(), end(30.0))
+    note(
+        root,
+        "studies/eos/round_01/label_candidates-003",
+        start(cores=4),
+        end(10.0, ok=False),
+        start(cores=4),
+        end(20.0),
+    )
+    note(root, "studies/elastic/ablate_elastic-present", start(), end(5.0))
+    write_benchmark(root, Job(None, "label_candidates", "01-003", "eos"), 21.0, 50.0)
+    write_benchmark(root, Job(None, "train_study", "01", "eos"), 40.0, 38.0)
+    ledger = read_ledger(root)
+    assert ledger.total() == ledger.total(0) == Cost(207.0)
+    assert ledger.of_iteration(None) == {}
+    assert ledger.studies == {"elastic": Cost(5.0), "eos": Cost(30.0 + 4 * 31.0 + 40.0)}
+    rows = ledger.of_study("eos")
+    assert (rows["label_candidates"]["attempts"], rows["label_candidates"]["failed_core_seconds"]) == (2, 40.0)
+    written = ledger.as_dict()
+    assert written["core_seconds"] == 207.0
+    assert set(written["studies"]["eos"]) == {"refer_study", "label_candidates", "train_study"}
+
+
+def test_the_notes_of_studies_are_where_their_logs_say(root: Path) -> None:
+    """The paths are those of workflow/rules/studies.smk."""
+    with note_attempt(log_of(root, "studies/eos/round_01/label_candidates-003"), 1):
+        pass
+    (attempt,) = read_attempts(root)
+    assert attempt.job == Job(None, "label_candidates", "01-003", "eos")
+    assert benchmark_path(root, attempt.job) == root / "studies/eos/benchmarks/label_candidates-01-003.tsv"

@@ -24,8 +24,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def clear() -> None:
-    provenance.code_digest.cache_clear()
-    provenance._tree.cache_clear()
+    for function in (provenance.code_digest, provenance._tree, provenance._meaning, provenance._imports):
+        function.cache_clear()
 
 
 def digest_after(path: Path, text: str) -> str:

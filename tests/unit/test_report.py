@@ -13,6 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_results import synthetic_config, synthetic_results, write_json
 
+from mlip import files
+from mlip.driver import read_summary
 from mlip.report import report_system, summary_table
 from mlip.report.sources import read_loop
 
@@ -20,6 +22,7 @@ PICTURES = {"learning_curve", "parity", "calibration", "eos", "costs", "explorat
 SUMMARY_KEYS = {
     "system", "iterations", "labels", "failed_labels", "force_rmse", "force_rmse_interval", "converged", "reason",
     "a0", "B0", "a0_reference", "B0_reference", "core_seconds", "gpu_seconds", "ledger", "budget", "history",
+    "checksum",
 }  # fmt: skip
 
 
@@ -237,6 +240,41 @@ def test_damaged_and_sparse_files_are_left_out(tmp_path):
     assert summary["a0"] is None
     assert "The potential of iteration 0 on the structures labelled in iteration 1" in page
     assert "lattice constant" in summary_table(summary)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+@pytest.mark.parametrize(
+    "name",
+    ["train_committee/training.json", "provenance.json", "select_candidates/decisions.csv"],
+)
+def test_damaged_files_are_noticed_left_out_and_named(tmp_path, name, damage):
+    root = tmp_path / "silicon"
+    iterations = synthetic_results(root, 2)
+    path = root / "iter_01" / name
+    if path.suffix == ".json":
+        files.write_json(path, json.loads(path.read_text()), checked=True)
+    elif path.suffix == ".csv":
+        files.write_table(path, path.read_text())
+    page, _ = render(root, iterations)
+    assert "Damaged files" not in page
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"flip": content, "cut": content[: len(content) // 2], "empty": b""}[damage])
+    page, _ = render(root, iterations)
+    assert re.search(rf"Damaged files.*iter_01/{name}: [^<]*delete it and run again", page, re.DOTALL)
+    record = read_loop(root, iterations).iterations[1]
+    read = {"training": record.training, "provenance": record.provenance}
+    assert not read.get(path.stem, getattr(record, path.stem, None))
+
+
+def test_a_damaged_summary_is_refused(tmp_path):
+    root = tmp_path / "silicon"
+    render(root, synthetic_results(root, 1))
+    path = root / "summary.json"
+    assert read_summary(root)["system"] == "silicon"
+    path.write_text(path.read_text().replace("silicon", "silicom"))
+    with pytest.raises(files.FileContentError, match=r"summary\.json.*delete it and run again"):
+        read_summary(root)
 
 
 def test_without_audits_the_error_on_all_new_labels_counts(tmp_path):

@@ -13,7 +13,9 @@ import yaml
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/benchmarks/scale"))
 
+from build_scale import measured_overhead, overhead_without_waiting, seconds_without_waiting  # noqa: E402
 from loop_overhead import measure_overhead  # noqa: E402
+from measure_plan import CASES, measure_plan  # noqa: E402
 
 
 def write_job(results: Path, name: str, start: float, end: float) -> None:
@@ -71,3 +73,30 @@ sys.exit(", ".join(sorted(heavy)) or 0)
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_waiting_for_a_core_is_told_from_other_losses():
+    """Two jobs of one label on two slots; the second waited longest, and ended last."""
+    times = [
+        {"job": "7", "submit": 4.0, "begun": 0.0, "end": 70.0},
+        {"job": "8", "submit": 6.0, "begun": 0.0, "end": 90.0},
+    ]
+    usage = {
+        "none": {"driver": {"waited": 3.0}, "sbatch": {"waited": 1.0}},
+        "7": {"step": {"waited": 1.0}},
+        "8": {"outer snakemake": {"waited": 10.0}, "step": {"waited": 8.0}},
+    }
+    record = {"times": times, "usage": usage, "phases": {"after_last_job": 5.0}, "labels": 2, "slots": 2}
+    record |= {"driver": {"cpu_seconds": 1.0, "command_cpu_seconds": 0.5}}
+    record |= {"wall_seconds": 95.0, "ideal_seconds": 60.0}
+    assert seconds_without_waiting(record) == pytest.approx(90.0 - 18.0 - 4.0 + 5.0)
+    assert measured_overhead(record) == pytest.approx(100 * 35 / 60)
+    assert overhead_without_waiting(record) == pytest.approx(100 * 13 / 60)
+    record["driver"]["command_cpu_seconds"] = 2.5  # a submission takes its CPU time at least
+    assert seconds_without_waiting(record) == pytest.approx(3.5 + 84.0 - 18.0 + 5.0)
+
+
+@pytest.mark.slow
+def test_a_fresh_loop_is_planned_within_its_limit():
+    """CPU time, which does not depend on what else runs; `make benchmark-scale` measures 1000 label jobs as well."""
+    assert measure_plan(100)["cpu_seconds"] < CASES[100]

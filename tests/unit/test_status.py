@@ -209,6 +209,37 @@ def test_what_may_come_is_forecast_and_bounded_by_the_budget(loop):
     assert "cost: 4.5 of 5 core-hours, ≤ 0.5 to come" in render_status(status)
 
 
+def test_studies_are_told_beside_the_loop(loop):
+    def line():
+        text = render_status(read_status(config, loop))
+        return next((row for row in text.splitlines() if row.startswith("study eos")), "")
+
+    config = synthetic_config(studies={"eos": {"rounds": 1}}, label={"n_shards": 2})
+    spent = read_status(config, loop).spending.total
+    assert line() == ""
+    study = loop / "studies" / "eos"
+    study.mkdir(parents=True)
+    assert line() == "study eos: round 0 of 1 · next: refer_study"
+    for name in ("reference.nc", "round_00/property.nc"):
+        (study / name).parent.mkdir(exist_ok=True)
+        (study / name).touch()
+    write_candidates(study / "round_00" / "candidates.extxyz", ["a", "b", "c"])
+    labels = study / "round_01" / "labels"
+    write_json(labels / "shard_000.json", {"planned": 2, "records": [{"structure_id": "a", "status": "ok"}] * 2})
+    note_attempt(loop, "studies/eos/round_01/label_candidates-000", seconds=1800.0, cores=1)
+    assert line() == "study eos: round 1 of 1 · labels 2/3 · 0.5 core-hours · next: label_candidates"
+    log = loop / "logs" / "studies" / "eos" / "round_01" / "label_candidates-001.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("Traceback (most recent call last):\nLabelError: no space left\n")
+    assert line().endswith("· ✗ label_candidates: LabelError: no space left")
+    write_json(labels / "shard_001.json", {"planned": 1, "records": [{"structure_id": "b", "status": "ok"}]})
+    for name in ("dataset/dataset.json", "potential/potential.json", "property.nc", "../report.html"):
+        (study / "round_01" / name).parent.mkdir(exist_ok=True)
+        (study / "round_01" / name).touch()
+    assert line() == "study eos: round 1 of 1 · labels 3/3 · 0.5 core-hours · done"
+    assert read_status(config, loop).spending.total == spent
+
+
 def test_watching_ends_with_the_loop(tmp_path, capsys):
     root = tmp_path / "silicon"
     synthetic_results(root, 3)

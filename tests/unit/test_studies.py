@@ -15,11 +15,12 @@ from ase.build import bulk
 from mlip.config import ConfigError, parse_config
 from mlip.criteria import Criterion
 from mlip.extxyz import read_structures
+from mlip.files import FileContentError, read_table
 from mlip.studies import load_study, study_names
 from mlip.studies.interface import Acquisition, Measurement, Quantity, Study, Subject
 from mlip.studies.report import report_study
 from mlip.studies.sections import StudySettings
-from mlip.studies.steps import acquire_candidates, gate_criteria, write_measurement
+from mlip.studies.steps import acquire_candidates, gate_criteria, read_round, write_measurement
 from mlip.trajectory import write_netcdf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +125,10 @@ def test_candidates_carry_who_asked_for_them_and_why(tmp_path: Path, monkeypatch
     assert [info["structure_id"] for info in infos] == ["counting-round_03-000", "counting-round_03-001"]
     assert {info["origin"] for info in infos} == {"counting"}
     assert [info["reason"] for info in infos] == ["far off", "acquired"]
-    assert decisions.read_text().split() == ["frame,score,decision", "0,0.333333,taken"]
+    assert read_table(decisions).split() == ["frame,score,decision", "0,0.333333,taken"]
+    decisions.write_text(decisions.read_text().replace("0.333333", "0.333334"))
+    with pytest.raises(FileContentError, match=r"decisions\.csv.*delete it and run again"):
+        read_round(study, tmp_path, 0, xr.Dataset())
 
 
 def test_report_shows_both_errors_rounds_and_remarks(tmp_path: Path) -> None:

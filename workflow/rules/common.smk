@@ -1,5 +1,4 @@
 # Validation and helper functions; no rule is defined here.
-import gc
 import os
 import re
 import sys
@@ -14,13 +13,16 @@ ROOT = str(Path(workflow.basedir).resolve())
 sys.path.insert(0, ROOT)
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")])))
 
-# A plan of 20 000 jobs is millions of objects that all stay: looking through them for garbage again and
-# again takes an eighth of the time of planning.
-gc.set_threshold(200_000, 50, 1000)
-
 from mlip.config import ConfigError, parse_config
 from mlip.files import read_json
-from mlip.provenance import code_digest
+from mlip.planning import lighten_planning, resume_collection, shared_digest
+
+lighten_planning()
+
+
+onstart:
+    resume_collection()
+
 
 try:
     CONFIG = parse_config(config, ", ".join(map(str, workflow.configfiles)))
@@ -52,6 +54,11 @@ wildcard_constraints:
     iteration=r"\d{2,3}",
     shard=r"\d{3}",
     walker=r"\d{2,3}",
+
+
+def code_digest(*modules):
+    """What code a step depends on, as a parameter: see mlip.provenance.code_digest."""
+    return shared_digest(*modules, is_driver=workflow.is_main_process)
 
 
 def settings_at(wildcards):

@@ -62,7 +62,7 @@ def ablate_variant(
         }
     except PropertyError as error:
         result |= {"error": None, "place": None, "constants": {}, "failure": str(error)}
-    write_json(out, result)
+    write_json(out, result, checked=True)
 
 
 def write_ablation(results: Sequence[Path], reference: xr.Dataset, out: Path) -> None:

@@ -41,16 +41,31 @@ def measured_overhead(record: Record) -> float:
     return 100 * lost_seconds(record) / (MINUTE * rounds(record))
 
 
-def polling_seconds(wave: float) -> float:
-    """Longest wait until the executor notices a job that ends after ``wave`` seconds in which none did.
+POLLING = 20.0
+"""Seconds between two looks at the queue in the shipped profile: the longest that a job's end goes unnoticed."""
 
-    It looks after 20 s (the shipped profile), then every time 10 s later than before, every 180 s at last.
+
+def seconds_without_waiting(record: Record) -> float:
+    """Wall time that a run would have taken had every process got a core whenever it wanted one, s.
+
+    The kernel says how long each process was ready and had none. Jobs are submitted one after the other,
+    so what the driver and its commands waited is shared out among the submissions, of which none
+    becomes shorter than their CPU time. What Slurm's own daemons and srun waited is not known, and stays in.
     """
-    interval, at = 20.0, 20.0
-    while at < wave:
-        interval = min(interval + 10.0, 180.0)
-        at += interval
-    return interval
+    driver = sum(role["waited"] for role in record["usage"].get("none", {}).values())
+    busy = record["driver"]["cpu_seconds"] + record["driver"]["command_cpu_seconds"]
+    ends = []
+    for place, job in enumerate(sorted(record["times"], key=lambda job: job["submit"]), start=1):
+        share = place / len(record["times"])
+        own = sum(role["waited"] for role in record["usage"].get(job.get("job"), {}).values())
+        submitted = max(job["submit"] - job["begun"] - driver * share, busy * share)
+        ends.append(submitted + job["end"] - job["submit"] - own)
+    return max(ends) + record["phases"]["after_last_job"]
+
+
+def overhead_without_waiting(record: Record) -> float:
+    """Per cent that the loss of such a run would add to labels of a minute."""
+    return 100 * (seconds_without_waiting(record) - record["ideal_seconds"]) / (MINUTE * rounds(record))
 
 
 def cluster_overhead(slots: int, labels: int, costs: dict[str, float]) -> tuple[float, float]:
@@ -62,7 +77,7 @@ def cluster_overhead(slots: int, labels: int, costs: dict[str, float]) -> tuple[
     lost = costs["driver"] + slots * costs["driver_job"] + costs["slurm_job"] + costs["job_cpu_seconds"]
     lost += in_a_row * costs["label_cpu_seconds"]
     wave = MINUTE * in_a_row
-    return 100 * lost / wave, 100 * (lost + polling_seconds(wave)) / wave
+    return 100 * lost / wave, 100 * (lost + POLLING) / wave
 
 
 def cluster_table(costs: dict[str, float]) -> str:
@@ -93,14 +108,21 @@ def fit_costs(records: list[Record]) -> dict[str, float]:
     return {"job_cpu_seconds": fit.intercept, "label_cpu_seconds": fit.slope}
 
 
+def snakemakes_seconds(records: list[Record]) -> float:
+    """CPU seconds of the two Snakemakes in which a Slurm job runs: the mean of all jobs."""
+    jobs = [roles for r in records for job, roles in r["usage"].items() if job != "none" and r["executor"] == "slurm"]
+    roles = ("outer snakemake", "inner snakemake")
+    return statistics.fmean(sum(job[role]["cpu"] for role in roles if role in job) for job in jobs)
+
+
 def scale_table(records: list[Record]) -> str:
     """One row a run."""
     rows = [
         (
             "| executor | slots | labels | jobs | a label, s | ideal, s | wall, s | labels/s | driver MB | driver CPU s"
-            " | core share | overhead at 60 s |"
+            " | core share | overhead at 60 s | of that not the wait for a core |"
         ),
-        "|---" * 12 + "|",
+        "|---" * 13 + "|",
     ]
     for r in records:
         driver = r["driver"]
@@ -108,6 +130,7 @@ def scale_table(records: list[Record]) -> str:
         cells += [f"{r['ideal_seconds']:.0f}", f"{r['wall_seconds']:.0f}", f"{r['labels'] / r['wall_seconds']:.1f}"]
         cells += [f"{driver['peak_mb']:.0f}", f"{driver['cpu_seconds']:.1f}", f"{driver['core_share']:.2f}"]
         cells += [f"{measured_overhead(r):.2f} %"]
+        cells += [f"{overhead_without_waiting(r):.2f} %" if r["executor"] == "slurm" else "–"]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)
 
@@ -129,6 +152,38 @@ def phase_table(records: list[Record]) -> str:
         cells += [f"{statistics.fmean(r['job_end_seconds']):.1f} s", f"{r['phases']['after_last_job']:.1f} s"]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows)
+
+
+def usage_table(records: list[Record]) -> str:
+    """What the processes of a Slurm job took, and how long they waited for a core."""
+    rows = ["| slots | labels | a label, s | process | CPU, s | waited for a core, s |", "|---" * 6 + "|"]
+    for r in (r for r in records if r["executor"] == "slurm"):
+        jobs = [roles for job, roles in r["usage"].items() if job != "none"]
+        for role in ("outer snakemake", "inner snakemake", "step", "calculator"):
+            found = [roles[role] for roles in jobs if role in roles]
+            cells = [r["slots"], r["labels"], f"{r['label_seconds']:.3g}", role]
+            cells += [f"{statistics.fmean(entry[what] for entry in found):.1f}" for what in ("cpu", "waited")]
+            rows.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(rows)
+
+
+def minute_sentence(records: list[Record]) -> str:
+    """The run whose labels really take a minute, in words."""
+    r = next((r for r in records if r["label_seconds"] == MINUTE), None)
+    if r is None:
+        return "No run with labels that really take a minute has been measured."
+    looks = r["requests"].get("REQUEST_JOB_INFO", {"count": 0, "seconds": 0.0})
+    start, end = statistics.fmean(r["job_start_seconds"]), r["phases"]["after_last_job"]
+    return (
+        f"Measured on a real Slurm: {r['labels']} labels that really sleep for a minute, {r['jobs']} jobs on"
+        f" {r['slots']} slots, took {r['wall_seconds']:.0f} s where the labels alone take {r['ideal_seconds']:.0f} s,"
+        f"\n  an overhead of {measured_overhead(r):.1f} %. All jobs start together on {r['cores']} cores, which others"
+        f" used too: from a job's start to its first label it took {start:.0f} s.\n  Without the time in which its"
+        " processes were ready and had no core, which the kernel counts, the run takes"
+        f" {seconds_without_waiting(r):.0f} s, an overhead of {overhead_without_waiting(r):.1f} %;\n  {end:.0f} s of"
+        f" it passed after the last job's end. slurmctld answered {looks['count']:.0f} questions after jobs, in"
+        f" {1e3 * looks['seconds']:.1f} ms each."
+    )
 
 
 def plan_table(plans: list[Record]) -> str:
@@ -159,6 +214,7 @@ def draw_overhead(axes: Axes, records: list[Record], costs: dict[str, float]) ->
         own = [r for r in records if r["labels"] == labels and r["jobs"] == r["slots"]]
         for executor, marker in (("local", "o"), ("slurm", "s")):
             chosen = sorted((r for r in own if r["executor"] == executor), key=lambda r: r["slots"])
+            chosen = [r for r in chosen if not r["minute"]]
             if not chosen:
                 continue
             slots = [r["slots"] for r in chosen]
@@ -178,6 +234,7 @@ def draw_throughput(axes: Axes, records: list[Record]) -> None:
     """Labels a second against slots, beside what labels without any overhead would give."""
     for executor, colour in (("local", BLUE), ("slurm", GREEN)):
         chosen = [r for r in records if r["executor"] == executor and r["labels"] == 1000 and r["jobs"] == r["slots"]]
+        chosen = [r for r in chosen if not r["minute"]]
         chosen.sort(key=lambda r: r["slots"])
         if chosen:
             axes.plot([r["slots"] for r in chosen], [60 * r["slots"] / (MINUTE * (1 + measured_overhead(r) / 100))
@@ -193,12 +250,11 @@ def draw_throughput(axes: Axes, records: list[Record]) -> None:
 def build(results: Path, report: Path) -> str:
     """The page; the picture goes into ``report``."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (results / "runs").glob("*.json")]
-    records.sort(key=lambda r: (r["executor"], r["labels"], r["slots"], r["jobs"]))
-    costs = fit_costs([r for r in records if r["executor"] == "local"] or records)
+    records.sort(key=lambda r: (r["executor"], r["labels"], r["slots"], r["jobs"], r["label_seconds"]))
+    costs = fit_costs([r for r in records if not r["minute"]])
     costs |= fit_driver(records)
     plan = json.loads((results / "plan.json").read_text(encoding="utf-8"))
-    # A job on Slurm is two more Snakemakes, each of which plans one job.
-    costs["slurm_job"] = 2 * plan["plans"][0]["cpu_seconds"]
+    costs["slurm_job"] = snakemakes_seconds(records)
     loops = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((results / "loops").glob("*.json"))}
     panels = [
         Panel("Overhead", "", partial(draw_overhead, records=records, costs=costs)),
@@ -209,6 +265,8 @@ def build(results: Path, report: Path) -> str:
     values = {
         "scale_table": scale_table(records),
         "phase_table": phase_table(records),
+        "usage_table": usage_table(records),
+        "minute": minute_sentence(records),
         "plan_table": plan_table(plan["plans"]),
         "loop_table": loop_table(loops) if loops else "No loop was measured.",
         "job_cpu": f"{costs['job_cpu_seconds']:.1f}",

@@ -48,27 +48,55 @@ class Case:
     slots: int
     labels: int
     jobs: int
+    minute: bool = False
+    """Whether labels really take a minute; else all of them together take :data:`IDEAL_SECONDS`."""
 
     @property
     def seconds(self) -> float:
         """Length of a label."""
-        return max(SHORTEST_LABEL, IDEAL_SECONDS * self.slots / self.labels)
+        return 60.0 if self.minute else max(SHORTEST_LABEL, IDEAL_SECONDS * self.slots / self.labels)
 
 
 # The last two: the same labels in four times as many jobs, to tell what a job costs from what a label does.
 CASES = [Case(slots, labels, slots) for labels in (1000, 10_000) for slots in (1, 4, 16, 64)]
 CASES += [Case(4, 1000, 16), Case(4, 1000, 64)]
-MB_PER_SLURM_JOB = 350
+REAL = Case(64, 1000, 64, minute=True)
+MB_PER_SLURM_JOB = 310
 """Two Snakemakes, the step and the calculator's process: cases for which a machine has too little are left out."""
+
+# Read by every Python of a run: what it used when it ends. The kernel counts how long each thread was
+# ready to run and had no core (/proc/PID/schedstat, the second number, ns); threads that ended are left out.
+NOTE_USAGE = """
+import atexit, json, os, resource, sys, time
+from pathlib import Path
+
+def note():
+    words = " ".join(sys.argv)
+    roles = {"--parsable": "sbatch", "slurm-jobstep": "outer snakemake", "--mode": "inner snakemake",
+             "label_structures.py": "step", "--profile": "driver", "--cores": "driver"}
+    role = next((role for word, role in roles.items() if word in words), "calculator")
+    waited = sum(int(path.read_text().split()[1]) for path in Path("/proc/self/task").glob("*/schedstat"))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    entry = {"job": os.environ.get("SLURM_JOB_ID", "none"), "role": role, "cpu": usage.ru_utime + usage.ru_stime,
+             "waited": waited / 1e9, "end": time.time()}
+    with open(os.environ["SCALE_USAGE"], "a") as stream:
+        stream.write(json.dumps(entry) + "\\n")
+
+atexit.register(note)
+"""
 
 
 class VirtualNodes(SlurmCluster):
-    """A Slurm whose nodes claim more cores than the machine has: jobs that sleep need none."""
+    """A Slurm whose nodes claim more cores than the machine has: jobs that sleep need none.
+
+    Memory is looked at as often as Slurm does by default. Each of the tests' jobs has two daemons that
+    search all processes for it every second, which for 64 jobs takes more than two cores.
+    """
 
     def _configure(self) -> None:
         super()._configure()
-        text = self._conf.read_text()
-        self._conf.write_text(re.sub(r"\b(CPUs|CoresPerSocket)=\d+", r"\1=32", text))
+        text = self.conf.read_text().replace("JobAcctGatherFrequency=task=1\n", "JobAcctGatherFrequency=task=30\n")
+        self.conf.write_text(re.sub(r"\b(CPUs|CoresPerSocket)=\d+", r"\1=32", text))
 
 
 def main() -> None:
@@ -76,6 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--executor", choices=["slurm", "local"], required=True)
+    parser.add_argument("--minute", action="store_true", help="only 1000 labels of a minute on 64 slots (half an hour)")
     parser.add_argument("--slots", type=int, nargs="*", help="only cases with so many slots")
     parser.add_argument("--labels", type=int, nargs="*", help="only cases with so many labels")
     parser.add_argument("--jobs", type=int, nargs="*", help="only cases with so many jobs")
@@ -85,7 +114,8 @@ def main() -> None:
         sys.stdout.write("skipped: a real Slurm needs its programs (Debian: slurm-wlm, munge) and root\n")
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    waiting = [case for case in CASES if not path_of(options.out, executor, case).exists()]
+    cases = [REAL] if options.minute else CASES
+    waiting = [case for case in cases if not path_of(options.out, executor, case).exists()]
     waiting = [case for case in waiting if case.slots in (options.slots or [case.slots])]
     waiting = [case for case in waiting if case.labels in (options.labels or [case.labels])]
     waiting = [case for case in waiting if case.jobs in (options.jobs or [case.jobs])]
@@ -103,7 +133,8 @@ def main() -> None:
 
 def path_of(out: Path, executor: str, case: Case) -> Path:
     """The record of a case."""
-    return out / f"{executor}-{case.slots}-slots-{case.labels}-labels-{case.jobs}-jobs.json"
+    length = "-minute" if case.minute else ""
+    return out / f"{executor}-{case.slots}-slots-{case.labels}-labels-{case.jobs}-jobs{length}.json"
 
 
 def measure(case: Case, cluster: SlurmCluster | None) -> dict[str, Any]:
@@ -115,11 +146,15 @@ def measure(case: Case, cluster: SlurmCluster | None) -> dict[str, Any]:
         command += ["--configfile", str(folder / "config.yaml")]
         command += slurm_options(case) if cluster else ["--cores", str(case.slots)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | (cluster.environment if cluster else {})
-        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+        (folder / "sitecustomize.py").write_text(NOTE_USAGE)
+        environment |= {"SCALE_USAGE": str(folder / "usage.jsonl")}
+        environment["PYTHONPATH"] = os.pathsep.join([name, str(ROOT), str(Path(__file__).parent)])
         begin, load = time.time(), os.getloadavg()[0]
         driver = run_driver([*command, "--", *targets], environment, folder / "driver.log")
         end = time.time()
         jobs = slurm_times(cluster) if cluster else local_times(folder)
+        usage = read_usage(folder / "usage.jsonl")
+        requests = read_requests(cluster) if cluster else {}
         cpu_seconds = [float(row["cpu_time"]) for row in benchmark_rows(folder)]
         shards = [shard_times(folder, path, case.seconds) for path in sorted(folder.rglob("shard_*[0-9].json"))]
     return {
@@ -134,6 +169,9 @@ def measure(case: Case, cluster: SlurmCluster | None) -> dict[str, Any]:
         "job_end_seconds": [j["end"] - s["end"] for s, j in matched(shards, jobs)],
         "label_overhead_seconds": [shard["overhead"] for shard in shards],
         "job_cpu_seconds": cpu_seconds,
+        "times": [job | shard | {"begun": begin, "finished": end} for shard, job in matched(shards, jobs)],
+        "usage": usage,
+        "requests": requests,
         "files": {"label_store": case.labels, "results": 2 * case.jobs},
         "load_before": load,
         "cores": len(os.sched_getaffinity(0)),
@@ -202,10 +240,32 @@ def core_share(seconds: float = 0.02) -> float:
 def slurm_times(cluster: SlurmCluster) -> list[dict[str, Any]]:
     """When each job was submitted, started and ended, to a second."""
     found = []
-    for line in cluster.command("squeue", "-h", "--states=all", "-o", "%k|%V|%S|%e").splitlines():
-        name, *stamps = line.split("|")
+    for line in cluster.command("squeue", "-h", "--states=all", "-o", "%i|%k|%V|%S|%e").splitlines():
+        identity, name, *stamps = line.split("|")
         submit, start, end = (datetime.fromisoformat(stamp).timestamp() for stamp in stamps)
-        found.append({"shard": int(name.rsplit("_", 1)[1]), "submit": submit, "start": start, "end": end})
+        times = {"job": identity, "submit": submit, "start": start, "end": end}
+        found.append({"shard": int(name.rsplit("_", 1)[1])} | times)
+    return found
+
+
+def read_requests(cluster: SlurmCluster) -> dict[str, dict[str, float]]:
+    """What slurmctld was asked: how often, and for how long each kept it busy on average, s."""
+    found = {}
+    for name, count, mean in re.findall(
+        r"(REQUEST_\w+)\s*\(\s*\d+\)\s*count:(\d+)\s*ave_time:(\d+)", cluster.command("sdiag")
+    ):
+        found[name] = {"count": int(count), "seconds": int(mean) / 1e6}
+    return found
+
+
+def read_usage(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """CPU time of the Python processes of each job, and how long they waited for a core, s; by job and role."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for line in path.read_text().splitlines():
+        note = json.loads(line)
+        total = found.setdefault(note["job"], {}).setdefault(note["role"], {"cpu": 0.0, "waited": 0.0, "processes": 0})
+        for name, value in (("cpu", note["cpu"]), ("waited", note["waited"]), ("processes", 1)):
+            total[name] += value
     return found
 
 
