@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -11,6 +12,9 @@ from matplotlib.axes import Axes
 
 from mlip.report.drawing import BLUE, MUTED, ORANGE, PALE, Panel, Picture
 from mlip.studies.interface import Round
+
+if TYPE_CHECKING:
+    from mlip.studies.elastic.omission import Omission
 
 COLOURS = {"clamped": BLUE, "relaxed": ORANGE}
 MAX_BARS = 20
@@ -86,3 +90,35 @@ def _influence(axes: Axes, data: xr.Dataset, name: str) -> None:
     axes.bar(range(len(order)), values.values[order], color=colours)
     axes.axhline(0, color=PALE, linewidth=1)
     axes.set(xlabel="training structure, by size (orange: suspect label)", ylabel="change if left out (GPa)")
+
+
+def draw_omission(omission: Omission) -> Picture:
+    """Predicted against found changes, a panel for each kind of omission."""
+    return Picture(
+        "influence",
+        f"Influence on {omission.influenced}",
+        "Each point is a structure left out: means of the seeds, bars are their standard deviations.",
+        [
+            Panel(truth, f"Change found by {truth}", partial(_omitted, omission=omission, truth=truth))
+            for truth in omission.found
+        ],
+    )
+
+
+def _omitted(axes: Axes, omission: Omission, truth: str) -> None:
+    found = omission.found[truth]
+    for (name, values), colour in zip(omission.predicted.items(), (BLUE, ORANGE), strict=True):
+        axes.errorbar(
+            values.mean(0),
+            found.mean(0),
+            found.std(0),
+            values.std(0),
+            "o",
+            color=colour,
+            label=name,
+            markersize=4,
+            linewidth=0.8,
+        )
+    axes.axline((0, 0), slope=1, color=MUTED, linewidth=0.8)
+    axes.set(xlabel="predicted change (GPa)", ylabel="change found (GPa)")
+    axes.legend()
