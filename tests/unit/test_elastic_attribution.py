@@ -234,7 +234,7 @@ def test_linearised_network_is_its_derivative_and_omits_like_a_refit(potential, 
     assert tangent.residuals[0] == pytest.approx(found / (ENERGY_UNIT * len(part[0])), rel=1e-6)
     ridge = 1e-3 * np.eye(len(tangent.gram))
     inverse = np.linalg.inv(tangent.gram + ridge)
-    own, error = tangent._omit(inverse)[2]
+    own, error = tangent._omit(inverse, slice(None))[2]
     rest = np.setdiff1d(np.arange(len(ridge)), own)
     refitted = np.linalg.solve((tangent.gram + ridge)[np.ix_(rest, rest)], tangent.residuals[rest])
     expected = tangent.projected[:, rest] @ refitted - tangent.projected @ inverse @ tangent.residuals

@@ -43,27 +43,35 @@ class Tangent:
         residuals: weighted labels less predictions, [n_rows].
         owner: structure of each row, [n_rows].
         projected: J g of each quantity, [n_quantities, n_rows].
+        n_members: of the committee.
     """
 
     gram: np.ndarray
     residuals: np.ndarray
     owner: np.ndarray
     projected: np.ndarray
+    n_members: int
 
     def influence(self) -> np.ndarray:
         """Change of each quantity when each structure is left out, [n_quantities, n_structures]."""
-        scale = float(np.trace(self.gram)) / len(self.gram)
-        inverses = [np.linalg.inv(self.gram + r * scale * np.eye(len(self.gram))) for r in RIDGES]
-        inverse = min(inverses, key=self._misfit)
-        return np.stack([-self.projected @ inverse[:, own] @ error for own, error in self._omit(inverse)], 1)
+        first = slice(len(self.gram) // self.n_members)
+        ridge = min(RIDGES, key=lambda candidate: self._misfit(candidate, first))
+        inverse = self._inverse(ridge, slice(None))
+        omitted = self._omit(inverse, slice(None))
+        return np.stack([-self.projected @ inverse[:, own] @ error for own, error in omitted], 1)
 
-    def _misfit(self, inverse: np.ndarray) -> float:
-        return float(sum((error**2).sum() for _, error in self._omit(inverse)))
+    def _inverse(self, ridge: float, rows: slice) -> np.ndarray:
+        gram = self.gram[rows, rows]
+        return np.linalg.inv(gram + ridge * float(np.trace(gram)) / len(gram) * np.eye(len(gram)))
 
-    def _omit(self, inverse: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _misfit(self, ridge: float, rows: slice) -> float:
+        """Squared errors of left-out structures in a fit of ``rows`` alone: one member tells as much as all."""
+        return float(sum((error**2).sum() for _, error in self._omit(self._inverse(ridge, rows), rows)))
+
+    def _omit(self, inverse: np.ndarray, rows: slice) -> list[tuple[np.ndarray, np.ndarray]]:
         """Rows of each structure and their residuals in the fit without it, B_ss^-1 a_s."""
-        dual = inverse @ self.residuals
-        blocks = [np.flatnonzero(self.owner == k) for k in range(int(self.owner.max()) + 1)]
+        dual = inverse @ self.residuals[rows]
+        blocks = [np.flatnonzero(self.owner[rows] == k) for k in range(int(self.owner.max()) + 1)]
         return [(own, np.linalg.solve(inverse[np.ix_(own, own)], dual[own])) for own in blocks]
 
 
@@ -104,7 +112,7 @@ def linearise(
         owner.append(np.repeat(np.arange(len(parts)), [len(part) for part in parts]))
     together = np.concatenate(rows)
     gram = together @ together.T + block_diag(*blocks)
-    return Tangent(gram, np.concatenate(residuals), np.concatenate(owner), np.concatenate(projected, 1))
+    return Tangent(gram, np.concatenate(residuals), np.concatenate(owner), np.concatenate(projected, 1), count)
 
 
 @contextmanager
