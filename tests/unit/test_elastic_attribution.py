@@ -13,6 +13,7 @@ from mlip.elastic.strains import sample_path
 from mlip.potential.committee import ACEPotential
 from mlip.seeds import derive_rng
 from mlip.studies import load_study
+from mlip.studies.elastic import causes
 from mlip.studies.elastic.ablation import verdict
 from mlip.studies.elastic.attribution import suspected_causes
 from mlip.studies.elastic.causes import fit_readout, measure_potential, measure_reference, relative_error
@@ -21,7 +22,7 @@ from mlip.studies.elastic.diagnosis import diagnose
 from mlip.studies.elastic.influence import attribute, constant_functional, screen_labels
 from mlip.studies.elastic.linearised import linearise
 from mlip.studies.elastic.measurement import fit_energies
-from mlip.studies.elastic.mending import label_with, plant_fault, training_structures
+from mlip.studies.elastic.mending import label_with, mend, plant_fault, training_structures
 from mlip.studies.elastic.omission import Repeated, omit_structures, write_omission
 from mlip.studies.elastic.readout import build_readout, evaluate_columns, last_weights, with_last_weights
 from mlip.studies.elastic.sensitivity import parameter_sensitivity
@@ -284,6 +285,14 @@ def test_planted_faults_are_found_named_and_mended(fault, tmp_path) -> None:
         assert found.settings.radius > 3
     if fault == "missing_shear":
         assert "monoclinic" in found.cause.paths
+
+
+@pytest.mark.parametrize(("gain", "name"), [(3.2, "descriptor"), (9.0, "missing strains")])
+def test_open_constants_are_the_descriptor_s_fault_where_another_one_helps(gain, name, reference, monkeypatch) -> None:
+    training, settings, _ = plant_fault("short_cutoff", CUBE, 24, SETTINGS, LABEL, MISLABEL, 1)
+    monkeypatch.setattr(causes, "expected_gains", lambda *_: {"monoclinic": np.full(6, gain)})
+    found = mend(training, settings, CRYSTAL, reference, LABEL, lambda data, own: fit_readout(data, own, 1), seed=1)
+    assert found.cause.name == name
 
 
 def test_ablation_names_a_descriptor_only_when_it_helps() -> None:
