@@ -42,7 +42,7 @@ class Settings(StudySettings):
         description="Variants of `train` that the ablation trains and measures, by name.",
     )
     n_omitted: int = Field(
-        16, ge=3, description="Structures left out by retraining, to check influences (target `influence`)."
+        12, ge=3, description="Structures left out by retraining, to check influences (target `influence`)."
     )
     omission_seeds: int = Field(3, ge=1, description="Seeds of these trainings.")
     wrong_parameters: dict[str, Any] = Field(
