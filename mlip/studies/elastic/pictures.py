@@ -62,6 +62,7 @@ def _energies(axes: Axes, data: xr.Dataset, reference: xr.Dataset, path: str) ->
             true = reference.energy_density.sel(state=state, path=path)
             fit = np.polynomial.Polynomial.fit(reference.amplitude, true * 1e3, min(4, len(true) - 1))
             axes.plot(*fit.linspace(80), color=COLOURS[str(state)], linewidth=1)
+    axes.locator_params(axis="x", nbins=5)
     axes.set(xlabel="strain", ylabel="energy (meV/Å³)")
     axes.legend()
 
