@@ -15,6 +15,7 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 
 from mlip.config import Explore
+from mlip.explosion import NEAREST, is_too_hot
 from mlip.seeds import derive_rng
 from mlip.structures import load_starting_structure, min_distance_ratio, scale_volume
 from mlip.trajectory import Frame, write_trajectory
@@ -23,14 +24,8 @@ from mlip.walkers import WalkerPlan
 RING_SIZE = 4
 """Recent frames remembered between samples, so that the last sane ones before a stop are kept."""
 
-EXPLODED_RATIO = 0.45
-"""Distance over summed covalent radii below which a walker has exploded."""
-
-EXPLODED_TEMPERATURE = 5.0
-"""Kinetic temperature over target (plus 1000 K of leeway for few atoms) at which it has, too."""
-
 EXPLODED_VOLUME = 2.0
-"""Volume over its start, or the inverse, at which it has, too."""
+"""Volume over its start, or the inverse, at which a walker has exploded."""
 
 EXPLODED_POSITION = 1e6
 """Coordinate, Å, at which it has, too: no neighbour list is asked to span it."""
@@ -209,5 +204,4 @@ def _observe(atoms: Atoms, time: float, regular: bool) -> Frame | None:
 
 
 def _has_exploded(frame: Frame, plan: WalkerPlan) -> bool:
-    limit = EXPLODED_TEMPERATURE * plan.temperature + 1000.0
-    return frame.min_distance_ratio < EXPLODED_RATIO or frame.temperature > limit
+    return frame.min_distance_ratio < NEAREST or is_too_hot(frame.temperature, plan.temperature)

@@ -11,10 +11,8 @@ from ase import Atoms, units
 from ase.calculators.calculator import all_changes
 from ase.md.velocitydistribution import thermalize_momenta
 
+from mlip.explosion import is_too_hot
 from mlip.potential import Potential
-
-HOTTEST = 10.0
-"""Kinetic temperature over target, plus 1000 K for few atoms, at which a replica has exploded."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ def _half_step(
 def _is_sane(atoms: Atoms, temperature: float, trace: Trace) -> bool:
     """Whether the structure may be evaluated; a neighbour list of NaN fails, hangs or fills the memory."""
     finite = np.isfinite(atoms.positions).all() and np.isfinite(atoms.get_momenta()).all()
-    trace.stable = bool(finite and atoms.get_temperature() < HOTTEST * temperature + 1000)
+    trace.stable = bool(finite and not is_too_hot(atoms.get_temperature(), temperature))
     return trace.stable
 
 

@@ -18,6 +18,7 @@ from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.neighborlist import neighbor_list
 
+from mlip.explosion import NEAREST, is_too_hot
 from mlip.structures import min_distance_ratio
 
 CLOSEST = 0.5
@@ -28,12 +29,6 @@ SPACING = 0.02
 
 COMPRESSED_START = 0.97
 """Share of the equilibrium's distance at which uniform compression starts: the pressure surely is positive."""
-
-EXPLODED_RATIO = 0.45
-"""Distance over summed covalent radii below which atoms have collapsed."""
-
-EXPLODED_TEMPERATURE = 3.0
-"""Kinetic over intended temperature (plus 1000 K for few atoms) above which dynamics has exploded."""
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -173,10 +168,10 @@ def _advance(dynamics: Any, atoms: Atoms, steps: int, temperature: float) -> str
         except (ValueError, FloatingPointError, np.linalg.LinAlgError, RuntimeError) as error:
             return f"a step could not be taken: {error}"
         kinetic = atoms.get_temperature()
-        if not kinetic <= EXPLODED_TEMPERATURE * temperature + 1000:
+        if is_too_hot(kinetic, temperature):
             return f"the temperature reached {kinetic:.4g} K"
         ratio = min_distance_ratio(atoms)
-        if ratio < EXPLODED_RATIO:
+        if ratio < NEAREST:
             return f"two atoms came as near as {ratio:.2f} of the sum of their covalent radii"
     return None
 

@@ -63,14 +63,6 @@ class Calibration:
         """Calibrated standard deviation (eV) of the energy from its raw spread (eV)."""
         return float(self.energy_scale * spread)
 
-    def force_std(self, symbols: Sequence[str], forces_members: np.ndarray) -> np.ndarray:
-        """The same from the members of a committee, [n_members, n_atoms, 3]."""
-        return self.scale_forces(symbols, force_spread(forces_members))
-
-    def energy_std(self, energy_members: np.ndarray) -> float:
-        """Calibrated standard deviation (eV) of the energy from the members, [n_members]."""
-        return self.scale_energy(energy_spread(energy_members))
-
     def to_json(self) -> dict[str, Any]:
         """As a JSON-serialisable dictionary."""
         return asdict(self)
@@ -137,22 +129,6 @@ def pool_residuals(
         np.array(energy_errors, dtype=float),
         np.array([s.energy for s in spreads]),
         np.repeat(np.arange(len(symbols)), [len(s) for s in symbols]),
-    )
-
-
-def collect_residuals(
-    symbols: Sequence[Sequence[str]],
-    forces: Sequence[np.ndarray],
-    energies: Sequence[float],
-    forces_members: Sequence[np.ndarray],
-    energy_members: Sequence[np.ndarray],
-) -> Residuals:
-    """Pool labels (``forces`` [n_atoms, 3], ``energies``) and member predictions, one entry per structure."""
-    return pool_residuals(
-        symbols,
-        [m.mean(0) - f for m, f in zip(forces_members, forces, strict=True)],
-        [float(m.mean() - e) for m, e in zip(energy_members, energies, strict=True)],
-        [Spread.of_members(e, f) for e, f in zip(energy_members, forces_members, strict=True)],
     )
 
 

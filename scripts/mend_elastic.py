@@ -24,7 +24,6 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         build(**label["parameters"]),
         build(**wrong),
         fit=train_fully(seed, pick_device()),
-        n_omitted=settings["n_omitted"],
         n_labels=settings["n_labels"],
         seed=seed,
         out=Path(snakemake.output.page).parent,

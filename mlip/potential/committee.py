@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,27 @@ class ACEPotential(Potential):
             precision=precision,
             details=self.details,
             last_layer=self.last_layer,
+        )
+
+    def member(self, index: int) -> ACEPotential:
+        """Member ``index`` alone."""
+        return self.with_members([index])
+
+    def with_members(self, members: Sequence[int]) -> ACEPotential:
+        """A committee of ``members`` of this one, any of them as often as it is named."""
+        state = dict(self.state)
+        for name, value in state.items():
+            if name in ("output", "linear") or name.startswith(("weights.", "biases.")):
+                state[name] = value[:, list(members)].clone()
+        network = CommitteeNetwork(replace(self.size, n_members=len(members)), seed=0)
+        network.load_state_dict(state)
+        return ACEPotential(
+            self.frame,
+            network,
+            self.isolated_energies,
+            self.calibration,
+            device=self.device,
+            precision=self.precision,
         )
 
     def save(self, folder: Path) -> None:

@@ -104,6 +104,10 @@ class Potential(ABC):
         return self
 
     @abstractmethod
+    def member(self, index: int) -> Potential:
+        """Member ``index`` of the committee alone: costs less than the mean, and has no uncertainty."""
+
+    @abstractmethod
     def describe(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
         """Invariant descriptors of the atomic environments, each [n_atoms, n_features]."""
 

@@ -26,6 +26,7 @@ from mlip.potential.mace_network import (
     accelerate,
     build_network,
     join_graphs,
+    join_states,
     make_graph,
     split_states,
 )
@@ -117,6 +118,22 @@ class MACEPotential(Potential):
             table = torch.cat((features * self.descriptor_scale, inputs["node_attrs"]), 1).double().cpu().numpy()
             result.extend(np.split(table, np.cumsum([len(a) for a in chunk])[:-1]))
         return result
+
+    def member(self, index: int) -> MACEPotential:
+        """Member ``index`` alone."""
+        return MACEPotential(
+            self.architecture,
+            join_states([split_states(self.state, self.n_members)[index]]),
+            1,
+            self.species,
+            self.isolated_energies,
+            self.calibration,
+            head=self.head,
+            dtype=self.dtype,
+            cueq=self.cueq,
+            descriptor_scale=self.descriptor_scale,
+            device=self.device,
+        )
 
     def save(self, folder: Path) -> None:
         """Write ``potential.safetensors`` and ``potential.json`` into ``folder``."""

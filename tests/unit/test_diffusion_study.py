@@ -96,6 +96,9 @@ class Wells(Potential):
             found.append(summarise(atoms, self.calibration, energies, forces, np.zeros((3, 3)), spread))
         return found
 
+    def member(self, index):
+        return Wells([self.members[index].depth])
+
     def describe(self, structures):
         return [np.sort(a.get_all_distances(mic=True), axis=1)[:, 1:5] for a in structures]
 

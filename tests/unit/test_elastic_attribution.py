@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -15,20 +13,23 @@ from mlip.elastic.strains import sample_path
 from mlip.potential.committee import ACEPotential
 from mlip.seeds import derive_rng
 from mlip.studies import load_study
+from mlip.studies.elastic import causes
 from mlip.studies.elastic.ablation import verdict
 from mlip.studies.elastic.attribution import suspected_causes
 from mlip.studies.elastic.causes import fit_readout, measure_potential, measure_reference, relative_error
 from mlip.studies.elastic.demonstration import demonstrate_fault
 from mlip.studies.elastic.diagnosis import diagnose
-from mlip.studies.elastic.influence import attribute, screen_labels
+from mlip.studies.elastic.influence import attribute, constant_functional, screen_labels
+from mlip.studies.elastic.linearised import linearise
 from mlip.studies.elastic.measurement import fit_energies
-from mlip.studies.elastic.mending import label_with, plant_fault, training_structures
-from mlip.studies.elastic.omission import omit_structures
+from mlip.studies.elastic.mending import label_with, mend, plant_fault, training_structures
+from mlip.studies.elastic.omission import Repeated, omit_structures, write_omission
 from mlip.studies.elastic.readout import build_readout, evaluate_columns, last_weights, with_last_weights
 from mlip.studies.elastic.sensitivity import parameter_sensitivity
 from mlip.studies.elastic.stillinger_weber import StillingerWeber
 from mlip.studies.interface import Round, Subject
 from mlip.studies.report import write_report
+from mlip.training.loss import ENERGY_UNIT
 from mlip.uncertainty import rank_correlation
 
 SETTINGS = Train(cutoff=4.0, n_channels=10, hidden=(8,), committee_size=2, consistency="off")
@@ -117,21 +118,20 @@ def test_expected_gain_is_that_of_a_refit(attribution, potential, training) -> N
 # Influence on constants
 
 
-def test_influence_predicts_constants_of_refitted_potentials(attribution, training) -> None:
+def test_influence_predicts_constants_of_refitted_potentials(attribution, potential) -> None:
     """Crystal relaxed and strained anew each time, so that the shift of the volume is in it."""
-    found = omit_structures(
-        attribution,
-        "C44 relaxed",
-        training,
-        SETTINGS,
-        CRYSTAL,
-        lambda data, own: fit_readout(data, own, 1),
-        n=5,
-        n_retrained=3,
-    )
-    assert found.correlation("refitted") > 0.9
-    assert found.predicted == pytest.approx(found.refitted, rel=0.25, abs=0.1)
-    assert np.isfinite(found.retrained).sum() == 3
+    row = attribution.influenced.index("C44 relaxed")
+    predicted, everything = attribution.influence[row], np.arange(attribution.influence.shape[1])
+
+    def value(kept) -> float:
+        refitted = with_last_weights(potential, [r.refit(kept) for r in attribution.readouts])
+        return measure_potential(refitted, CRYSTAL)[1].ravel()[row]
+
+    whole = value(everything)
+    chosen = np.argsort(predicted)[[0, 6, 12, 18, -1]]
+    found = np.array([value(np.delete(everything, k)) - whole for k in chosen])
+    assert rank_correlation(predicted[chosen], found) > 0.9
+    assert predicted[chosen] == pytest.approx(found, rel=0.25, abs=0.1)
 
 
 def test_plain_influence_ranks_almost_like_the_exact_one(attribution) -> None:
@@ -222,6 +222,41 @@ def test_wrong_internal_forces_are_diagnosed_in_a_real_potential(reference) -> N
     assert found.zeta[0] < found.zeta[1] - 0.05
 
 
+# The whole network
+
+
+def test_linearised_network_is_its_derivative_and_omits_like_a_refit(potential, training, measured) -> None:
+    frames, functional = constant_functional(measured, potential)
+    part = training[:6]
+    tangent = linearise(potential, part, SETTINGS, frames, functional)
+    # The residual of the first member's first energy, as the loss weights it.
+    found = part[0].get_potential_energy() - potential.predict(part[:1])[0].energy_members[0]
+    assert tangent.residuals[0] == pytest.approx(found / (ENERGY_UNIT * len(part[0])), rel=1e-6)
+    ridge = 1e-3 * np.eye(len(tangent.gram))
+    inverse = np.linalg.inv(tangent.gram + ridge)
+    own, error = tangent._omit(inverse, slice(None))[2]
+    rest = np.setdiff1d(np.arange(len(ridge)), own)
+    refitted = np.linalg.solve((tangent.gram + ridge)[np.ix_(rest, rest)], tangent.residuals[rest])
+    expected = tangent.projected[:, rest] @ refitted - tangent.projected @ inverse @ tangent.residuals
+    assert -tangent.projected @ inverse[:, own] @ error == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert tangent.influence().shape == (6, 6)
+
+
+def test_omission_repeats_a_training_but_for_the_structure(training, tmp_path) -> None:
+    quick = SETTINGS.model_copy(update={"n_steps": 60})
+    run = Repeated(training[:10], quick, 3)
+    again = Repeated(training[:10], quick, 3)
+    same, other = (r.from_scratch(None).predict(training[-1:])[0].energy for r in (run, again))
+    assert same == other
+    assert abs(run.from_scratch(4).predict(training[-1:])[0].energy - same) > 1e-6
+    found = omit_structures(training[:10], quick, CRYSTAL, n=4, seeds=[3, 4])
+    assert found.found["training from scratch"].shape == (2, 4)
+    assert found.correlation("last layer", "refit of the last layer")[0] > 0.7
+    write_omission(found, training[:10], tmp_path / "influence.md")
+    assert "C44 relaxed of 4 of 10" in (tmp_path / "influence.md").read_text()
+    assert (tmp_path / "influence.png").is_file()
+
+
 # Faults
 
 
@@ -234,7 +269,6 @@ def test_planted_faults_are_found_named_and_mended(fault, tmp_path) -> None:
         StillingerWeber(),
         StillingerWeber(10.0),
         fit=lambda data, own: fit_readout(data, own, 1),
-        n_omitted=int(fault == "missing_shear"),
         n_labels=10,
         seed=1,
         out=tmp_path,
@@ -249,10 +283,15 @@ def test_planted_faults_are_found_named_and_mended(fault, tmp_path) -> None:
     if fault == "short_cutoff":
         assert found.settings.radius > 3
     if fault == "missing_shear":
-        omission = json.loads((tmp_path / f"{fault}.json").read_text())["omission"]
-        assert len(omission["chosen"]) == 2
-        assert omission["retrained"].count(None) == 1
         assert "monoclinic" in found.cause.paths
+
+
+@pytest.mark.parametrize(("gain", "name"), [(3.2, "descriptor"), (9.0, "missing strains")])
+def test_open_constants_are_the_descriptor_s_fault_where_another_one_helps(gain, name, reference, monkeypatch) -> None:
+    training, settings, _ = plant_fault("short_cutoff", CUBE, 24, SETTINGS, LABEL, MISLABEL, 1)
+    monkeypatch.setattr(causes, "expected_gains", lambda *_: {"monoclinic": np.full(6, gain)})
+    found = mend(training, settings, CRYSTAL, reference, LABEL, lambda data, own: fit_readout(data, own, 1), seed=1)
+    assert found.cause.name == name
 
 
 def test_ablation_names_a_descriptor_only_when_it_helps() -> None:

@@ -20,6 +20,7 @@ from mlip.replicas import one_by_one, run_nvt
 from mlip.statistics import block_average, detect_equilibration
 from mlip.structures import scale_volume
 from mlip.studies.eos.acquisition import apportion, choose_frames, score_states, spread_evenly
+from mlip.studies.eos.experiment import thin_frames
 from mlip.studies.eos.isotherms import measure_isotherms, member_pressures, model_error
 from mlip.studies.eos.settings import Settings
 from mlip.studies.eos.static import birch_murnaghan, fit_static, measure_static, vinet
@@ -237,6 +238,13 @@ def test_study_from_measurement_to_page(small_potential: Potential, tmp_path: Pa
     assert page.count("<svg") == 5
     names = [c.name for c in study.compare(found.data, reference)]
     assert any("bulk modulus" in name for name in names)
+
+
+def test_frames_are_thinned_evenly_by_density() -> None:
+    frames = [argon(0.7, 1) for _ in range(30)]
+    for k, frame in enumerate(frames):
+        frame.info |= {"density": 0.9 if k < 20 else 1.1, "place": k}
+    assert [f.info["place"] for f in thin_frames(frames, 5)] == [2, 6, 10, 14, 18, 21, 23, 25, 27, 29]
 
 
 def test_comparison_gives_every_arm_as_many_labels_and_the_same_start(tmp_path: Path) -> None:

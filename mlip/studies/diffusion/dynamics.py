@@ -14,7 +14,8 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
-from mlip.stability import EXPLODED_TEMPERATURE, make_supercell
+from mlip.explosion import is_too_hot
+from mlip.stability import make_supercell
 from mlip.structures import scale_volume
 from mlip.studies.diffusion.settings import Settings
 from mlip.studies.diffusion.transport import DiffusionError
@@ -23,7 +24,7 @@ T_TAU = 100.0
 """Relaxation time of the thermostat, fs; it acts between the blocks only, for several of these times."""
 
 CHECK_EVERY = 50
-"""Steps between looks at the temperature, and its multiple of the wanted one that no liquid reaches."""
+"""Steps between looks at the temperature."""
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -154,7 +155,7 @@ def _advance(dynamics: MolecularDynamics, atoms: Atoms, steps: int, temperature:
                 dynamics.run(min(CHECK_EVERY, steps - start))
         except (ValueError, FloatingPointError, np.linalg.LinAlgError, RuntimeError) as error:
             raise DynamicsFailed(f"a step of the dynamics could not be taken: {error}") from error
-        if not atoms.get_temperature() <= EXPLODED_TEMPERATURE * temperature + 1000:
+        if is_too_hot(atoms.get_temperature(), temperature):
             raise DynamicsFailed(
                 f"the dynamics came apart: {atoms.get_temperature():.4g} K where {temperature:g} K were wanted"
             )

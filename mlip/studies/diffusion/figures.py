@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from mlip.report.drawing import BLUE, GREEN, MUTED, ORANGE, PALE, PURPLE, YELLOW, Panel, Picture, plain_numbers
+from mlip.report.drawing import BLUE, GREEN, INK, MUTED, ORANGE, PALE, PURPLE, YELLOW, Panel, Picture, plain_numbers
 from mlip.studies.diffusion.transport import CM2_PER_S, running_integral
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW)
@@ -26,8 +26,8 @@ def draw_pictures(data: xr.Dataset) -> list[Picture]:
     curves = Picture(
         "curves",
         "Correlation functions",
-        "Left, velocities: the autocorrelation must be gone where the integral (middle) is averaged, between the "
-        "dots. Right, displacements with the fit between the dots. Bands are standard errors from independent blocks.",
+        "The velocity autocorrelation must be gone where its integral is averaged, between the dots. Displacements are "
+        "fitted between the dots; the dashed line goes on. Bands are standard errors from independent blocks.",
         [
             Panel(
                 "Velocity autocorrelation",
@@ -98,7 +98,7 @@ def _integral(axes: Axes, data: xr.Dataset) -> None:
         integral = running_integral(data.vacf.values[k], interval) * scale
         _band(axes, data.lag.values[keep] / 1000, integral[:, keep], colour, symbol)
         value = float(data.diffusion[k]) * scale
-        axes.plot(data.plateau.values[k] / 1000, [value, value], color=colour, marker="o", linewidth=1)
+        axes.plot(data.plateau.values[k] / 1000, [value, value], color=INK, marker="o", linewidth=1.2, zorder=4)
     axes.set(xlabel="upper limit (ps)", ylabel="D (10⁻⁵ cm²/s)")
 
 
@@ -109,8 +109,9 @@ def _msd(axes: Axes, data: xr.Dataset) -> None:
         _band(axes, lags[keep] / 1000, data.msd.values[k][:, keep], colour, symbol)
         ends, mean = data.fit.values[k], data.msd.values[k].mean(0)
         inside = (lags >= ends[0]) & (lags <= ends[1])
-        line = np.polyval(np.polyfit(lags[inside], mean[inside], 1), ends)
-        axes.plot(ends / 1000, line, color=MUTED, marker="o", linewidth=1, linestyle=(0, (4, 3)))
+        line = np.polynomial.Polynomial.fit(lags[inside], mean[inside], 1)
+        axes.plot(lags[keep] / 1000, line(lags[keep]), color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=4)
+        axes.plot(ends / 1000, line(ends), "o", color=INK, markersize=5, zorder=4)
     axes.set(xlabel="time (ps)", ylabel="mean square displacement (Å²)")
     _legend(axes, data)
 
@@ -155,7 +156,7 @@ def _forces(axes: Axes, data: xr.Dataset) -> None:
         labels.append("RMSE, unseen labels")
     axes.set_xscale("log")
     plain_numbers(axes.xaxis)
-    axes.margins(x=0.2)
+    axes.margins(x=0.2, y=0.15)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("force error per component (eV/Å)")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from ase import Atoms, units
-from ase.calculators.calculator import Calculator, all_changes
 
 from mlip.potential import Potential, Prediction
 from mlip.studies.diffusion.dynamics import Block, DynamicsFailed
@@ -219,30 +217,6 @@ def size_correction(found: Transport, settings: Settings) -> Correction:
         source = "stress autocorrelation of the same runs" + ("" if decayed else ", which had not decayed")
         return correct_size(found.atoms, kt, viscosity.value, viscosity.error, source)
     return correct_size(found.atoms, kt, settings.viscosity, 0.0, "given in the configuration")
-
-
-class MemberCalculator(Calculator):
-    """Energy and forces of one member of a committee."""
-
-    implemented_properties = ("energy", "free_energy", "forces")
-
-    def __init__(self, potential: Potential, member: int) -> None:
-        super().__init__()
-        self.potential, self.member = potential, member
-
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = tuple(all_changes),
-    ) -> None:
-        """Evaluate the member for ``atoms``."""
-        super().calculate(atoms, list(properties), list(system_changes))
-        prediction = self.potential.predict([self.atoms])[0]
-        energy = float(prediction.energy_members[self.member])
-        self.results: dict[str, Any] = {
-            "energy": energy, "free_energy": energy, "forces": prediction.forces_members[self.member],
-        }  # fmt: skip
 
 
 @dataclass(frozen=True)

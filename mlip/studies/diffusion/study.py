@@ -16,7 +16,6 @@ from mlip.seeds import derive_rng
 from mlip.studies.diffusion.acquisition import acquire_frames
 from mlip.studies.diffusion.dynamics import prepare_system, run_blocks
 from mlip.studies.diffusion.measurement import (
-    MemberCalculator,
     Transport,
     gather,
     measure_errors,
@@ -63,9 +62,12 @@ class Diffusion(Study):
         return gather(atoms, blocks, self.settings)
 
     def _run_members(self, atoms: Atoms, potential: Potential, subject: Subject) -> list[Transport]:
+        from mlip.calculator import MLIPCalculator
+
+        calculators = [MLIPCalculator(potential.member(k), uncertainty=False) for k in range(potential.n_members)]
         return [
-            self._run(atoms, MemberCalculator(potential, k), subject, f"member {k}", self.settings.member_blocks)
-            for k in range(potential.n_members)
+            self._run(atoms, calculator, subject, f"member {k}", self.settings.member_blocks)
+            for k, calculator in enumerate(calculators)
         ]
 
     def refer(

@@ -41,7 +41,9 @@ def ablate_variant(
     from mlip.evaluation import evaluate_potential
     from mlip.training import train_committee
 
-    own = Train.model_validate(settings.model_dump() | {"n_steps": n_steps, "restart": "scratch"} | dict(change))
+    # The loop has checked the labels; a variant too poor to tell structures apart would find them inconsistent.
+    fixed = {"n_steps": n_steps, "restart": "scratch", "consistency": "off"}
+    own = Train.model_validate(settings.model_dump() | fixed | dict(change))
     folder = out.parent / f"{name}-potential"
     train_committee(training, valid, own, folder, seed=seed, device=device, isolated_energies=isolated_energies)
     calculator = load_calculator(folder, device, uncertainty=False)

@@ -33,7 +33,9 @@ from mlip.uncertainty import Calibration
 CauseName = Literal["none", "wrong labels", "missing strains", "descriptor", "unknown"]
 GAIN = 3.0
 """Factor on a constant's posterior error from which strained structures count as missing: 1.1 to 1.6 with complete
-data of Stillinger-Weber silicon, 2.3 with too short a cutoff, 5 to 17 without shear."""
+data of Stillinger-Weber silicon, 2.3 to 3.2 with too short a cutoff, 5 to 31 without shear."""
+CLEAR_GAIN = 5.0
+"""The same, for other causes not to be tried: too poor a descriptor makes constants look open, too."""
 IMPROVEMENT = 0.7
 """Share of the error that may be left when a cause is removed, for it to be the cause."""
 CLEAR = 0.3
@@ -129,7 +131,7 @@ def find_cause(
     gains = expected_gains(potential, attribution, frames, settings)
     best_path = max(gains, key=lambda path: gains[path].max())
     gain = float(gains[best_path].max())
-    if gain >= GAIN:
+    if gain >= CLEAR_GAIN:
         return _missing(gains, attribution, error)
     labels = None
     suspects = screen_afresh(training, settings, seed)
@@ -142,6 +144,8 @@ def find_cause(
     descriptor = _descriptor(training, settings, found, reference, error, gain, seed)
     if labels is not None and labels.left <= min(IMPROVEMENT, descriptor.left):
         return labels
+    if gain >= GAIN and descriptor.left > CLEAR:
+        return _missing(gains, attribution, error)
     return descriptor
 
 

@@ -17,7 +17,6 @@ from mlip.potential.committee import ACEPotential
 from mlip.properties import SYMMETRY_PRECISION
 from mlip.studies.elastic.causes import Fit, measure_reference
 from mlip.studies.elastic.mending import FaultName, Mending, label_with, mend, plant_fault
-from mlip.studies.elastic.omission import Omission, omit_structures
 from mlip.training.data import resolve_cutoff
 
 N_STRUCTURES = 30
@@ -59,7 +58,6 @@ def demonstrate_fault(
     wrong_calculator: Any,
     *,
     fit: Fit,
-    n_omitted: int,
     n_labels: int,
     seed: int,
     out: Path,
@@ -73,7 +71,6 @@ def demonstrate_fault(
         calculator: the labeller.
         wrong_calculator: makes the wrong labels.
         fit: trains a potential.
-        n_omitted: structures left out by retraining, to check the influences.
         n_labels: labels that mending may take.
         seed: of everything.
         out: folder written.
@@ -85,19 +82,13 @@ def demonstrate_fault(
     settings = resolve_cutoff(complete, settings, None).model_copy(update={"consistency": "off"})
     training, faulty, wrong = plant_fault(fault, crystal, N_STRUCTURES, settings, label, mislabel, seed)
     found = mend(training, faulty, cell, reference, label, fit, n_labels=n_labels, seed=seed)
-    omission = None
-    if n_omitted:
-        worst = found.attribution.influenced[int(np.argmax(np.abs(found.before - reference.constants.values)))]
-        omission = omit_structures(
-            found.attribution, worst, training, faulty, cell, fit, n=2 * n_omitted, n_retrained=n_omitted
-        )
-    write_json(out / f"{fault}.json", _record(fault, wrong, found, omission))
+    write_json(out / f"{fault}.json", _record(fault, wrong, found))
     names = list(reference.constant.values)
-    write_atomic(out / f"{fault}.md", _page(fault, wrong, found, omission, names, reference.constants.values))
+    write_atomic(out / f"{fault}.md", _page(fault, wrong, found, names, reference.constants.values))
     return found
 
 
-def _record(fault: str, wrong: Sequence[int], found: Mending, omission: Omission | None) -> dict[str, Any]:
+def _record(fault: str, wrong: Sequence[int], found: Mending) -> dict[str, Any]:
     return {
         "fault": fault,
         "expected": EXPECTED[fault],
@@ -114,27 +105,10 @@ def _record(fault: str, wrong: Sequence[int], found: Mending, omission: Omission
         "error_after": found.error_after,
         "before": found.before.tolist(),
         "after": found.after.tolist(),
-        "omission": None if omission is None else _omission(omission),
     }
 
 
-def _omission(omission: Omission) -> dict[str, Any]:
-    columns = {key: getattr(omission, key) for key in ("predicted", "refitted", "retrained")}
-    return {
-        "influenced": omission.influenced,
-        "chosen": omission.chosen.tolist(),
-        "units": "GPa",
-        "rank_correlation": {truth: _finite(omission.correlation(truth)) for truth in ("refitted", "retrained")},
-    } | {key: [_finite(value) for value in values] for key, values in columns.items()}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _page(
-    fault: str, wrong: Sequence[int], found: Mending, omission: Omission | None, names: list[str], true: np.ndarray
-) -> str:
+def _page(fault: str, wrong: Sequence[int], found: Mending, names: list[str], true: np.ndarray) -> str:
     lines = [f"# Planted: {fault.replace('_', ' ')}", "", f"Named: **{found.cause.name}**. {found.cause.text}", ""]
     if wrong:
         hits = len(set(wrong) & set(found.cause.suspects))
@@ -145,10 +119,4 @@ def _page(
             lines.append(f"| {name} {state} | {found.before[s, k]:.1f} | {found.after[s, k]:.1f} | {true[s, k]:.1f} |")
     errors = f"RMS relative error {found.error_before:.1%} before and {found.error_after:.1%} after"
     lines += ["", f"{errors}, with {found.n_labels} more labels."]
-    if omission is not None:
-        n_retrained = int(np.isfinite(omission.retrained).sum())
-        correlations = [f"{omission.correlation(truth):.2f}" for truth in ("refitted", "retrained")]
-        influence = f"Influence on {omission.influenced} against refits of the last layer without a structure"
-        rest = f"rank correlation {correlations[0]}; against {n_retrained} whole retrainings: {correlations[1]}."
-        lines += ["", f"{influence} ({len(omission.chosen)} of them): {rest}"]
     return "\n".join(lines) + "\n"

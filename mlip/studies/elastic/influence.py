@@ -24,32 +24,28 @@ KEPT, STARTS, PASSES = 0.7, 5, 6
 """Share of structures that the screening fits, random starts, and passes from each."""
 
 
-def constant_gradients(found: Elasticity, potential: ACEPotential) -> np.ndarray:
-    """d(constants)/d(last layer's weights), [n_members, n_states * n_constants, D] GPa, of the committee's mean.
+def constant_functional(found: Elasticity, potential: ACEPotential) -> tuple[list[Atoms], np.ndarray]:
+    """Frames, and every constant's derivative by their energies, [n_states * n_constants, n_frames] GPa/eV.
 
     By energy, with the shift of the equilibrium volume for cubic crystals. At relaxed positions the
-    energy does not change to first order when they move: the gradient at fixed positions is the whole one.
+    energy does not change to first order when they move: the derivative at fixed positions is the whole one.
     """
-    paths = [own for samples in found.samples.values() for own in samples]
-    frames = [atoms for own in paths for atoms in own.frames]
+    own = [(state, samples) for state, paths in found.samples.items() for samples in paths]
+    ends = np.cumsum([len(samples.frames) for _, samples in own])
+    frames = [atoms for _, samples in own for atoms in samples.frames]
+    unit = np.split(np.eye(len(frames)), ends[:-1])
     slopes = _volume_slopes(found, potential)
-    ends = np.cumsum([len(own.frames) for own in paths])[:-1]
-    gradients = []
-    for member in range(potential.n_members):
-        energies = np.split(evaluate_columns(potential, frames, member).energies[:, 1:], ends)
-        own = dict(zip(((s, k) for s, p in found.samples.items() for k in range(len(p))), energies, strict=True))
-        parts = [
-            _state_gradient(found, state, [own[state, k] for k in range(len(samples))], slopes)
-            for state, samples in found.samples.items()
-        ]
-        gradients.append(np.concatenate(parts) / potential.n_members)
-    return np.array(gradients)
+    parts = [
+        _state_gradient(found, state, [e for (s, _), e in zip(own, unit, strict=True) if s == state], slopes)
+        for state in found.samples
+    ]
+    return frames, np.concatenate(parts)
 
 
 def _state_gradient(
     found: Elasticity, state: State, energies: Sequence[np.ndarray], slopes: dict[State, np.ndarray]
 ) -> np.ndarray:
-    """[n_constants, D] from the energies [n_amplitudes, D] of every column along each path."""
+    """[n_constants, D] from the derivatives [n_amplitudes, D] of the energies along each path."""
     samples, volume = found.samples[state], found.crystal.get_volume()
     inverse = np.linalg.pinv(energy_rows(found.basis, [own.path for own in samples]))
     curvatures = [_term(own, e, 2) for own, e in zip(samples, energies, strict=True)]
@@ -62,7 +58,7 @@ def _state_gradient(
 
 
 def _term(own: PathSamples, energies: np.ndarray, power: int) -> np.ndarray:
-    """Coefficient [D] of the amplitude's ``power`` in the energies [n_amplitudes, D] of every column."""
+    """Coefficient [D] of the amplitude's ``power`` in energies [n_amplitudes, D]."""
     return polynomial_term(own.amplitudes, energies - energies.mean(0), powers_of(own.path, own.amplitudes), power)[0]
 
 
@@ -148,8 +144,11 @@ def attribute(potential: ACEPotential, training: Sequence[Atoms], settings: Trai
         settings: with the weights of the loss.
         found: the constants, measured with ``potential``.
     """
-    stacked = constant_gradients(found, potential)
-    readouts = [build_readout(potential, training, settings, m) for m in range(potential.n_members)]
+    frames, functional = constant_functional(found, potential)
+    members = range(potential.n_members)
+    columns = [evaluate_columns(potential, frames, m).energies[:, 1:] for m in members]
+    stacked = np.array([functional @ own for own in columns]) / len(columns)
+    readouts = [build_readout(potential, training, settings, m) for m in members]
     exact = sum(g @ r.leave_out().T for g, r in zip(stacked, readouts, strict=True))
     plain = sum(g @ r.leave_out(exact=False).T for g, r in zip(stacked, readouts, strict=True))
     surprise, suspicion = screen_labels(readouts, training)

@@ -1,87 +1,245 @@
-"""Influence held against the truth: constants of potentials trained without a structure."""
+"""Influence held against the truth: constants of potentials trained again without a structure.
+
+Trainings that differ in initial weights or batches differ by more than one structure's influence. So a
+training without a structure keeps everything else: initial weights, batches, members; the structure has
+weight zero in the loss. Two trainings are repeated so:
+
+- *from scratch*, the whole schedule from the same initial weights;
+- *continued*, full batches at a small learning rate from the trained weights, with and without the structure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from mlip.config import Train
-from mlip.studies.elastic.causes import Fit, measure_potential
-from mlip.studies.elastic.influence import Attribution
+from mlip.files import write_atomic, write_json
+from mlip.potential.ace import CommitteeNetwork
+from mlip.potential.committee import ACEPotential
+from mlip.studies.elastic.causes import measure_potential
+from mlip.studies.elastic.influence import Attribution, attribute, constant_functional
+from mlip.studies.elastic.linearised import linearise
 from mlip.studies.elastic.readout import with_last_weights
-from mlip.uncertainty import rank_correlation
+from mlip.training.data import resolve_cutoff
+from mlip.training.pipeline import Prepared, prepare_training
+from mlip.training.trainer import Trainer
+from mlip.uncertainty import Calibration, rank_correlation
+
+PREDICTIONS = ("last layer", "all parameters")
+TRUTHS = ("refit of the last layer", "continued training", "training from scratch")
+CONTINUED_RATE = 0.3
+"""Learning rate of the continued training over what the schedule has there."""
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A training that can be repeated without a structure, and is the same otherwise."""
+
+    structures: Sequence[Atoms]
+    settings: Train
+    seed: int
+    isolated_energies: dict[str, float] | None = None
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Data and initial weights."""
+        return prepare_training(self.structures, [], self.settings, self.seed, "cpu", self.isolated_energies)
+
+    @cached_property
+    def whole(self) -> ACEPotential:
+        """Trained with every structure."""
+        return self.from_scratch(None)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Of the structures for each member, [n_members, n_structures]."""
+        return self._trainer(self.prepared.network, self.settings).member_weights.numpy()
+
+    def from_scratch(self, dropped: int | None) -> ACEPotential:
+        """Trained without structure ``dropped`` from the initial weights."""
+        return self._train(self.prepared.network, self.settings, dropped, 0.0)
+
+    def continued(self, dropped: int | None) -> ACEPotential:
+        """Trained on without structure ``dropped`` from the weights of :attr:`whole`."""
+        change = {"batch_size": len(self.structures), "learning_rate": CONTINUED_RATE * self.settings.learning_rate}
+        network = CommitteeNetwork(self.whole.size, seed=0)
+        network.load_state_dict(self.whole.state)
+        return self._train(
+            network, self.settings.model_copy(update=change), dropped, 1 - self.settings.restart_fraction
+        )
+
+    def _train(self, network: CommitteeNetwork, settings: Train, dropped: int | None, start: float) -> ACEPotential:
+        trainer = self._trainer(copy.deepcopy(network), settings, start)
+        if dropped is not None:
+            trainer.member_weights[:, dropped] = 0.0
+        trainer.run()
+        return ACEPotential(self.prepared.frame, trainer.network, self.prepared.isolated, Calibration())
+
+    def _trainer(self, network: CommitteeNetwork, settings: Train, start: float = 0.0) -> Trainer:
+        keys = self.prepared.keys
+        return Trainer(
+            network, self.prepared.data, settings=settings, seed=self.seed, identity="", keys=keys, start=start
+        )
 
 
 @dataclass(frozen=True)
 class Omission:
-    """Changes of one constant when structures are left out, GPa, [n_chosen] each.
+    """Changes of one constant when structures are left out, GPa.
 
     Attributes:
-        chosen: indices of the structures.
-        predicted: by influence.
-        refitted: with the last layer solved anew and the crystal measured anew.
-        retrained: with the whole network trained anew; NaN where that was not done.
+        influenced: the constant, e.g. "C44 relaxed".
+        chosen: indices of the structures, [n].
+        predicted: by each of ``PREDICTIONS``, [n_seeds, n].
+        found: by each of ``TRUTHS``, [n_seeds, n].
     """
 
     influenced: str
     chosen: np.ndarray
-    predicted: np.ndarray
-    refitted: np.ndarray
-    retrained: np.ndarray
+    predicted: dict[str, np.ndarray]
+    found: dict[str, np.ndarray]
 
-    def correlation(self, truth: str) -> float:
-        """Rank correlation of the prediction with ``refitted`` or ``retrained``; NaN without data."""
-        values = getattr(self, truth)
-        known = np.isfinite(values)
-        found = rank_correlation(self.predicted[known], values[known]) if known.sum() > 2 else None
-        return float("nan") if found is None else found
+    def correlation(self, prediction: str, truth: str) -> tuple[float, float, float]:
+        """Rank correlation of the seeds' means, and its 95 % interval by resampling the structures."""
+        pair = self.predicted[prediction].mean(0), self.found[truth].mean(0)
+        return _interval(*pair)
+
+    def agreement(self, truth: str) -> float:
+        """Mean rank correlation between the truths of two seeds: what a perfect prediction could expect of one."""
+        values = self.found[truth]
+        pairs = [(a, b) for a in range(len(values)) for b in range(a)]
+        return float(np.mean([rank_correlation(values[a], values[b]) or 0.0 for a, b in pairs])) if pairs else np.nan
+
+
+def _interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
+    rng = np.random.default_rng(0)
+    resampled = [
+        rank_correlation(first[rows], second[rows]) for rows in rng.integers(0, len(first), (RESAMPLES, len(first)))
+    ]
+    known = [value for value in resampled if value is not None]
+    value = rank_correlation(first, second)
+    low, high = np.quantile(known, [0.025, 0.975]) if known else (np.nan, np.nan)
+    return float("nan") if value is None else value, float(low), float(high)
 
 
 def omit_structures(
-    attribution: Attribution,
-    influenced: str,
     training: Sequence[Atoms],
     settings: Train,
     crystal: Atoms,
-    fit: Fit,
     *,
     n: int,
-    n_retrained: int,
+    seeds: Sequence[int],
+    influenced: str | None = None,
+    isolated_energies: dict[str, float] | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Omission:
-    """Leave out ``n`` structures, evenly spaced in the ranking by influence; retrain for ``n_retrained`` of them.
+    """Leave out ``n`` structures, evenly spaced in the ranking by predicted influence, with each seed.
 
     Args:
-        attribution: of ``training``.
-        influenced: one of ``attribution.influenced``.
         training: labelled structures.
-        settings: section ``train``.
-        crystal: starting structure.
-        fit: trains a potential; with the same data and settings it must give the same one.
+        settings: section ``train``; trainings start from scratch.
+        crystal: whose constants count.
         n: structures.
-        n_retrained: trainings, beside one with all structures.
+        seeds: of trainings; predictions and truths are each seed's own.
+        influenced: constant, e.g. "C44 relaxed"; the last one if absent.
+        isolated_energies: eV; None fits them.
+        progress: called after each retraining.
     """
-    row = attribution.influenced.index(influenced)
-    order = np.argsort(attribution.influence[row])
-    chosen = np.unique(order[np.linspace(0, len(order) - 1, min(n, len(order))).astype(int)])
-    chosen = chosen[np.argsort(attribution.influence[row][chosen])]
-    potential = fit(training, settings)
+    own = resolve_cutoff(training, settings, None).model_copy(update={"consistency": "off", "restart": "scratch"})
+    runs = [Repeated(training, own, seed, isolated_energies) for seed in seeds]
+    attributions, tangents = [], []
+    for run in runs:
+        measured = measure_potential(run.whole, crystal)[0]
+        attributions.append(attribute(run.whole, training, own, measured))
+        frames, functional = constant_functional(measured, run.whole)
+        tangents.append(linearise(run.whole, training, own, frames, functional, run.weights).influence())
+    names = attributions[0].influenced
+    row = names.index(influenced) if influenced is not None else len(names) - 1
+    predicted = {
+        PREDICTIONS[0]: np.array([found.influence[row] for found in attributions]),
+        PREDICTIONS[1]: np.array([found[row] for found in tangents]),
+    }
+    order = np.argsort(predicted[PREDICTIONS[0]].mean(0))
+    chosen = order[np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int))]
+    found = [_truths(run, a, chosen, row, crystal, progress) for run, a in zip(runs, attributions, strict=True)]
+    return Omission(
+        names[row],
+        chosen,
+        {name: values[:, chosen] for name, values in predicted.items()},
+        {name: np.array([own[name] for own in found]) for name in TRUTHS},
+    )
 
-    def value(weights: list[np.ndarray]) -> float:
-        return float(measure_potential(with_last_weights(potential, weights), crystal)[1].ravel()[row])
 
-    base = value([r.weights for r in attribution.readouts])
-    everything = np.arange(len(training))
-    refitted = [
-        value([r.refit(np.delete(everything, k)) for r in attribution.readouts]) - base for k in chosen.tolist()
+def _truths(
+    run: Repeated,
+    attribution: Attribution,
+    chosen: np.ndarray,
+    row: int,
+    crystal: Atoms,
+    progress: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, list[float]]:
+    """Changes of constant ``row`` [n] by each of ``TRUTHS``, GPa."""
+    everything = np.arange(len(run.structures))
+
+    def refit(dropped: int | None) -> ACEPotential:
+        kept = everything if dropped is None else np.delete(everything, dropped)
+        return with_last_weights(run.whole, [r.refit(kept) for r in attribution.readouts])
+
+    def value(potential: ACEPotential) -> float:
+        return float(measure_potential(potential, crystal)[1].ravel()[row])
+
+    changes: dict[str, list[float]] = {}
+    for name, train in zip(TRUTHS, (refit, run.continued, run.from_scratch), strict=True):
+        base = value(run.whole if train == run.from_scratch else train(None))
+        changes[name] = []
+        for dropped in chosen.tolist():
+            changes[name].append(value(train(dropped)) - base)
+            if progress is not None:
+                progress({"seed": run.seed, "repeated": name, "without": dropped})
+    return changes
+
+
+def write_omission(omission: Omission, training: Sequence[Atoms], out: Path) -> None:
+    """Table of ``omission`` as Markdown ``out``, every number as JSON and the picture as PNG beside it."""
+    from mlip.report.drawing import png
+    from mlip.studies.elastic.pictures import draw_omission
+
+    pairs = [(p, t, *omission.correlation(p, t)) for t in TRUTHS for p in PREDICTIONS]
+    agreement = {truth: omission.agreement(truth) for truth in TRUTHS}
+    names = [str(training[k].info.get("structure_id", k)) for k in omission.chosen]
+    record = {
+        "influenced": omission.influenced,
+        "units": "GPa",
+        "structures": names,
+        "predicted": {name: values.tolist() for name, values in omission.predicted.items()},
+        "found": {name: values.tolist() for name, values in omission.found.items()},
+        "correlations": [dict(zip(("predicted", "found", "value", "low", "high"), row, strict=True)) for row in pairs],
+        "agreement_of_seeds": agreement,
+    }
+    write_json(out.with_suffix(".json"), record)
+    n_seeds, n = omission.found[TRUTHS[0]].shape
+    lines = [
+        f"Influence on {omission.influenced} of {n} of {len(training)} training structures: rank correlation of what",
+        f"is predicted with what leaving the structure out does, means of {n_seeds} seeds, with 95 % intervals by",
+        "resampling the structures. The spread is that of the changes over the structures, the last column their rank",
+        "correlation between two seeds: more cannot be expected of a single training.",
+        "",
+        "| left out by | "
+        + " | ".join(f"influence by {p}" for p in PREDICTIONS)
+        + " | spread (GPa) | seed against seed |",
+        "|---|" + "---|" * len(PREDICTIONS) + "---|---|",
     ]
-    retrained = np.full(len(chosen), np.nan)
-    if n_retrained:
-        whole = float(measure_potential(potential, crystal)[1].ravel()[row])
-        places = np.unique(np.linspace(0, len(chosen) - 1, min(n_retrained, len(chosen))).astype(int))
-        for place in places.tolist():
-            rest = [a for k, a in enumerate(training) if k != chosen[place]]
-            retrained[place] = float(measure_potential(fit(rest, settings), crystal)[1].ravel()[row]) - whole
-    return Omission(influenced, chosen, attribution.influence[row][chosen], np.array(refitted), retrained)
+    for truth in TRUTHS:
+        cells = [f"{v:.2f} ({a:.2f} to {b:.2f})" for _, t, v, a, b in pairs if t == truth]
+        spread = float(omission.found[truth].mean(0).std())
+        lines.append("| " + " | ".join([truth, *cells, f"{spread:.2g}", f"{agreement[truth]:.2f}"]) + " |")
+    write_atomic(out, "\n".join(lines) + "\n")
+    png(draw_omission(omission), out.with_suffix(".png"))

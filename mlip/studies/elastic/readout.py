@@ -18,7 +18,7 @@ positions, changes by its own gradient times dw.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -95,21 +95,14 @@ def _probe(potential: ACEPotential, member: int) -> ACEPotential:
     size = potential.size
     n_species, n_hidden = size.n_species, size.n_last - size.n_features
     width = n_species * size.n_last
-    state = {name: value.clone() for name, value in potential.network.state_dict().items()}
-    for name, value in state.items():
-        if name.startswith(("weights.", "biases.")):
-            state[name] = value[:, member : member + 1].expand(-1, width + 1, *value.shape[2:]).clone()
+    probe = potential.with_members([member] * (width + 1))
+    state = probe.network.state_dict()
     for name, start, length in (("output", 0, n_hidden), ("linear", n_hidden, size.n_features)):
-        value = state[name].new_zeros(n_species, width + 1, state[name].shape[2], 1)
+        value = state[name].zero_()
         for s in range(n_species):
             for k in range(length):
                 value[s, 1 + s * size.n_last + start + k, k] = 1.0
-        state[name] = value
-    network = CommitteeNetwork(replace(size, n_members=width + 1), seed=0)
-    network.load_state_dict(state)
-    return ACEPotential(
-        potential.frame, network, potential.isolated_energies, potential.calibration, device=potential.device
-    )
+    return probe
 
 
 def last_weights(potential: ACEPotential, member: int) -> np.ndarray:

@@ -42,10 +42,9 @@ class Settings(StudySettings):
         description="Variants of `train` that the ablation trains and measures, by name.",
     )
     n_omitted: int = Field(
-        6,
-        ge=0,
-        description="Structures left out by retraining, to check influences (target `faults`).",
+        12, ge=3, description="Structures left out by retraining, to check influences (target `influence`)."
     )
+    omission_seeds: int = Field(3, ge=1, description="Seeds of these trainings.")
     wrong_parameters: dict[str, Any] = Field(
         default_factory=dict,
         description="Changes of `label.parameters` that make the wrong labels of the target `faults`.",

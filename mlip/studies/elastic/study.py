@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mlip.report.drawing import Picture
 
 
+ROUND_OFF = 1e-9
+
+
 class Elastic(Study):
     """Elastic constants of the first starting structure."""
 
@@ -96,7 +99,9 @@ class Elastic(Study):
                 value, error = (float(data[key].sel(place)) for key in ("constants", "fit_error"))
                 model = float(data.model_error.sel(place)) if "model_error" in data else None
                 true = float(reference.constants.sel(place)) if _has(reference, state, name) else None
-                rows.append(Quantity(f"{name} {state}", value, "GPa", _known(error), model, true))
+                # As many terms as amplitudes leave no error but round-off.
+                fit_error = _known(error) if error > ROUND_OFF * abs(value) else None
+                rows.append(Quantity(f"{name} {state}", value, "GPa", fit_error, model, true))
         for key, name, unit in (("kleinman_zeta", "Kleinman's ζ", ""), ("frequency", "highest frequency", "THz")):
             if key in data:
                 true = float(reference[key].max()) if key in reference else None

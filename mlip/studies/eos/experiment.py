@@ -18,6 +18,7 @@ from mlip.config import Train
 from mlip.files import write_atomic, write_json
 from mlip.potential import Potential
 from mlip.report.drawing import BLUE, MUTED, ORANGE, Panel, Picture, png
+from mlip.studies.eos.acquisition import spread_evenly
 from mlip.studies.eos.comparison import Plan, calculator_label, compare_acquisitions, summarise_comparison
 from mlip.studies.eos.isotherms import measure_isotherms
 from mlip.studies.eos.settings import Settings
@@ -57,14 +58,15 @@ def run_comparison(
     """
     densities = np.linspace(min(settings.densities), max(settings.densities), plan.n_densities)
     grid = {"densities": tuple(densities.round(6).tolist()), "temperatures": (max(settings.temperatures),)}
-    own = settings.model_copy(update=grid | {"n_frames": 5 * plan.n_test})
+    # Many, for where it takes long to settle only the last part of a run counts.
+    own = settings.model_copy(update=grid | {"n_frames": 20 * plan.n_test})
     with ExitStack() as stack:
         cheap = settings.reference == "dynamics"
         calculator = labeller.direct() if cheap else stack.enter_context(labeller.stored())
         driver = None if cheap else potential
         _, frames = measure_isotherms(structure, own, calculator, driver, seed=seed, progress=labeller.progress)
         data = compare_acquisitions(
-            frames,
+            thin_frames(frames, 5 * plan.n_test),
             calculator_label(calculator),
             train,
             plan,
@@ -80,6 +82,14 @@ def run_comparison(
     write_atomic(out / "comparison.md", format_comparison(rows))
     png(draw_comparison(data), out / "comparison.png")
     return data
+
+
+def thin_frames(frames: Sequence[Atoms], n: int) -> list[Atoms]:
+    """At most ``n`` frames of each density, evenly spread over its own."""
+    groups: dict[float, list[Atoms]] = {}
+    for frame in frames:
+        groups.setdefault(frame.info["density"], []).append(frame)
+    return [group[k] for group in groups.values() for k in spread_evenly(len(group), n)]
 
 
 def format_comparison(rows: Sequence[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 # Targets of the study of elastic constants, on request.
 #   results/<system>/studies/elastic/ablation/ablation.md: other cutoffs and resolutions, trained and measured
+#   results/<system>/studies/elastic/influence/influence.md: influences against trainings without the structure
 #   results/<system>/studies/elastic/faults/<fault>.md: a planted fault is found, named and mended (cheap labellers)
 from mlip.studies.elastic.settings import FAULTS as ELASTIC_FAULTS
 from mlip.studies.elastic.settings import PRESENT as ELASTIC_PRESENT
@@ -69,6 +70,38 @@ rule report_ablation:
         "../../../scripts/report_ablation.py"
 
 
+rule omit_structures:
+    input:
+        structures=STRUCTURE_FILES,
+        train=lambda wildcards: f"results/{wildcards.system}/iter_{last_iteration():02d}/collect_dataset/train.extxyz",
+        isolated="results/{system}/label_references/isolated_atoms.json",
+        assessments=every_iteration("assess_potential/assessment.json"),
+    output:
+        table="results/{system}/studies/elastic/influence/influence.md",
+        result="results/{system}/studies/elastic/influence/influence.json",
+        picture="results/{system}/studies/elastic/influence/influence.png",
+    log:
+        "results/{system}/logs/studies/elastic/omit_structures.log",
+    benchmark:
+        "results/{system}/studies/elastic/benchmarks/omit_structures.tsv"
+    conda:
+        f"../{POTENTIAL_ENVIRONMENT}"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
+    params:
+        plan={"n": ELASTIC.n_omitted, "n_seeds": ELASTIC.omission_seeds},
+        settings=final_settings("train"),
+        source=CONFIG.structures[0].model_dump(mode="json"),
+        seed=CONFIG.seed,
+        code=code_digest("mlip.studies.elastic.omission", "mlip.training", *TRAINING_CODE),
+    message:
+        "omit_structures: results/{wildcards.system}/studies/elastic/influence/influence.md"
+    script:
+        "../../../scripts/omit_structures.py"
+
+
 rule mend_elastic:
     input:
         structures=STRUCTURE_FILES,
@@ -86,7 +119,7 @@ rule mend_elastic:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
-        settings=ELASTIC.model_dump(mode="json", include={"wrong_parameters", "n_omitted", "n_labels"}),
+        settings=ELASTIC.model_dump(mode="json", include={"wrong_parameters", "n_labels"}),
         train=section("train"),
         label=label_settings,
         source=CONFIG.structures[0].model_dump(mode="json"),

@@ -2,6 +2,9 @@
 #   snakemake --configfile config/argon.yaml results/argon/studies/eos/comparison/comparison.md
 
 EOS_LABELLER_DRIVES = CONFIG.studies.eos.reference == "dynamics"
+EOS_PLAN = {"n_seeds": 5, "n_rounds": 3, "n_labels": 4, "n_start": 6, "n_densities": 8}
+# With DFT half the test frames: some hundred labels in all.
+EOS_PLAN["n_test"] = 8 if EOS_LABELLER_DRIVES else 4
 
 
 rule compare_acquisitions:
@@ -29,7 +32,7 @@ rule compare_acquisitions:
         # Sixty short trainings; a schedule of the loop's length would take an hour.
         train=CONFIG.train.model_dump(mode="json") | {"n_steps": min(400, CONFIG.train.n_steps)},
         label=label_settings,
-        plan={"n_seeds": 5, "n_rounds": 3, "n_labels": 4, "n_start": 6, "n_densities": 8, "n_test": 8},
+        plan=EOS_PLAN,
         source=CONFIG.structures[0].model_dump(mode="json"),
         seed=CONFIG.seed,
         code=code_digest("mlip.studies.eos.experiment", "mlip.training", *TRAINING_CODE),

@@ -1,0 +1,15 @@
+"""When dynamics has come apart: the limits that exploration, stability tests and studies share."""
+
+from __future__ import annotations
+
+HOTTEST = 5.0
+"""Kinetic over intended temperature above which dynamics has exploded."""
+LEEWAY = 1000.0
+"""K on top of that, for few atoms fluctuate."""
+NEAREST = 0.45
+"""Distance over summed covalent radii below which atoms have collapsed."""
+
+
+def is_too_hot(kinetic: float, intended: float) -> bool:
+    """Whether the ``kinetic`` temperature is one of an explosion (or NaN), K."""
+    return not kinetic <= HOTTEST * intended + LEEWAY
