@@ -20,15 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
 from torch import Tensor
 
 from mlip.neighbors import find_pairs
-from mlip.potential import Potential, load_potential
+from mlip.potential import Potential, kernels, load_potential
+from mlip.potential.ace import CommitteeNetwork, Size
 from mlip.potential.basis import spherical_harmonics, tangential
 from mlip.potential.committee import ACEPotential
+from mlip.potential.edges import compute_density, sum_edges
+from mlip.potential.environments import Frame, build_environments
+from mlip.potential.kernels.library import load_library
 
 CUTOFF, L_MAX, SLOTS, N_RADIAL = 5.0, 3, 34, 8
 REPEATS = {64: 2, 512: 4}
@@ -218,6 +223,34 @@ def compile_programs(potential: Potential, folder: Path) -> dict[str, Any]:
     return found
 
 
+def loops(n_atoms: int) -> Iterator[Row]:
+    """The network of the defaults in single precision, with the compiled loops and without."""
+    frame = Frame(("Si",), CUTOFF, N_RADIAL, L_MAX, {"Si-Si": 2.0})
+    environments = build_environments([make_silicon(n_atoms)], frame)
+    density, environments = compute_density(environments).float(), environments.to("cpu", torch.float32)
+    network = CommitteeNetwork(Size(1, 1, N_RADIAL, L_MAX, 32, 4, (32, 32)), seed=0)
+    network.fit_statistics(environments, density)
+
+    def forces() -> Tensor:
+        return sum_edges(environments, network(environments, density)[1], 1)[0]
+
+    def gradient() -> object:
+        return torch.autograd.grad(forces().square().sum(), list(network.parameters()), allow_unused=True)
+
+    def without(work: Callable[[], object]) -> Callable[[], object]:
+        def run() -> object:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(kernels, "usable", lambda *_: False)
+                return work()
+
+        return run
+
+    yield "forces, compiled loops", torch.no_grad()(forces)
+    yield "forces, torch alone", without(torch.no_grad()(forces))
+    yield "gradient of a loss of forces, compiled loops", gradient
+    yield "gradient of a loss of forces, torch alone", without(gradient)
+
+
 def print_times(title: str, makers: Callable[[int], Iterator[Row]]) -> None:
     """A table of CPU times, µs per atom."""
     print(f"\n{title}\n\n| µs/atom | 64 atoms | 512 atoms |\n|---|---|---|")
@@ -291,6 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_times("Neighbour lists, silicon, 5 Å", neighbor_lists)
     print_times("Spherical harmonics up to l = 3 with gradients, 34 edges an atom", harmonics)
     print_times("Density from basis functions, 34 edges an atom, float64", densities)
+    if load_library() is not None:
+        print_times("The network, environments given, float32", loops)
     if given.potential is None:
         return
     potential = load_potential(given.potential)
