@@ -103,11 +103,16 @@ def test_a_batch_may_share_the_arrays_of_its_data_set() -> None:
 
 def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     made = network(3, 4, torch.float64)
-    fields = torch.randn(16, 101, 5, dtype=torch.float64)
+    fields = torch.randn(16, 1001, 5, dtype=torch.float64)  # enough for two threads, and no whole number of vectors
     alone = form_invariants(made.size, fields, made.sphere)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     shared = form_invariants(made.size, fields, made.sphere)
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+def test_denormal_numbers_stay_in_the_process() -> None:
+    """A library that was linked with -ffast-math would flush them to zero for everyone."""
+    assert float(np.float64(1e-310) * np.float64(0.5)) > 0.0
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

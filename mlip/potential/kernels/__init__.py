@@ -8,6 +8,7 @@ derivatives are the twins' alone.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -24,8 +25,8 @@ __all__ = ["ContractEdges", "DeriveFields", "FormInvariants", "SumEdges", "usabl
 DEGREES, POWERS = (1, 2, 3), (1, 2)
 """l_max and numbers of powers nu that the kernels are compiled for."""
 NAMES = {torch.float32: "float", torch.float64: "double"}
-MIN_ROWS = 64
-"""Rows for which a further thread is worth its start."""
+GRAIN = {"contract": 64, "contract_back": 64, "sum_back": 64}
+"""Atoms, and of other kernels numbers (N K), for which a further thread is worth its start; whole vectors."""
 
 
 def usable(l_max: int | None, n_powers: int | None, like: Tensor) -> bool:
@@ -156,13 +157,14 @@ class SumEdges(torch.autograd.Function):
 def _run(name: str, like: Tensor, count: int, arguments: tuple[Any, ...]) -> None:
     """Call a kernel for 0 ... count, in as many parts as torch uses threads."""
     function, values = _function(name, like.dtype), _pointers(arguments)
-    n_parts = min(torch.get_num_threads(), max(count // MIN_ROWS, 1))
+    grain = GRAIN.get(name, 2048)
+    n_parts = min(torch.get_num_threads(), max(count // grain, 1))
     if n_parts == 1:
         function(0, count, *values)
         return
-    step = -(-count // (n_parts * MIN_ROWS)) * MIN_ROWS  # parts begin at whole vectors
+    step = -(-count // (n_parts * grain)) * grain
     parts = [(a, min(a + step, count)) for a in range(0, count, step)]
-    list(_pool(n_parts).map(lambda part: function(*part, *values), parts))
+    list(_pool(n_parts, os.getpid()).map(lambda part: function(*part, *values), parts))
 
 
 def _pointers(arguments: tuple[Any, ...]) -> list[Any]:
@@ -170,7 +172,8 @@ def _pointers(arguments: tuple[Any, ...]) -> list[Any]:
 
 
 @cache
-def _pool(n_threads: int) -> ThreadPoolExecutor:
+def _pool(n_threads: int, _process: int) -> ThreadPoolExecutor:
+    """Threads of this process: a fork does not inherit them."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix="kernel")
 
 

@@ -14,7 +14,9 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-O3", "-ffast-math", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi")
+ALGEBRA = ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
+"""Not -ffast-math: with it, GCC makes a library switch denormal numbers off in the whole process."""
+FLAGS = ("-O3", *ALGEBRA, "-std=c++17", "-shared", "-fPIC", "-Wno-psabi")
 """No -march: every function is compiled for several kinds of processors, and the loader chooses."""
 
 
