@@ -110,6 +110,18 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
+def test_transforms_of_functions_do_without() -> None:
+    made = network(3, 4, torch.float64)
+    fields = torch.randn(16, 2, 5, dtype=torch.float64)
+
+    def total(u: torch.Tensor) -> torch.Tensor:
+        return form_invariants(made.size, u, made.sphere)[0].sum()
+
+    leaf = fields.clone().requires_grad_()
+    total(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(total)(fields), leaf.grad)
+
+
 def test_denormal_numbers_stay_in_the_process() -> None:
     """A library that was linked with -ffast-math would flush them to zero for everyone."""
     assert float(np.float64(1e-310) * np.float64(0.5)) > 0.0

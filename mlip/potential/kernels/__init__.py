@@ -30,13 +30,15 @@ GRAIN = {"contract": 64, "contract_back": 64, "sum_back": 64}
 
 
 def usable(l_max: int | None, n_powers: int | None, like: Tensor) -> bool:
-    """Whether kernels can take arrays like ``like``: on a CPU, compiled, and not while torch records a program."""
+    """Whether kernels can take arrays like ``like``: on a CPU, compiled, and while torch neither records a program nor
+    transforms functions (``torch.func``, whose tensors have no memory)."""
     return (
         like.device.type == "cpu"
         and like.dtype in NAMES
         and (l_max is None or l_max in DEGREES)
         and (n_powers is None or n_powers in POWERS)
         and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None
         and load_library() is not None
     )
 

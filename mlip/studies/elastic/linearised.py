@@ -169,9 +169,9 @@ def _gradients(
     outputs: Tensor, directions: Tensor, parameters: Sequence[Tensor], n_shared: int, member: int
 ) -> np.ndarray:
     """Derivatives of ``directions`` [n, m] times ``outputs`` [m] by shared parameters and the member's own, [n, D]."""
-    found = torch.autograd.grad(outputs, parameters, directions, is_grads_batched=True, allow_unused=True)
-    parts = []
-    for k, (gradient, parameter) in enumerate(zip(found, parameters, strict=True)):
-        full = torch.zeros(len(directions), *parameter.shape).to(parameter) if gradient is None else gradient
-        parts.append((full if k < n_shared else full[:, :, member]).flatten(1))
-    return torch.cat(parts, 1).cpu().numpy()
+    rows = []
+    for direction in directions:
+        found = torch.autograd.grad(outputs, parameters, direction, retain_graph=True, materialize_grads=True)
+        own = [g if k < n_shared else g[:, member] for k, g in enumerate(found)]
+        rows.append(torch.cat([g.flatten() for g in own]))
+    return torch.stack(rows).cpu().numpy()
