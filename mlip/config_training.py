@@ -83,6 +83,9 @@ class Train(Section):
         1, ge=1, le=4, description="Message-passing layers: 2 see the neighbours' neighbours, at 2.5 times the cost."
     )
     n_steps: int = Field(1500, ge=1, description="Optimiser steps; the learning rate anneals over them.")
+    early_stopping: bool = Field(
+        True, description="Anneal at once where forces on validation data have been no better for long (backend ace)."
+    )
     batch_size: int = Field(4, ge=1, description="Structures per step.")
     learning_rate: Positive = Field(0.004, description="Peak learning rate.")
     energy_weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Weight of the energy error per atom.")

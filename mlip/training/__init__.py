@@ -38,7 +38,7 @@ def train_committee(
 
     Args:
         train: labelled structures; one with stress labels contributes them.
-        valid: labelled structures for calibration; may be empty.
+        valid: labelled structures for calibration and early stopping; may be empty.
         settings: section ``train`` of the configuration.
         out: output folder.
         seed: of initial weights, batches and the structures each member leaves out.
@@ -120,6 +120,7 @@ def _train(
     trainer = Trainer(
         prepared.network,
         prepared.data,
+        prepared.valid,
         settings=settings,
         seed=seed,
         identity=hashlib.sha256(identity.encode()).hexdigest(),

@@ -108,5 +108,24 @@ def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energ
     return loss, squares.detach()
 
 
+@torch.no_grad()
+def measure_errors(network: CommitteeNetwork, data: Dataset, batch_size: int) -> dict[str, float]:
+    """RMS errors of the committee's mean on ``data``: ``energy`` (eV/atom) and ``force`` (eV/Å)."""
+    weights = data.sizes.new_ones((network.size.n_members, len(data.rows)))
+    energy, force = data.sizes.new_zeros(()), data.sizes.new_zeros(())
+    for first in range(0, len(data.rows), batch_size):
+        chosen = range(first, min(first + batch_size, len(data.rows)))
+        batch = take_batch(data, chosen, weights, network.size.n_species)
+        atomic, edges = network(batch.environments, batch.density, members=True)
+        total = atomic.energies.mean(0)
+        energies = total.new_zeros(len(chosen)).index_add(0, batch.environments.structure, total)
+        energy += ((energies - batch.energies) / batch.sizes).square().sum()
+        force += (sum_edges(batch.environments, edges, len(chosen))[0].mean(1) - batch.forces).square().sum()
+    return {
+        "energy": float((energy / len(data.rows)).sqrt()),
+        "force": float((force / data.forces.numel()).sqrt()),
+    }
+
+
 def _huber(error: Tensor) -> Tensor:
     return torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER) * 2.0

@@ -47,6 +47,7 @@ class Prepared:
     fingerprint: str
     warnings: list[str]
     keys: list[str]
+    valid: Dataset | None = None
     previous: Previous | None = None
 
     def start(self, settings: Train) -> float:
@@ -88,7 +89,8 @@ def prepare_training(
         network.fit_statistics(data.environments, data.density)
         _fit_energy_scales(network, data, composition(train, frame))
     keys = [fingerprint([atoms]) for atoms in train]
-    return Prepared(frame, network, data, isolated, fingerprint([*train, *valid]), suspicions, keys, earlier)
+    watched = build_dataset(valid, prepare_pairs(valid, settings.radius), frame, isolated, device) if valid else None
+    return Prepared(frame, network, data, isolated, fingerprint([*train, *valid]), suspicions, keys, watched, earlier)
 
 
 @torch.no_grad()

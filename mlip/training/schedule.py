@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,12 @@ from torch import Tensor
 from mlip.config import Train
 from mlip.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from mlip.training.parallel import SINGLE, Processes
+
+WAIT, PATIENCE = 1000, 1.5
+"""A training turns to its end when forces on validation data have been no better for WAIT steps, and not before this
+multiple of the steps that the best ones took. Silicon's were best after 2500 of 20 000 steps, and 17 % worse then."""
+TAIL = 0.5
+"""Length of that end, in which the rates anneal, relative to what went before."""
 
 
 class WeightAverage:
@@ -36,6 +43,18 @@ class WeightAverage:
         decay = min(self.decay, (1.0 + step) / (10.0 + step))
         for name, parameter in self.parameters.items():
             self.weights[name].lerp_(parameter, 1.0 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The averages in place of the parameters, for a while."""
+        own = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.apply()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(own[name])
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -93,8 +112,14 @@ class Schedule(ABC):
     def _advance(self, fraction: float) -> Tensor:
         """One step at ``fraction`` of the schedule; RMS errors of energies, forces and virials, [3]."""
 
+    def _validate(self) -> dict[str, float]:
+        """RMS errors of the averaged weights on validation data, ``valid_force_rmse`` (eV/Å) among them, if any."""
+        return {}
+
     def run(self) -> None:
         """Train to the end of the schedule and leave the averaged weights in place.
+
+        The schedule is cut short where validation errors stop falling (:func:`find_turn`).
 
         Raises:
             FloatingPointError: when training diverges.
@@ -118,9 +143,17 @@ class Schedule(ABC):
 
     def _fraction(self) -> float:
         """Place in the schedule, from ``start`` to 1."""
-        n_steps = math.ceil((1.0 - self.start) * self.settings.n_steps)
-        done = self.step / n_steps if self.max_seconds is None else self.seconds / self.max_seconds
+        done = self._done(self.step, self.seconds)
+        turn = find_turn(self.history) if self.settings.early_stopping else None
+        if turn is not None:
+            turned = self._done(turn["step"], turn["seconds"])
+            done = max(done, turned + (1.0 - turned) * (done - turned) / (TAIL * turned))
         return self.start + (1.0 - self.start) * done if done < 1.0 else 1.0
+
+    def _done(self, step: int, seconds: float) -> float:
+        """Share of the planned steps, or of the planned time, that has passed."""
+        n_steps = math.ceil((1.0 - self.start) * self.settings.n_steps)
+        return step / n_steps if self.max_seconds is None else seconds / self.max_seconds
 
     def _record(self, errors: Tensor) -> None:
         energy, force, virial = (1e3 * float(v) for v in errors)
@@ -130,6 +163,7 @@ class Schedule(ABC):
             "energy_rmse": energy,
             "force_rmse": force,
             "virial_rmse": virial,
+            **{name: 1e3 * error for name, error in self._validate().items()},
         }
         if not math.isfinite(energy + force):
             raise FloatingPointError(
@@ -157,3 +191,16 @@ class Schedule(ABC):
         self.step = round(self.processes.agree(self.step, self._device()))
         self.seconds = self.processes.agree(self.seconds, self._device())
         self.processes.copy_(self._state().values())
+
+
+def find_turn(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The entry of ``history`` at which forces on validation data had been no better for long enough, if any."""
+    best: Mapping[str, Any] | None = None
+    for entry in history:
+        if "valid_force_rmse" not in entry:
+            continue
+        if best is None or entry["valid_force_rmse"] < best["valid_force_rmse"]:
+            best = entry
+        elif entry["step"] >= max(best["step"] + WAIT, PATIENCE * best["step"]):
+            return entry
+    return None

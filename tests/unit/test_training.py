@@ -44,6 +44,8 @@ def test_results_are_described(potential_folder: Path, settings: Train) -> None:
     assert 5.0 <= result["settings"]["cutoff"] <= 7.0, "auto is resolved"
     assert [entry["step"] for entry in result["history"]] == [40, 80, 120]
     assert result["history"][-1]["force_rmse"] < result["history"][0]["force_rmse"]
+    for name in ("energy_rmse", "force_rmse"):
+        assert result["history"][-1][f"valid_{name}"] == pytest.approx(result["valid_errors"][name], rel=1e-3)
     description = json.loads((potential_folder / "potential.json").read_text())
     assert description["species"] == ["Au", "Cu"]
     assert set(description["frame"]["shortest"]) == {"Au-Au", "Au-Cu", "Cu-Cu"}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mlip.config import Train
-from mlip.training.schedule import Schedule, WeightAverage
+from mlip.training.schedule import Schedule, WeightAverage, find_turn
 
 
 @dataclass
@@ -21,11 +23,14 @@ class Counter(Schedule):
 
     device: str = "cpu"
     error: float = 1.0
+    best_at: float | None = None
+    """The step at which validation errors are least."""
 
     rate_key: ClassVar[str] = "train.some_rate"
 
     def __post_init__(self) -> None:
         self.weight = torch.zeros(1)
+        self.fractions: list[float] = []
         self.average = WeightAverage({"weight": self.weight}, 0.5)
 
     def _device(self) -> torch.device:
@@ -37,7 +42,11 @@ class Counter(Schedule):
     def _state(self) -> dict[str, Tensor]:
         return {"weight": self.weight, "average": self.average.weights["weight"]}
 
+    def _validate(self) -> dict[str, float]:
+        return {} if self.best_at is None else {"valid_force_rmse": 1.0 + abs(self.step - self.best_at)}
+
     def _advance(self, fraction: float) -> Tensor:
+        self.fractions.append(fraction)
         self.weight += 1.0
         self.average.update(self.step)
         return torch.full((3,), self.error)
@@ -80,3 +89,72 @@ def test_divergence_names_the_setting_to_lower() -> None:
     counter = Counter(settings=Train(n_steps=4), seed=5, identity="", error=float("nan"))
     with pytest.raises(FloatingPointError, match=r"step 4 \(seed 5\); lower train\.some_rate"):
         counter.run()
+
+
+def test_a_training_turns_to_its_end_when_validation_errors_rise() -> None:
+    counter = Counter(settings=Train(n_steps=20_000, checkpoint_every=100), seed=0, identity="", best_at=3000)
+    counter.run()
+    turn = find_turn(counter.history)
+    assert turn is not None
+    assert turn["step"] == 4500  # half as long again as the best took
+    assert counter.step == 6750  # ... and half of that for the end
+    steps = np.diff(counter.fractions)
+    np.testing.assert_allclose(steps[:4499], 1 / 20_000, rtol=1e-6)
+    np.testing.assert_allclose(steps[4500:], (1.0 - 4500 / 20_000) / 2250, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("best_at", "n_steps", "settings"),
+    [
+        (5000, 5000, {}),  # they never rise
+        (3000, 5000, {}),  # they rise when little is left
+        (100, 1000, {}),  # too few steps
+        (None, 5000, {}),  # nothing to validate on
+        (500, 5000, {"early_stopping": False}),
+    ],
+)
+def test_else_it_runs_as_planned(best_at: float | None, n_steps: int, settings: dict[str, Any]) -> None:
+    train = Train(n_steps=n_steps, checkpoint_every=100, **settings)
+    counter = Counter(settings=train, seed=0, identity="", best_at=best_at)
+    counter.run()
+    assert counter.step == n_steps
+    np.testing.assert_allclose(np.diff(counter.fractions), 1.0 / n_steps, rtol=1e-6)
+
+
+def test_a_training_by_time_turns_to_its_end_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(50_000))
+    monkeypatch.setattr(time, "process_time", lambda: float(next(ticks)))
+    settings = Train(checkpoint_every=100)
+    counter = Counter(settings=settings, seed=0, identity="", best_at=3000, max_seconds=20_000.0)
+    counter.run()
+    assert counter.step == 6750
+
+
+def test_a_run_stopped_after_its_turn_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    settings, path = Train(n_steps=20_000, checkpoint_every=100), tmp_path / "checkpoint"
+    whole = Counter(settings=settings, seed=0, identity="a", best_at=1000)
+    whole.run()
+    assert 3000 <= whole.step <= 3001
+
+    def stop(entry: dict[str, object]) -> None:
+        if entry["step"] == 2500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Counter(settings=settings, seed=0, identity="a", checkpoint=path, progress=stop, best_at=1000).run()
+    rest = Counter(settings=settings, seed=0, identity="a", checkpoint=path, best_at=1000)
+    rest.run()
+    assert rest.fractions == whole.fractions[2400:]
+    assert torch.equal(rest.weight, whole.weight)
+
+
+def test_a_plateau_is_no_turn_before_its_time() -> None:
+    def turn(errors: Sequence[float]) -> int | None:
+        found = find_turn([{"step": 100 * (k + 1), "valid_force_rmse": e} for k, e in enumerate(errors)])
+        return None if found is None else found["step"]
+
+    assert turn([5, *[4] * 10]) is None
+    assert turn([5, *[4] * 11]) == 1200
+    assert turn([5, *[4] * 10, 3.9, *[4] * 9]) is None
+    assert turn([*range(40, 10, -1), *[30] * 14]) is None
+    assert turn([*range(40, 10, -1), *[30] * 15]) == 4500
