@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,12 +18,21 @@ from ase.calculators.calculator import Calculator, SCFError, all_changes
 ERRORS = {"RuntimeError": RuntimeError, "MemoryError": MemoryError, "NameError": NameError, "ValueError": ValueError}
 
 
+class TerminatesWhenFlushed(io.StringIO):
+    """Sends this process the SIGTERM that Slurm sends all processes of a job."""
+
+    def flush(self) -> None:
+        sys.stdout = sys.__stdout__
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class SpringCalculator(Calculator):
     """Atoms on springs to their centre (eV, Å), with a behaviour chosen by the number of atoms.
 
     ``behaviours`` maps the number of atoms, as a string, to ``segfault``, ``hang``, ``exit``,
-    ``sysexit``, ``full``, ``nan``, ``unconverged``, ``silently_unconverged``, ``drift``, ``large`` or
-    ``raise <type> <message>``. ``logfile`` is a file that receives one line per calculation.
+    ``sysexit``, ``full``, ``nan``, ``unconverged``, ``silently_unconverged``, ``drift``, ``large``,
+    ``terminated_at_its_end`` or ``raise <type> <message>``. ``logfile`` is a file that receives one line
+    per calculation.
     """
 
     implemented_properties = ("energy", "forces")
@@ -66,6 +77,8 @@ class SpringCalculator(Calculator):
             raise SCFError("no convergence")
         elif behaviour == "silently_unconverged":
             self.converged = False
+        elif behaviour == "terminated_at_its_end":
+            sys.stdout = TerminatesWhenFlushed()  # by the worker, once it has the results
         elif behaviour == "nan":
             forces = forces * np.nan
         elif behaviour == "drift":

@@ -17,6 +17,7 @@ from mlip.config import Label
 from mlip.files import sha256_of
 from mlip.labels.calculators import LabelError
 from mlip.labels.checks import check_settings
+from mlip.labels.ending import end_if_told, store_first
 from mlip.labels.escalation import difference, escalation_ladder, foreign_changes
 from mlip.labels.guards import check_results, check_structure, find_traps
 from mlip.labels.identity import settings_identity
@@ -107,8 +108,9 @@ class Labeller:
         record = self.store.get(key)
         cached = record is not None and self._is_reusable(record)
         if record is None or not cached:
-            record = self._compute(key, atoms)
-            self.store.put(key, record)
+            with store_first():
+                record = self._compute(key, atoms)
+                self.store.put(key, record)
         status, reason = self._judge(atoms, record)
         return Outcome(key, self._settings_id_of(record), status, reason, cached, record)
 
@@ -195,6 +197,8 @@ class Labeller:
         printed = self._worker.output.stat().st_size if self._worker.output.exists() else 0
         request = {"structure": structure, "parameters": parameters, "scratch": str(folder)}
         answer = self._worker.ask(request, timeout)
+        if answer["status"] != "ok":
+            end_if_told()
         return answer, _read_from(folder / "scf.txt", 0) + _read_from(self._worker.output, printed)
 
 

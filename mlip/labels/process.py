@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlip.labels.calculators import LabelError
+from mlip.labels.ending import is_overdue
 from mlip.labels.launcher import NO_MPI, Meeting, count_ranks
 from mlip.labels.ranks import main as serve_rank
 from mlip.labels.worker import main as serve
@@ -133,7 +134,7 @@ class Worker:
         )
 
     def _exchange(self, request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
-        """Send ``request`` and wait for the answer; None when time is up or the child is gone."""
+        """Send ``request`` and wait for the answer; None when time is up, for the job as well, or the child is gone."""
         process, connection = self._process, self._connection
         if process is None or connection is None:
             raise RuntimeError("the worker process is not running")
@@ -141,8 +142,8 @@ class Worker:
         try:
             connection.send_bytes(json.dumps(request | {"calculator": self.calculator}).encode())
             # In slices, because a grandchild may keep the pipe open after the child's death.
-            while not connection.poll(max(0.0, min(1.0, deadline - time.monotonic()))):
-                if time.monotonic() >= deadline or process.poll() is not None:
+            while not connection.poll(max(0.0, min(0.5, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline or process.poll() is not None or is_overdue():
                     return None
             return json.loads(connection.recv_bytes())
         except (EOFError, OSError):

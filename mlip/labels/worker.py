@@ -77,7 +77,9 @@ def serve(messages: Messages) -> None:
             return
         messages.send({"status": "ready"})
         while True:
-            messages.send(_answer(factory, messages.receive()))
+            answer = _answer(factory, messages.receive())
+            messages.send(answer)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             gc.collect()  # calculators hold large arrays in reference cycles
     except EOFError:
         return
@@ -111,6 +113,8 @@ def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
         calculator = _construct(factory, request)
         constructing = False
         answer = _calculate(calculator, request["structure"])
+        # Slurm ends all processes of a job at once; what is finished is handed over before.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit: a code that exits must not take the worker along

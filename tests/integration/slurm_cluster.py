@@ -189,13 +189,27 @@ class SlurmCluster:
     def kill_node(self, name: str) -> None:
         """A power cut: slurmd and everything that its jobs run are gone at once, without a word to Slurm."""
         self.stop(name, kill=True)
-        processes = self.processes(f"SLURMD_NODENAME={name}")
-        stats = [(Path("/proc") / str(pid) / "stat").read_text() for pid in processes]
-        parents = {int(stat.rpartition(")")[2].split()[1]) for stat in stats}
-        daemons = [pid for pid in parents if (Path("/proc") / str(pid) / "comm").read_text().strip() == "slurmstepd"]
-        for pid in [*daemons, *processes]:
+        # More than once: a process may start another one between being found and being killed.
+        self._wait_for(lambda: not self._kill(self.processes(f"SLURMD_NODENAME={name}")), seconds=20)
+
+    def _kill(self, processes: list[int]) -> list[int]:
+        """SIGKILL for these processes of jobs and the slurmstepd above them; returns the processes."""
+        parents = set()
+        for pid in processes:
+            with contextlib.suppress(OSError):  # it has ended
+                stat = (Path("/proc") / str(pid) / "stat").read_text()
+                parent = Path("/proc") / stat.rpartition(")")[2].split()[1]
+                if (parent / "comm").read_text().strip() == "slurmstepd":
+                    parents.add(int(parent.name))
+        for pid in [*parents, *processes]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        return processes
+
+    def cancel(self, job: str) -> None:
+        """``scancel``, and the end of all that the job runs: Slurm's command returns before anything has happened."""
+        self.command("scancel", job)
+        self._wait_for(lambda: not self.processes(f"SLURM_JOB_ID={job}"), seconds=20)
 
     def processes(self, *variables: str) -> list[int]:
         """Processes of this Slurm's jobs that have these environment variables, as ``NAME=value``."""

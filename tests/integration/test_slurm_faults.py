@@ -45,6 +45,7 @@ CHANGES: dict[str, Any] = {
 # Small enough that a label's stand-in can exceed it; the retry has twice as much.
 MEMORY = ["--set-resources", "label_structures:mem_mb=900 * attempt"]
 SLURMCTLD_DOWN = 15  # seconds
+SLURMCTLD_SAVES = 6  # seconds after which it has written all changes to its StateSaveLocation; 5 in its source
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ class Ordeal:
         (loop.folder / f"hungry-{jobs[OOM].id}").touch()
         (loop.folder / f"endless-{jobs[WALLTIME].id}").touch()
         self.cluster.command("scontrol", "update", f"JobId={jobs[WALLTIME].id}", "TimeLimit=1")
-        self.cluster.command("scancel", jobs[CANCELLED].id)
+        self.cluster.cancel(jobs[CANCELLED].id)
         self.dead_node = jobs[NODE].node
         self.cluster.kill_node(self.dead_node)
         loop.release()
@@ -116,7 +117,11 @@ class Ordeal:
         """Away when the training is to be submitted; the accounting and the dead node come back with it."""
         log = self.loop.results / "logs" / "iter_00" / "collect_dataset.log"
         self.driver.wait_until(log.exists, "all labels")
+        # A slurmctld that dies before it has saved a job's end runs that job again.
+        self.driver.process.send_signal(signal.SIGSTOP)
+        time.sleep(SLURMCTLD_SAVES)
         self.cluster.stop("slurmctld", kill=True)
+        self.driver.process.send_signal(signal.SIGCONT)
         self.driver.wait_until(lambda: "train_committee: train" in self.driver.output, "the training's turn")
         time.sleep(SLURMCTLD_DOWN)
         self.output_in_outage = self.driver.output
