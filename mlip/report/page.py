@@ -148,12 +148,13 @@ def describe_criterion(entry: dict[str, Any]) -> dict[str, Any]:
     """A criterion of an assessment or a study as the texts of its row."""
     value, target, passed = entry.get("value"), entry["target"], bool(entry.get("passed"))
     # Criteria say only whether they passed; from that follows on which side of the target they should be.
-    at_least = value is not None and value != target and (value > target) == passed
+    at_least = None not in (value, target) and value != target and (value > target) == passed
     return {
         "name": entry["name"].replace("_", " "),
-        "value": DASH if value is None else _number(value),
-        "target": f"{'≥' if at_least else '≤'} {_number(target)}",
+        "value": _number(value),
+        "target": DASH if target is None else f"{'≥' if at_least else '≤'} {_number(target)}",
         "passed": passed,
+        "remedy": entry.get("remedy", ""),
     }
 
 

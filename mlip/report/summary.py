@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,11 +48,16 @@ def _reason(config: Config, loop: LoopRecord) -> str:
     last = loop.last.assessment
     if last.get("stop") and last.get("reason"):
         return str(last["reason"])
-    failed = [str(c.get("name")) for c in last.get("criteria") or [] if not c.get("passed")]
+    failed = [_missed(c) for c in last.get("criteria") or [] if not c.get("passed")]
     missed = f"; not met: {', '.join(failed)}" if failed else ""
     if loop.last.number + 1 >= config.max_iterations:
         return f"iteration limit: {loop.last.number + 1} of {config.max_iterations} iterations used{missed}"
     return f"unfinished: {loop.last.number + 1} of at most {config.max_iterations} iterations done{missed}"
+
+
+def _missed(criterion: Mapping[str, Any]) -> str:
+    remedy = criterion.get("remedy")
+    return f"{criterion.get('name')} ({remedy})" if remedy else str(criterion.get("name"))
 
 
 def _force_error(loop: LoopRecord) -> tuple[float | None, list[float] | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,5 +157,5 @@ def gate_criteria(
     criteria = []
     for (name, settings), measured, reference in zip(studies.items(), properties, references, strict=True):
         found = load_study(name, settings).compare(read_netcdf(measured), read_netcdf(reference))
-        criteria += [Criterion(f"{name}: {c.name}", c.value, c.target, c.at_least) for c in found]
+        criteria += [replace(c, name=f"{name}: {c.name}") for c in found]
     return criteria

@@ -280,8 +280,29 @@ def test_crystal_has_no_target() -> None:
     )
     data = study.measure(Subject(AllPairs(), None, [argon(5.3)], seed=4)).data
     assert np.isnan(data.force_error_target).all()
-    assert not study.compare(data, xr.Dataset())[0].passed
-    assert any("no force target" in text for text in study.remarks([Round(0, data, [])], xr.Dataset()))
+    criterion = study.compare(data, xr.Dataset())[0]
+    assert (criterion.target, criterion.passed) == (None, False)
+    assert "no force target follows: D(Ar)" in criterion.remedy
+    assert "is it a solid at 20 K" in criterion.remedy
+
+
+def test_blocks_too_short_for_a_target_are_named(liquid, tmp_path) -> None:
+    study = load_study("diffusion", QUICK)
+    short = liquid.data.assign(decayed=0 * liquid.data.decayed, force_error_target=np.nan * liquid.data.decayed)
+    criterion = study.compare(short, xr.Dataset())[0]
+    assert (criterion.target, criterion.passed) == (None, False)
+    assert "raise studies.diffusion.block_length (3200 fs)" in criterion.remedy
+    assert not write_report(
+        study, "argon", [Round(0, short, study.compare(short, xr.Dataset()))], xr.Dataset(), tmp_path
+    )
+    assert criterion.remedy in (tmp_path / "report.html").read_text()
+
+
+def test_force_target_without_unseen_labels_does_not_pass(committee) -> None:
+    study = load_study("diffusion", QUICK)
+    unseen = study.compare(committee.data, xr.Dataset())[0]
+    assert (unseen.value, unseen.passed) == (None, False)
+    assert "collect.test_fraction" in unseen.remedy
 
 
 class Exploding(AllPairs):
@@ -296,6 +317,7 @@ def test_dynamics_that_comes_apart_is_a_result_not_a_crash(tmp_path) -> None:
     study = load_study("diffusion", QUICK)
     found = study.measure(Subject(Exploding(), None, [argon()], seed=5))
     assert "came apart" in found.data.attrs["failure"]
+    assert "needs labels of this state (180 K" in study.compare(found.data, xr.Dataset())[0].remedy
     write_measurement(found, tmp_path)
     data = read_netcdf(tmp_path / "property.nc")
     criteria = study.compare(data, xr.Dataset())

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from synthetic_results import synthetic_config, synthetic_results, write_json
 
 from mlip import files
+from mlip.criteria import Criterion
 from mlip.driver import read_summary
 from mlip.report import report_system, summary_table
 from mlip.report.sources import read_loop
@@ -304,6 +305,23 @@ def test_a_loop_that_did_not_converge_says_why(tmp_path):
     assert "not converged (iteration limit" in summary_table(summary)
     edit(assessment_of(root, 1), lambda a: a.update(stop=True, reason="budget: 35 of 35 labels used"))
     assert render(root, iterations)[1]["reason"] == "budget: 35 of 35 labels used"
+
+
+def test_a_criterion_without_target_shows_none_and_says_what_to_change(tmp_path):
+    root = tmp_path / "silicon"
+    iterations = synthetic_results(root, 2)
+    missing = Criterion("force RMSE, as D demands", 0.1, None, remedy="no force target follows; raise block_length")
+
+    def unfinished(assessment):
+        assessment.update(converged=False, stop=False, reason="continue")
+        assessment["criteria"].append(missing.as_dict())
+
+    edit(assessment_of(root, 1), unfinished)
+    page, summary = render(root, iterations, config=synthetic_config(max_iterations=2))
+    assert not missing.passed
+    assert summary["reason"].endswith(f"{missing.name} ({missing.remedy})")
+    assert f'<span class="muted">{missing.remedy}</span>' in page
+    assert "≤ 0<" not in page
 
 
 def test_text_from_files_cannot_break_the_page(tmp_path):

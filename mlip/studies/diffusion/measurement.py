@@ -112,7 +112,7 @@ def gather(atoms: Atoms, blocks: Iterable[Block], settings: Settings) -> Transpo
     )  # fmt: skip
     masses = atoms.get_masses()
     for number, block in enumerate(_until_failure(blocks, found)):
-        n_lags = len(block.positions) // 2
+        n_lags = (len(block.positions) + 1) // 2  # up to half the block
         positions, velocities = remove_drift(block.positions, masses), remove_drift(block.velocities, masses)
         for k, kind in enumerate(species):
             forces = block.forces[:, kind.indices]

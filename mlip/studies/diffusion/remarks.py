@@ -7,7 +7,7 @@ import math
 import xarray as xr
 
 from mlip.studies.diffusion.settings import Settings
-from mlip.studies.diffusion.transport import AGREEMENT
+from mlip.studies.diffusion.transport import AGREEMENT, CM2_PER_S, Estimate
 
 DRIFT = 1e-3
 """Drift of the total energy over a block, eV/atom, above which it is mentioned."""
@@ -31,12 +31,44 @@ def list_remarks(data: xr.Dataset, settings: Settings) -> list[str]:
     return remarks
 
 
+def explain_failure(data: xr.Dataset, settings: Settings) -> str:
+    """Why there is no diffusion coefficient, and how to come by one."""
+    return (
+        f"{data.attrs['failure']}; the potential needs labels of this state ({settings.temperature:g} K, relative "
+        f"volume {settings.volume:+g}), or studies.diffusion.timestep ({settings.timestep:g} fs) is too long"
+    )
+
+
+def explain_missing_target(data: xr.Dataset, settings: Settings) -> str:
+    """Why no force target follows from the wanted error of D, species by species, and what would mend it."""
+    reasons = [_missing(data.isel(species=k), settings) for k in range(data.sizes["species"])]
+    return f"no force target follows: {'; '.join(reasons)}"
+
+
+def _missing(own: xr.Dataset, settings: Settings) -> str:
+    symbol = str(own.species.values)
+    routes = [Estimate(own[name].values).interval() for name in ("diffusion_green_kubo", "diffusion_einstein")]
+    low, high = (bound * CM2_PER_S * 1e5 for bound in min(routes))
+    if low <= 0:
+        return (
+            f"D({symbol}), {low:.2g} to {high:.2g} 10⁻⁵ cm²/s with 95 % confidence, cannot be told from none; is it a "
+            f"solid at {settings.temperature:g} K and relative volume {settings.volume:+g}? If not, raise "
+            f"studies.diffusion.n_blocks ({settings.n_blocks}) or block_length ({settings.block_length:g} fs)"
+        )
+    if not float(own.decayed):
+        return (
+            f"the integral of the velocity autocorrelation of {symbol} does not become flat within a quarter of a "
+            f"block; raise studies.diffusion.block_length ({settings.block_length:g} fs)"
+        )
+    return f"no force acts on {symbol}, and so no error of one"
+
+
 def _quality(own: xr.Dataset, settings: Settings) -> list[str]:
     symbol, value, error = str(own.species.values), float(own.diffusion), float(own.statistical_error)
     found = []
     if not float(own.decayed):
         found.append(
-            f"The velocities of {symbol} were still correlated at the end of the lags: make block_length longer. "
+            f"The integral of the velocity autocorrelation of {symbol} has no flat part: make block_length longer. "
             "Neither estimate is to be trusted."
         )
     discrepancy = float(own.discrepancy)
@@ -46,7 +78,7 @@ def _quality(own: xr.Dataset, settings: Settings) -> list[str]:
     else:
         found.append(f"{routes}: they DISAGREE, and D is not established; blocks are too short, or something is wrong.")
     if not math.isfinite(float(own.force_error_correlated)):
-        return [*found, f"Diffusion of {symbol} is not beyond doubt, so no force target follows. Is it a solid here?"]
+        return found  # why is told beside the criterion that lacks its target
     if error > settings.relative_error * value:
         found.append(
             f"The statistical error of D({symbol}) is {100 * error / value:.1f} %, more than the wanted "

@@ -63,7 +63,8 @@ class Settings(StudySettings):
 
     @model_validator(mode="after")
     def _long_enough(self) -> Settings:
-        samples = self.block_length / (self.timestep * self.sample_every)
+        interval = self.timestep * self.sample_every
+        samples = self.block_length / interval
         if samples < 40:
             raise ValueError(
                 f"a block of {self.block_length:g} fs holds {samples:.0f} samples, but needs at least 40; "
@@ -71,7 +72,7 @@ class Settings(StudySettings):
             )
         if self.member_blocks == 1:
             raise ValueError("member_blocks must be 0 or at least 2: one block has no error")
-        if self.window is not None and self.window > self.block_length / 4:
+        if self.window is not None and 2 * round(self.window / interval) > round(samples) // 2:
             raise ValueError(
                 f"window ({self.window:g} fs) must not exceed a quarter of block_length ({self.block_length:g} fs)"
             )

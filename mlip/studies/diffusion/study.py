@@ -21,13 +21,17 @@ from mlip.studies.diffusion.measurement import (
     measure_errors,
     size_correction,
 )
-from mlip.studies.diffusion.remarks import list_remarks
+from mlip.studies.diffusion.remarks import explain_failure, explain_missing_target, list_remarks
 from mlip.studies.diffusion.result import add_model_errors, judge_species, tabulate
 from mlip.studies.diffusion.transport import AGREEMENT, CM2_PER_S, DiffusionError
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
 
 if TYPE_CHECKING:
     from mlip.report.drawing import Picture
+
+FORCE_RMSE = "force RMSE on unseen labels, as D demands (eV/Å)"
+FORCE_UNCERTAINTY = "force uncertainty in the dynamics, as D demands (eV/Å)"
+"""Names of the criteria that are the loop's force target."""
 
 
 class Diffusion(Study):
@@ -100,7 +104,7 @@ class Diffusion(Study):
         """The force target that follows from the wanted error of D, model error, agreement and reference."""
         wanted = self.settings.relative_error
         if "diffusion" not in data:
-            return [Criterion("relative model error of D", None, wanted)]
+            return [Criterion("diffusion coefficient", None, None, remedy=explain_failure(data, self.settings))]
         criteria = self._force_criteria(data)
         if not np.isnan(data.model_error).all():
             worst = float((data.model_error_bound / abs(data.diffusion)).max())
@@ -117,19 +121,20 @@ class Diffusion(Study):
         return criteria
 
     def _force_criteria(self, data: xr.Dataset) -> list[Criterion]:
-        """Force errors against the smallest target of any species; only where there is an error to judge."""
-        target = float(data.force_error_target.min())  # of those species that diffuse
-        if not math.isfinite(target):
-            # Nothing diffuses: there is no target, and nothing that could pass.
-            return [Criterion("force error for the wanted error of D (eV/Å)", None, 0.0)]
-        criteria: list[Criterion] = []
-        if "test_force_rmse" in data.attrs:
-            name = "force RMSE on unseen labels, as D demands (eV/Å)"
-            criteria.append(Criterion(name, _finite(float(data.attrs["test_force_rmse"])), target))
-        uncertainty = float(data.force_uncertainty.max())
-        if math.isfinite(uncertainty):
-            criteria.append(Criterion("force uncertainty in the dynamics, as D demands (eV/Å)", uncertainty, target))
-        return criteria
+        """Force errors against the smallest target of any species; nothing for a calculator that has no error."""
+        target = _finite(float(data.force_error_target.min()))  # of those species that diffuse
+        rmse = _finite(float(data.attrs.get("test_force_rmse", math.nan)))
+        uncertainty = _finite(float(data.force_uncertainty.max()))
+        if target is None:
+            # Nothing could pass, whatever the error.
+            return [Criterion(FORCE_RMSE, rmse, None, remedy=explain_missing_target(data, self.settings))]
+        if uncertainty is None:
+            return [] if rmse is None else [Criterion(FORCE_RMSE, rmse, target)]
+        remedy = "" if rmse is not None else "no labels are kept from training; raise collect.test_fraction"
+        return [
+            Criterion(FORCE_RMSE, rmse, target, remedy=remedy),
+            Criterion(FORCE_UNCERTAINTY, uncertainty, target),
+        ]
 
     def _deviation(self, data: xr.Dataset, reference: xr.Dataset, k: int) -> float:
         """What of the relative deviation twice the statistical error does not explain, but not less than that error.

@@ -25,15 +25,13 @@ from mlip.files import write_atomic, write_json
 from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.committee import ACEPotential
 from mlip.studies.elastic.causes import measure_potential
-from mlip.studies.elastic.influence import Attribution, attribute, constant_functional
-from mlip.studies.elastic.linearised import linearise
+from mlip.studies.elastic.influence import Attribution, attribute
 from mlip.studies.elastic.readout import with_last_weights
 from mlip.training.data import resolve_cutoff
 from mlip.training.pipeline import Prepared, prepare_training
 from mlip.training.trainer import Trainer
 from mlip.uncertainty import Calibration, rank_correlation
 
-PREDICTIONS = ("last layer", "all parameters")
 TRUTHS = ("refit of the last layer", "continued training", "training from scratch")
 CONTINUED_RATE = 0.3
 """Learning rate of the continued training over what the schedule has there."""
@@ -58,11 +56,6 @@ class Repeated:
     def whole(self) -> ACEPotential:
         """Trained with every structure."""
         return self.from_scratch(None)
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Of the structures for each member, [n_members, n_structures]."""
-        return self._trainer(self.prepared.network, self.settings).member_weights.numpy()
 
     def from_scratch(self, dropped: int | None) -> ACEPotential:
         """Trained without structure ``dropped`` from the initial weights."""
@@ -98,19 +91,18 @@ class Omission:
     Attributes:
         influenced: the constant, e.g. "C44 relaxed".
         chosen: indices of the structures, [n].
-        predicted: by each of ``PREDICTIONS``, [n_seeds, n].
+        predicted: by the last layer's influence, [n_seeds, n].
         found: by each of ``TRUTHS``, [n_seeds, n].
     """
 
     influenced: str
     chosen: np.ndarray
-    predicted: dict[str, np.ndarray]
+    predicted: np.ndarray
     found: dict[str, np.ndarray]
 
-    def correlation(self, prediction: str, truth: str) -> tuple[float, float, float]:
+    def correlation(self, truth: str) -> tuple[float, float, float]:
         """Rank correlation of the seeds' means, and its 95 % interval by resampling the structures."""
-        pair = self.predicted[prediction].mean(0), self.found[truth].mean(0)
-        return _interval(*pair)
+        return _interval(self.predicted.mean(0), self.found[truth].mean(0))
 
     def agreement(self, truth: str) -> float:
         """Mean rank correlation between the truths of two seeds: what a perfect prediction could expect of one."""
@@ -155,25 +147,17 @@ def omit_structures(
     """
     own = resolve_cutoff(training, settings, None).model_copy(update={"consistency": "off", "restart": "scratch"})
     runs = [Repeated(training, own, seed, isolated_energies) for seed in seeds]
-    attributions, tangents = [], []
-    for run in runs:
-        measured = measure_potential(run.whole, crystal)[0]
-        attributions.append(attribute(run.whole, training, own, measured))
-        frames, functional = constant_functional(measured, run.whole)
-        tangents.append(linearise(run.whole, training, own, frames, functional, run.weights).influence())
+    attributions = [attribute(run.whole, training, own, measure_potential(run.whole, crystal)[0]) for run in runs]
     names = attributions[0].influenced
     row = names.index(influenced) if influenced is not None else len(names) - 1
-    predicted = {
-        PREDICTIONS[0]: np.array([found.influence[row] for found in attributions]),
-        PREDICTIONS[1]: np.array([found[row] for found in tangents]),
-    }
-    order = np.argsort(predicted[PREDICTIONS[0]].mean(0))
+    predicted = np.array([found.influence[row] for found in attributions])
+    order = np.argsort(predicted.mean(0))
     chosen = order[np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int))]
     found = [_truths(run, a, chosen, row, crystal, progress) for run, a in zip(runs, attributions, strict=True)]
     return Omission(
         names[row],
         chosen,
-        {name: values[:, chosen] for name, values in predicted.items()},
+        predicted[:, chosen],
         {name: np.array([own[name] for own in found]) for name in TRUTHS},
     )
 
@@ -212,34 +196,31 @@ def write_omission(omission: Omission, training: Sequence[Atoms], out: Path) -> 
     from mlip.report.drawing import png
     from mlip.studies.elastic.pictures import draw_omission
 
-    pairs = [(p, t, *omission.correlation(p, t)) for t in TRUTHS for p in PREDICTIONS]
+    correlations = {truth: omission.correlation(truth) for truth in TRUTHS}
     agreement = {truth: omission.agreement(truth) for truth in TRUTHS}
     names = [str(training[k].info.get("structure_id", k)) for k in omission.chosen]
     record = {
         "influenced": omission.influenced,
         "units": "GPa",
         "structures": names,
-        "predicted": {name: values.tolist() for name, values in omission.predicted.items()},
+        "predicted": omission.predicted.tolist(),
         "found": {name: values.tolist() for name, values in omission.found.items()},
-        "correlations": [dict(zip(("predicted", "found", "value", "low", "high"), row, strict=True)) for row in pairs],
+        "correlations": {t: dict(zip(("value", "low", "high"), c, strict=True)) for t, c in correlations.items()},
         "agreement_of_seeds": agreement,
     }
     write_json(out.with_suffix(".json"), record)
     n_seeds, n = omission.found[TRUTHS[0]].shape
     lines = [
         f"Influence on {omission.influenced} of {n} of {len(training)} training structures: rank correlation of what",
-        f"is predicted with what leaving the structure out does, means of {n_seeds} seeds, with 95 % intervals by",
-        "resampling the structures. The spread is that of the changes over the structures, the last column their rank",
-        "correlation between two seeds: more cannot be expected of a single training.",
+        f"the last layer predicts with what leaving the structure out does, means of {n_seeds} seeds, with 95 %",
+        "intervals by resampling the structures. The spread is that of the changes over the structures, the last",
+        "column their rank correlation between two seeds: more cannot be expected of a single training.",
         "",
-        "| left out by | "
-        + " | ".join(f"influence by {p}" for p in PREDICTIONS)
-        + " | spread (GPa) | seed against seed |",
-        "|---|" + "---|" * len(PREDICTIONS) + "---|---|",
+        "| left out by | rank correlation | spread (GPa) | seed against seed |",
+        "|---|---|---|---|",
     ]
-    for truth in TRUTHS:
-        cells = [f"{v:.2f} ({a:.2f} to {b:.2f})" for _, t, v, a, b in pairs if t == truth]
+    for truth, (value, low, high) in correlations.items():
         spread = float(omission.found[truth].mean(0).std())
-        lines.append("| " + " | ".join([truth, *cells, f"{spread:.2g}", f"{agreement[truth]:.2f}"]) + " |")
+        lines.append(f"| {truth} | {value:.2f} ({low:.2f} to {high:.2f}) | {spread:.2g} | {agreement[truth]:.2f} |")
     write_atomic(out, "\n".join(lines) + "\n")
     png(draw_omission(omission), out.with_suffix(".png"))

@@ -113,7 +113,8 @@ def draw_omission(omission: Omission) -> Picture:
     return Picture(
         "influence",
         f"Influence on {omission.influenced}",
-        "Each point is a structure left out: means of the seeds, bars are their standard deviations.",
+        "Each point is a structure left out: means of the seeds, bars are their standard deviations. On the grey line "
+        "the last layer's influence predicts what is found.",
         [
             Panel(truth, f"Change found by {truth}", partial(_omitted, omission=omission, truth=truth))
             for truth in omission.found
@@ -122,19 +123,9 @@ def draw_omission(omission: Omission) -> Picture:
 
 
 def _omitted(axes: Axes, omission: Omission, truth: str) -> None:
-    found = omission.found[truth]
-    for (name, values), colour in zip(omission.predicted.items(), (BLUE, ORANGE), strict=True):
-        axes.errorbar(
-            values.mean(0),
-            found.mean(0),
-            found.std(0),
-            values.std(0),
-            "o",
-            color=colour,
-            label=name,
-            markersize=4,
-            linewidth=0.8,
-        )
+    predicted, found = omission.predicted, omission.found[truth]
+    axes.errorbar(
+        predicted.mean(0), found.mean(0), found.std(0), predicted.std(0), "o", color=BLUE, markersize=4, linewidth=0.8
+    )
     axes.axline((0, 0), slope=1, color=MUTED, linewidth=0.8)
     axes.set(xlabel="predicted change (GPa)", ylabel="change found (GPa)")
-    axes.legend()
