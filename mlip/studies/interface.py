@@ -100,7 +100,10 @@ class Acquisition:
 
 @dataclass(frozen=True)
 class Quantity:
-    """One row of a study's table; errors are standard deviations, None where there is none."""
+    """One row of a study's table; errors are standard deviations, None where there is none.
+
+    Those of the value are kept apart; the reference's is its statistical one.
+    """
 
     name: str
     value: float | None
@@ -108,6 +111,7 @@ class Quantity:
     statistical_error: float | None = None
     model_error: float | None = None
     reference: float | None = None
+    reference_error: float | None = None
 
 
 @dataclass(frozen=True)

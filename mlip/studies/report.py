@@ -115,11 +115,12 @@ def _row(quantity: Quantity) -> dict[str, str]:
         return DASH if value is None else f"{value:.4g}"
 
     errors = (quantity.statistical_error, quantity.model_error)
+    known = quantity.reference_error
     return {
         "name": quantity.name,
         "unit": quantity.unit,
         "value": text(quantity.value),
         "statistical_error": DASH if errors[0] is None else f"{errors[0]:.2g}",
         "model_error": DASH if errors[1] is None else f"{errors[1]:.2g}",
-        "reference": text(quantity.reference),
+        "reference": text(quantity.reference) + ("" if known is None else f" ± {known:.2g}"),
     }

@@ -266,6 +266,17 @@ def test_statistical_noise_is_taken_off_the_members_spread() -> None:
     assert compare_members([Estimate(np.full(4, v)) for v in (1.0, 3.0)], 2.0).value == pytest.approx(2 * math.sqrt(2))
 
 
+def test_table_shows_what_may_be_claimed_and_the_error_of_the_reference(committee, liquid) -> None:
+    study = load_study("diffusion", QUICK)
+    unresolved = committee.data.assign(model_error=0 * committee.data.diffusion)
+    rows = {row.name: row for row in study.summarise(unresolved, liquid.data)}
+    row = rows["D(Ar), Green–Kubo"]
+    assert row.model_error == pytest.approx(1e4 * float(committee.data.model_error_bound[0]))
+    assert row.reference == pytest.approx(1e4 * float(liquid.data.diffusion[0]))
+    assert row.reference_error == pytest.approx(1e4 * float(liquid.data.statistical_error[0]))
+    assert rows["D(Ar), Einstein"].reference == pytest.approx(1e4 * float(liquid.data.einstein[0]))
+
+
 def test_members_that_noise_hides_do_not_pass(committee) -> None:
     study = load_study("diffusion", QUICK)
     noisy = committee.data.assign(

@@ -300,7 +300,10 @@ def test_study_measures_attributes_acquires_and_reports(potential, training, ref
     assert len(chosen.candidates) == 6
     assert {row["decision"] for row in chosen.decisions} == {"taken", "left"}
     criteria = study.compare(data, reference)
-    assert len(criteria) == 7
+    assert len(criteria) == 8
+    committee = next(c for c in criteria if "committee" in c.name)
+    assert committee.value == pytest.approx(float((data.model_error / data.constants).max()))
+    assert any("members differ in" in text for text in study.remarks([Round(0, data, criteria)], reference))
     assert not all(c.passed for c in criteria)
     write_report(study, "silicon", [Round(0, data, criteria)], reference, tmp_path)
     page = (tmp_path / "report.html").read_text()

@@ -235,6 +235,12 @@ def test_study_from_measurement_to_page(small_potential: Potential, tmp_path: Pa
     write_report(study, "copper", [Round(0, found.data, study.compare(found.data, reference))], reference, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "Birch and Murnaghan" in page
+    assert "Every state is 4 atoms for" in page
+    # The committee's error counts beside the deviation from a reference, whose own error is shown.
+    both = study.compare(found.data, reference.merge(found.data[["pressure", "pressure_error"]]))
+    assert {"RMS error of P over its span", "RMS committee error of P over its span"} <= {c.name for c in both}
+    first = study.summarise(found.data, reference.merge(found.data[["pressure", "pressure_error"]]))[0]
+    assert first.reference_error == first.statistical_error
     assert page.count("<svg") == 5
     names = [c.name for c in study.compare(found.data, reference)]
     assert any("bulk modulus" in name for name in names)

@@ -90,7 +90,7 @@ def _row(k: int, atoms: Atoms, std: np.ndarray, share: float, distance: float, r
     return {
         "frame": str(atoms.info.get("structure_id", k)),
         "time_fs": float(atoms.info.get("time_fs", np.nan)),
-        "force_uncertainty": float(np.sqrt((std**2).mean())),
+        "force_uncertainty_eV_per_A": float(np.sqrt((std**2).mean())),
         "share_of_relative_error": float(share),
         "decision": "left" if rank is None else "taken",
         "reason": reason if rank is None else f"{reason} (number {rank + 1})",

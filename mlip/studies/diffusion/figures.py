@@ -26,8 +26,9 @@ def draw_pictures(data: xr.Dataset) -> list[Picture]:
     curves = Picture(
         "curves",
         "Correlation functions",
-        "The velocity autocorrelation must be gone where its integral is averaged, between the dots. Displacements are "
-        "fitted between the dots; the dashed line goes on. Bands are standard errors from independent blocks.",
+        "The velocity autocorrelation must be gone where its integral is averaged, from the dotted line on and between "
+        "the dots. Displacements are fitted between the dots; the dashed line goes on. Bands are standard errors from "
+        "independent blocks.",
         [
             Panel(
                 "Velocity autocorrelation",

@@ -21,7 +21,7 @@ def list_remarks(data: xr.Dataset, settings: Settings) -> list[str]:
     for k in range(data.sizes["species"]):
         own = data.isel(species=k)
         remarks += [*_quality(own, settings), *_force_error(own, settings), *_members(own)]
-    remarks += [_size(data), *_temperature(data, settings)]
+    remarks += [*_unseen(data), _size(data), *_temperature(data, settings)]
     drift = float(abs(data.energy_drift).max())
     if drift > DRIFT:
         remarks.append(
@@ -114,6 +114,14 @@ def _force_error(own: xr.Dataset, settings: Settings) -> list[str]:
     return found
 
 
+def _unseen(data: xr.Dataset) -> list[str]:
+    n = data.attrs.get("test_structures")
+    if n is None:
+        return []
+    text = f"The force RMSE on unseen labels is that of {n} structure{'' if n == 1 else 's'} of the loop, "
+    return [text + "which need not be like this liquid; the force uncertainty is that of its own dynamics."]
+
+
 def _members(own: xr.Dataset) -> list[str]:
     value, noise, mean = (float(own[name]) for name in ("model_error", "model_error_noise", "diffusion"))
     symbol = str(own.species.values)
@@ -146,5 +154,5 @@ def _size(data: xr.Dataset) -> str:
         return f"Finite-size correction: {source}."
     return (
         f"Finite-size correction (Yeh and Hummer) with the viscosity {data.attrs['viscosity_mPa_s']:.3g} mPa·s: "
-        f"{source}. References are compared without it."
+        f"{source}. The criterion on the reference compares without it."
     )

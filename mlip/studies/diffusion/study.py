@@ -93,7 +93,8 @@ class Diffusion(Study):
                 )
             value = ("species", [self.settings.reference / CM2_PER_S], {"units": "Å²/fs"})
             error = ("species", [0.0], {"units": "Å²/fs"})
-            return xr.Dataset({"diffusion": value, "statistical_error": error}, coords={"species": symbols})
+            known = {"diffusion": value, "einstein": value, "statistical_error": error}
+            return xr.Dataset(known, coords={"species": symbols})
         subject = Subject(labeller.direct(), None, structures, references, seed, labeller.progress)
         data = self.measure(subject).data
         if data.attrs["failure"]:
@@ -155,7 +156,8 @@ class Diffusion(Study):
             return []
         rows: list[Quantity] = []
         for k in range(data.sizes["species"]):
-            rows += _species_rows(data.isel(species=k), reference)
+            own = data.isel(species=k)
+            rows += [*_coefficient_rows(own, reference), *_force_rows(own)]
         viscosity, temperature = data.attrs["viscosity_mPa_s"], data.temperature.values
         if math.isfinite(viscosity):
             rows.append(Quantity("viscosity", viscosity, "mPa·s", _finite(data.attrs["viscosity_error_mPa_s"])))
@@ -177,23 +179,34 @@ class Diffusion(Study):
 STUDY = Diffusion
 
 
-def _species_rows(data: xr.Dataset, reference: xr.Dataset) -> list[Quantity]:
+def _coefficient_rows(data: xr.Dataset, reference: xr.Dataset) -> list[Quantity]:
     symbol, unit = str(data.species.values), "10⁻⁵ cm²/s"
+    known = reference.sel(species=symbol) if "diffusion" in reference else xr.Dataset()
 
-    def scaled(name: str) -> float | None:
-        return _finite(float(data[name]) * CM2_PER_S * 1e5)
+    def scaled(name: str, table: xr.Dataset = data) -> float | None:
+        return _finite(float(table[name]) * CM2_PER_S * 1e5) if name in table else None
 
-    known = None
-    if "diffusion" in reference:
-        known = float(reference.diffusion.sel(species=symbol)) * CM2_PER_S * 1e5
-    errors = scaled("statistical_error"), scaled("model_error")
-    rows = [
-        Quantity(f"D({symbol}), Green–Kubo", scaled("diffusion"), unit, *errors, known),
-        Quantity(f"D({symbol}), Einstein", scaled("einstein"), unit, scaled("einstein_error"), errors[1], known),
-    ]
+    def total(table: xr.Dataset) -> float:
+        return math.hypot(scaled("statistical_error", table) or 0.0, scaled("size_correction_error", table) or 0.0)
+
+    # A spread of the members within the noise does not count as no error.
+    model, rows = scaled("model_error_bound"), []
+    for title, name, error in (
+        ("Green–Kubo", "diffusion", "statistical_error"),
+        ("Einstein", "einstein", "einstein_error"),
+    ):
+        true = scaled(name, known), scaled(error, known) or None
+        rows.append(Quantity(f"D({symbol}), {title}", scaled(name), unit, scaled(error), model, *true))
     if math.isfinite(float(data.size_correction)):
-        total = math.hypot(errors[0] or 0.0, scaled("size_correction_error") or 0.0)
-        rows.append(Quantity(f"D({symbol}), infinite system", scaled("diffusion_infinite"), unit, total, errors[1]))
+        infinite = scaled("diffusion_infinite", known)
+        true = infinite, None if infinite is None else total(known)
+        value = scaled("diffusion_infinite")
+        rows.append(Quantity(f"D({symbol}), infinite system", value, unit, total(data), model, *true))
+    return rows
+
+
+def _force_rows(data: xr.Dataset) -> list[Quantity]:
+    symbol, rows = str(data.species.values), []
     names = {
         "force_error_textbook": "allowed force RMSE, errors new at each step",
         "force_error_correlated": "allowed force RMSE, errors as lasting as measured",

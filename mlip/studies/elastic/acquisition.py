@@ -60,7 +60,7 @@ def choose_strained(
             "amplitude": float(atoms.info["amplitude"]),
             "displaced": bool(atoms.info["displaced"]),
             "path_weight": float(share[k]),
-            "energy_std_per_atom": float(raw[k]),
+            "energy_std_eV_per_atom": float(raw[k]),
             "score": float(score[k]),
             "decision": "taken" if k in taken else "left",
         }

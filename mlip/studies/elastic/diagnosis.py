@@ -62,7 +62,7 @@ class Diagnosis:
     def describe(self) -> list[str]:
         """Sentences with numbers."""
         if self.place == "nowhere":
-            return ["Every constant is right, clamped and relaxed."]
+            return ["Every constant is right within the tolerance, clamped and relaxed."]
         texts = [_describe(c) for c in self.constants if c.place != "nowhere"]
         if self.zeta is not None and self.frequency is not None and self.place != "energy of strain":
             (zeta, zeta_true), (top, top_true) = self.zeta, self.frequency

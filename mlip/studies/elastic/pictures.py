@@ -38,7 +38,13 @@ def draw_elasticity(rounds: Sequence[Round], reference: xr.Dataset) -> list[Pict
             "Energy per volume along each strain path, clamped and relaxed atoms; lines are the reference's.",
             paths[:6],
         ),
-        Picture("constants", "Constants by round", "Bars: the last round's error by the committee.", [constants]),
+        Picture(
+            "constants",
+            "Constants by round",
+            "Dots are the rounds, from left to right, bars the committee's standard deviation in the last one; grey "
+            "lines are the reference.",
+            [constants],
+        ),
     ]
     if "influence" in data:
         panels = [

@@ -25,7 +25,9 @@ class Settings(StudySettings):
     fmax: Positive = Field(1e-5, description="Force at which relaxation by a potential ends, eV/Å.")
     reference_fmax: Positive = Field(0.005, description="The same for the labeller, whose forces have noise.")
     max_labels: int = Field(200, ge=1, description="Labels that the reference may ask for.")
-    tolerance: Positive = Field(0.1, description="Allowed relative error of every constant, clamped and relaxed.")
+    tolerance: Positive = Field(
+        0.1, description="Allowed relative error of every constant, clamped and relaxed, and of its committee's."
+    )
     agreement: Positive = Field(
         0.02, description="Allowed relative difference between constants from energies and from stresses."
     )

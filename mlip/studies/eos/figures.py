@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import cycle
 
 import numpy as np
 import xarray as xr
@@ -37,7 +38,7 @@ def draw_eos(rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
         "errors",
         "Where the errors come from",
         "Left: the error of the mean rises with the size of the blocks until these are independent; the dot is what "
-        "is used. Right: RMS over the states of each kind of error, round by round.",
+        "is used, orange where there is no plateau. Right: RMS over the states of each kind of error, round by round.",
         [
             Panel("Blocking", "Error of the mean pressure against block size", partial(_blocking, last)),
             Panel("Rounds", "RMS pressure errors against rounds", partial(_rounds, rounds, reference)),
@@ -45,14 +46,17 @@ def draw_eos(rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
     )
     pictures = [isotherms, errors]
     if "static_energy" in last and np.isfinite(last.static_value).any():
-        caption = "The crystal without motion, with the fits of Birch and Murnaghan and of Vinet."
+        caption = (
+            "The crystal without motion, above the lowest of each one's points, with the fits of Birch and Murnaghan "
+            "and of Vinet to the potential's."
+        )
         panel = Panel("Energy", "Energy per atom against volume per atom", partial(_static, last, reference))
         pictures.append(Picture("static", "Static curve", caption, [panel]))
     return pictures
 
 
 def _isotherms(data: xr.Dataset, reference: xr.Dataset, axes: Axes) -> None:
-    for colour, t in zip(LINES, data.temperature.values, strict=False):
+    for colour, t in zip(cycle(LINES), data.temperature.values, strict=False):
         here = data.sel(temperature=t)
         rho = here.density.values
         _band(axes, rho, here.pressure.values, here.pressure_model_std.values, colour)
@@ -65,7 +69,7 @@ def _isotherms(data: xr.Dataset, reference: xr.Dataset, axes: Axes) -> None:
 
 def _differences(data: xr.Dataset, reference: xr.Dataset, axes: Axes) -> None:
     axes.axhline(0, color=INK, linewidth=1)
-    for colour, t in zip(LINES, data.temperature.values, strict=False):
+    for colour, t in zip(cycle(LINES), data.temperature.values, strict=False):
         here = data.sel(temperature=t)
         rho, difference, error = here.density.values, np.zeros(here.sizes["density"]), here.pressure_error.values
         if "pressure" in reference:
@@ -74,7 +78,8 @@ def _differences(data: xr.Dataset, reference: xr.Dataset, axes: Axes) -> None:
             error = np.hypot(error, there.pressure_error.values)
         _band(axes, rho, difference, here.pressure_model_std.values, colour)
         axes.errorbar(rho, difference, 2 * error, fmt="o", color=colour, capsize=2, label=f"{t:g} K")
-    axes.set(xlabel="density over that of the start", ylabel="pressure − reference (GPa)")
+    ylabel = "pressure − reference (GPa)" if "pressure" in reference else "error of the pressure (GPa)"
+    axes.set(xlabel="density over that of the start", ylabel=ylabel)
     axes.legend()
 
 

@@ -79,7 +79,7 @@ def measure_isotherms(
             frame.info |= {"density": rho, "temperature": temperature}
         rows.append(row)
         frames += kept
-    return _table(settings, rows, len(cell) / cell.get_volume()), frames
+    return _table(settings, rows, cell), frames
 
 
 def _run(
@@ -179,7 +179,7 @@ def model_error(potential: Potential, frames: Sequence[Atoms], temperature: floa
     }
 
 
-def _table(settings: Settings, rows: Sequence[dict[str, Any]], number_density: float) -> xr.Dataset:
+def _table(settings: Settings, rows: Sequence[dict[str, Any]], cell: Atoms) -> xr.Dataset:
     shape = (len(settings.densities), len(settings.temperatures))
     grid = ("density", "temperature")
 
@@ -192,8 +192,10 @@ def _table(settings: Settings, rows: Sequence[dict[str, Any]], number_density: f
             "density": ("density", np.array(settings.densities), {"units": "1"}),
             "temperature": ("temperature", np.array(settings.temperatures), {"units": "K"}),
         },
+        attrs={"n_atoms": len(cell)},
     )
-    data["number_density"] = ("density", number_density * data.density.values, {"units": "1/Å³"})
+    start = len(cell) / cell.get_volume()
+    data["number_density"] = ("density", start * data.density.values, {"units": "1/Å³"})
     levels = np.array([row.get("levels", np.full((2, LEVELS), np.nan)) for row in rows]).reshape(*shape, 2, LEVELS)
     data["block_sizes"] = ((*grid, "level"), levels[:, :, 0], {"units": "1"})
     data["block_errors"] = ((*grid, "level"), levels[:, :, 1], {"units": "GPa"})

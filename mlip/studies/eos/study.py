@@ -14,6 +14,7 @@ from mlip.potential import Potential
 from mlip.seeds import derive_seed
 from mlip.studies.eos.acquisition import choose_frames, pressure_span, score_states
 from mlip.studies.eos.isotherms import measure_isotherms
+from mlip.studies.eos.settings import Settings
 from mlip.studies.eos.static import measure_static
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
 
@@ -61,12 +62,12 @@ class EquationOfState(Study):
         return xr.merge([data, static], join="exact", compat="no_conflicts")
 
     def compare(self, data: xr.Dataset, reference: xr.Dataset) -> list[Criterion]:
-        """Pressure over its span, static volume and bulk modulus where the reference has them, and stability."""
+        """Errors of the pressure by reference and committee, of static volume and bulk modulus, and stability."""
         settings, span, criteria = self.settings, pressure_span(data, reference), []
         if "pressure" in reference:
             error = _rms(data.pressure - reference.pressure, span)
             criteria.append(Criterion("RMS error of P over its span", error, settings.pressure_error))
-        elif np.isfinite(data.pressure_model_std).any():
+        if np.isfinite(data.pressure_model_std).any():
             error = _rms(data.pressure_model_std, span)
             criteria.append(Criterion("RMS committee error of P over its span", error, settings.pressure_error))
         criteria.append(Criterion("share of states that exploded", float((data.stable != 1).mean()), 0.0))
@@ -89,11 +90,12 @@ class EquationOfState(Study):
         for state in data[["pressure", "pressure_error", "pressure_model_std"]].stack(s=("temperature", "density")).s:
             rho, t = float(state.density), float(state.temperature)
             here = data.sel(density=rho, temperature=t)
-            wanted = reference.pressure.sel(density=rho, temperature=t) if "pressure" in reference else np.nan
             errors = (_number(here.pressure_error), _number(here.pressure_model_std))
-            rows.append(
-                Quantity(f"P at ρ/ρ₀ {rho:g}, {t:g} K", _number(here.pressure), "GPa", *errors, _number(wanted))
-            )
+            known: tuple[float | None, ...] = ()
+            if "pressure" in reference:
+                there = reference.sel(density=rho, temperature=t)
+                known = _number(there.pressure), _number(there.pressure_error)
+            rows.append(Quantity(f"P at ρ/ρ₀ {rho:g}, {t:g} K", _number(here.pressure), "GPa", *errors, *known))
         for parameter, (title, unit) in STATIC.items():
             if "static_value" in data:
                 spread = _static(data, parameter, "static_model_std")
@@ -118,7 +120,7 @@ class EquationOfState(Study):
         """What the naive error would have claimed, what has not settled, and how good the static fits are."""
         data = rounds[-1].data
         ratio = (data.pressure_error / data.pressure_naive_error).values
-        texts = []
+        texts = [_conditions(data, self.settings)]
         if np.isfinite(ratio).any():
             texts.append(
                 "Taking neighbouring samples for independent would make the statistical error "
@@ -139,6 +141,15 @@ class EquationOfState(Study):
         if not np.isfinite(data.pressure_model_std).any():
             texts.append("There is no committee, and so no model error of the pressure.")
         return texts + _static_remarks(data)
+
+
+def _conditions(data: xr.Dataset, settings: Settings) -> str:
+    start, length = float((data.number_density / data.density).mean()), settings.n_steps * settings.timestep / 1000
+    off = float(abs(data.measured_temperature - data.temperature).max())
+    text = f"Every state is {data.attrs['n_atoms']} atoms for {length:g} ps; ρ₀ is {start:.4g} atoms/Å³."
+    return text + (
+        f" The mean kinetic temperature is within {off:.2g} K of the wanted one." if np.isfinite(off) else ""
+    )
 
 
 def _labelled_static(references: Sequence[Atoms]) -> xr.Dataset:
