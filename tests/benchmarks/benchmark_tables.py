@@ -1,4 +1,4 @@
-"""Tables of the benchmark from the records of single runs; no number comes from anywhere else."""
+"""Tables of the benchmark from records of single runs; no number comes from anywhere else."""
 
 from __future__ import annotations
 
@@ -29,15 +29,40 @@ class Sources:
         return self.labels.get(variant, variant)
 
 
-def load_sources(results: Path, published: Path, config: Path) -> Sources:
-    """Read every record below ``results``, the published figures and the variants' labels."""
+def load_sources(results: Path, published: Path, config: Path, earlier: Path | None = None) -> Sources:
+    """Read every record below ``results``, the published figures and the variants' labels.
 
-    def load(folder: str) -> list[Record]:
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / folder).glob("**/*.json"))]
+    What ``results`` lack of other packages' runs, and of measurements of speed, comes from records in ``earlier``.
+    """
 
+    def load(folder: Path) -> list[Record]:
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("**/*.json"))]
+
+    runs, speed = load(results / "runs"), load(results / "speed")
+    if earlier is not None:
+        known = {run_key(run) for run in runs}
+        runs += [run for run in load(earlier / "runs") if run_key(run) not in known]
+        speed = merge_speed(speed, load(earlier / "speed"))
     variants = yaml.safe_load(config.read_text(encoding="utf-8"))["variants"]
     labels = {name: variant.get("label", name) for name, variant in variants.items()}
-    return Sources(load("runs"), load("speed"), yaml.safe_load(published.read_text(encoding="utf-8")), labels)
+    return Sources(runs, speed, yaml.safe_load(published.read_text(encoding="utf-8")), labels)
+
+
+def run_key(run: Record) -> tuple[object, ...]:
+    """What one run of the benchmark is known by."""
+    return tuple(run[name] for name in ("variant", "dataset", "device", "budget", "seed"))
+
+
+def merge_speed(new: list[Record], earlier: Sequence[Record]) -> list[Record]:
+    """``new`` measurements, with the rows of variants that only the ``earlier`` ones have."""
+    merged = {(record["kind"], record["device"]): record for record in earlier}
+    for record in new:
+        before = merged.get((record["kind"], record["device"]), {})
+        if "rows" in record:
+            known = {row["variant"] for row in record["rows"]}
+            record["rows"] += [row for row in before.get("rows", []) if row["variant"] not in known]
+        merged[record["kind"], record["device"]] = record
+    return list(merged.values())
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,9 @@ def describe_method(sources: tables.Sources) -> str:
         "out, and settings were chosen on it. Test structures are used for these tables alone. The other packages "
         "share one recipe (`train_rival.py`): force-dominated squared errors with a rising energy weight, AdamW, "
         "averaged weights, a cosine over the budget. ± is the standard deviation over seeds; a budget with one seed "
-        f"has none. Measured on: {'; '.join(sorted(machines)) or 'nothing yet'}.{mixed}"
+        f"has none. Measured on: {'; '.join(sorted(machines)) or 'nothing yet'}.{mixed} Runs of other packages and "
+        "measurements of speed that were not repeated come from `tests/benchmarks/earlier`, made on the same kind of "
+        "machine; times vary there by a quarter with what else it does."
     )
 
 
@@ -169,10 +171,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results/benchmarks"))
     parser.add_argument("--published", type=Path, default=HERE / "published.yaml")
+    parser.add_argument("--earlier", type=Path, default=HERE / "earlier", help="records for what results lack")
     parser.add_argument("--config", type=Path, default=HERE / "config.yaml")
     parser.add_argument("--update-docs", type=Path, help="copy the report into this folder")
     given = parser.parse_args()
-    sources = tables.load_sources(given.results, given.published, given.config)
+    sources = tables.load_sources(given.results, given.published, given.config, given.earlier)
     report = given.results / "report"
     report.mkdir(parents=True, exist_ok=True)
     pictures = draw_pictures(sources, report / "images")

@@ -120,6 +120,35 @@ def test_speed_is_shown_with_least_and_median(script: Any, results: Path) -> Non
     assert table_row(text, "Ouroboros, 4 members")[0] == "70.2 / 73"
 
 
+def test_earlier_records_fill_what_results_lack(script: Any, results: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier"
+    (earlier / "runs").mkdir(parents=True)
+    for k, run in enumerate([make_run("ours-4", 1, 10.4, 99.0), make_run("nequip", 0, 30.0, 150.0)]):
+        (earlier / f"runs/{k}.json").write_text(json.dumps(run))
+    rows = [{"variant": variant, "n_atoms": 64} for variant in ("ours-4", "nep")]
+    (earlier / "speed").mkdir()
+    (earlier / "speed/speed.json").write_text(json.dumps({"kind": "speed", "device": "cpu", "rows": rows}))
+    (results / "published.yaml").write_text("[]")
+    load = script("benchmark_tables").load_sources
+    sources = load(results, results / "published.yaml", BENCHMARKS / "config.yaml", earlier)
+    (ours,) = [run for run in sources.runs if (run["variant"], run["seed"]) == ("ours-4", 1)]
+    assert ours["errors"]["test"]["force_mae"] == 64.0
+    assert "nequip" in {run["variant"] for run in sources.runs}
+    (speed,) = sources.speed
+    assert [row["variant"] for row in speed["rows"]] == ["ours-4", "nep"]
+    assert speed["rows"][0]["setup_seconds"] == 0.1
+
+
+def test_the_repository_has_records_of_the_other_packages(script: Any, tmp_path: Path) -> None:
+    (tmp_path / "published.yaml").write_text("[]")
+    load = script("benchmark_tables").load_sources
+    sources = load(tmp_path, tmp_path / "published.yaml", BENCHMARKS / "config.yaml", BENCHMARKS / "earlier")
+    text = script("build_report").build_markdown(sources, [])
+    for name in ("MACE 32x0e", "NequIP, l ≤ 2"):
+        assert f"\n| {name} |" in text.split("Energies in meV/atom")[0]
+    assert table_row(text.split("## Molecular dynamics")[1], "NEP4 (C++, made-up weights)")
+
+
 def test_errors_leave_out_forces_that_are_not_labelled(script: Any) -> None:
     records = script("records")
     pair = Atoms("Si2", positions=[[0, 0, 0], [0, 0, 2.4]])
