@@ -51,7 +51,8 @@ def report_progress(path: Path | None = None) -> Callable[[dict[str, Any]], None
     from mlip.files import write_json
 
     def report(state: dict[str, Any]) -> None:
-        sys.stdout.write(" ".join(f"{key}={value}" for key, value in state.items()) + "\n")
+        shown = {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in state.items()}
+        sys.stdout.write(" ".join(f"{key}={value}" for key, value in shown.items()) + "\n")
         sys.stdout.flush()
         if path is not None:
             with contextlib.suppress(OSError):  # a full disk must not cost a label for what only people read

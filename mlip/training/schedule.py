@@ -197,7 +197,7 @@ def find_turn(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The entry of ``history`` at which forces on validation data had been no better for long enough, if any."""
     best: Mapping[str, Any] | None = None
     for entry in history:
-        if "valid_force_rmse" not in entry:
+        if not math.isfinite(entry.get("valid_force_rmse", math.nan)):
             continue
         if best is None or entry["valid_force_rmse"] < best["valid_force_rmse"]:
             best = entry

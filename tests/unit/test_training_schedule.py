@@ -155,6 +155,7 @@ def test_a_plateau_is_no_turn_before_its_time() -> None:
 
     assert turn([5, *[4] * 10]) is None
     assert turn([5, *[4] * 11]) == 1200
+    assert turn([float("nan"), *[4] * 11]) == 1200
     assert turn([5, *[4] * 10, 3.9, *[4] * 9]) is None
     assert turn([*range(40, 10, -1), *[30] * 14]) is None
     assert turn([*range(40, 10, -1), *[30] * 15]) == 4500
