@@ -54,9 +54,12 @@ def compare_requests(profile: Path, rules: Path, run: Run) -> tuple[list[str], P
     if answer.returncode != 0:
         return [], Problem(f"sinfo: {answer.stderr.strip()}", "Slurm's controller does not answer; ask the site.")
     nodes = parse_nodes(answer.stdout)
+    if not nodes:
+        return [], Problem("sinfo shows no partition", "Ask the site which ones you may use: none is open to you.")
     attempts = int(content.get("retries") or 0) + 1
     problems = [
         *(_misfit(name, wanted, nodes, attempts, profile) for name, wanted in job_requests(content, rules).items()),
+        _no_partition(content.get("default-resources") or {}, nodes, profile),
         _account_problem(content.get("default-resources") or {}, profile, run),
         _status_problem(content, profile, run),
     ]
@@ -142,6 +145,15 @@ def _wanted_gpu(wanted: Mapping[str, Any]) -> tuple[str | None, int] | None:
 def _offers(gres: str, model: str | None, count: int) -> bool:
     offers = re.findall(r"\bgpu(?::([A-Za-z][\w.-]*))?:(\d+)", gres)
     return any((model is None or model == name) and int(number) >= count for name, number in offers)
+
+
+def _no_partition(default: Mapping[str, Any], nodes: Sequence[Nodes], profile: Path) -> Problem | None:
+    """Only a warning: a site's plugin or ``SBATCH_PARTITION`` may choose one."""
+    if default.get("slurm_partition") is not None or any(node.default for node in nodes):
+        return None
+    names = ", ".join(sorted({node.partition for node in nodes}))
+    remedy = f"Name slurm_partition in `default-resources` of {profile}. There are: {names}"
+    return Problem("no partition is named and sinfo marks none as the default (*)", remedy, fatal=False)
 
 
 def _account_problem(default: Mapping[str, Any], profile: Path, run: Run) -> Problem | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import sys
 import warnings
@@ -102,6 +103,7 @@ def _read_file(path: Path) -> Atoms:
             f"structures: {path} has {size / 1e6:.0f} MB, more than any single structure needs (limit"
             f" {MAX_FILE_BYTES / 1e6:.0f} MB); take one structure out of it into a file of its own"
         )
+    _check_encoding(path)
     problems = []
     for reader in (_read_with_ase, _read_with_pymatgen):
         try:
@@ -116,6 +118,14 @@ def _read_file(path: Path) -> Atoms:
         f"structures: {path} is not a structure file that ASE or pymatgen reads; repair or convert it\n  "
         + "\n  ".join(problems)
     )
+
+
+def _check_encoding(path: Path) -> None:
+    """Refuse the mark that some editors put before a text: readers take it for a part of the first number or name."""
+    with path.open("rb") as stream:
+        begin = stream.read(3)
+    if begin.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise StructureError(f"structures: {path} begins with a byte order mark; save it as UTF-8 without one")
 
 
 def _read_with_ase(path: Path) -> Atoms:

@@ -248,6 +248,8 @@ BAD_STRUCTURES = {
     "count.xyz": ("99999999999\n\nCu 0 0 0\n", "'99999999999'; the file is cut short"),
     "digits.xyz": ("9" * 5000 + "\n\nCu 0 0 0\n", "cut short"),
     "cut.xyz": ("3\n\nCu 0 0 0\n", "cut short"),
+    "windows.xyz": ("\ufeff" + frame(PAIR), "save it as UTF-8 without one"),
+    "windows.cif": ("\ufeffdata_x\r\n", "save it as UTF-8 without one"),
     "empty.cif": ("", "is empty; give a file"),
     "deep.json": ("[" * 100_000, "not a structure file"),
 }

@@ -151,6 +151,20 @@ def test_slurm_profile_is_compared_with_the_cluster(working_slurm, tmp_path, pro
     assert (found.status, words in found.detail) == (status, True), found
 
 
+def test_a_cluster_without_a_default_partition_wants_one_named(working_slurm, tmp_path):
+    working_slurm("sinfo", SINFO.replace("*", ""))
+    found = check_slurm(write_profile(tmp_path, "default-resources: {mem_mb: 100}"), tmp_path)
+    assert (found.status, "default" in found.detail, "cpu, gpu" in found.remedy) == ("warn", True, True)
+    named = check_slurm(write_profile(tmp_path, "default-resources: {slurm_partition: cpu}"), tmp_path)
+    assert named.status == "ok"
+
+
+def test_a_slurm_that_shows_no_partition_is_a_failure(working_slurm, tmp_path):
+    working_slurm("sinfo", "")
+    found = check_slurm(write_profile(tmp_path, "default-resources: {mem_mb: 100}"), tmp_path)
+    assert (found.status, "no partition" in found.detail) == ("fail", True), found
+
+
 def test_requests_of_the_real_rules_are_read():
     requests = job_requests({"default-resources": {"mem_mb": 1}}, ROOT / "workflow/rules")
     assert {"label_structures", "train_committee", "explore_walkers", "assess_potential"} <= set(requests)

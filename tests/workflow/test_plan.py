@@ -136,3 +136,13 @@ def test_a_study_can_be_part_of_convergence(workflow: Workflow) -> None:
     assert counts["measure_study"] == workflow.config["max_iterations"]
     assert counts["refer_study"] == 1
     assert not counts["report_study"]
+
+
+def test_a_folder_that_the_driver_cannot_write_is_explained(workflow: Workflow) -> None:
+    (workflow.folder / ".snakemake").mkdir()
+    (workflow.folder / ".snakemake" / "drivers").write_text("not a folder")
+    done = workflow.snakemake("--cores", "1", check=False)
+    assert done.returncode == 1
+    assert ".snakemake/drivers: File exists; give another path, a file of this name is there" in done.stderr
+    assert "OSError" not in done.stderr
+    assert not (workflow.folder / "results").exists()

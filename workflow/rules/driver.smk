@@ -1,6 +1,7 @@
 # One driver per system, and one configuration per run; no rule is defined here.
 from snakemake.logging import logger
 
+from mlip.files import explain_os_error
 from mlip.lease import DriverRunning, freeze, hold
 from mlip.submission import make_executor_patient
 
@@ -22,6 +23,8 @@ def run_alone(execute):
                 return execute(executor_plugin, *args, **kwargs)
         except DriverRunning as error:
             raise WorkflowError(str(error)) from None
+        except OSError as error:  # a folder that cannot be written, a full disk
+            raise WorkflowError(explain_os_error(error)) from None
 
     return execute_alone
 
