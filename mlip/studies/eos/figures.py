@@ -24,7 +24,8 @@ def draw_eos(rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
     isotherms = Picture(
         "isotherms",
         "Isotherms",
-        "Bars are statistical errors, bands the committee's, both ±2 standard deviations; diamonds are the reference.",
+        "Bars are statistical errors, bands the committee's, both ±2 standard deviations; open diamonds are "
+        "the reference, in the colour of the temperature.",
         [
             Panel("Pressure", "Pressure against density for each temperature", partial(_isotherms, last, reference)),
             Panel(
@@ -62,14 +63,26 @@ def _isotherms(data: xr.Dataset, reference: xr.Dataset, axes: Axes) -> None:
         _band(axes, rho, here.pressure.values, here.pressure_model_std.values, colour)
         axes.errorbar(rho, here.pressure, 2 * here.pressure_error, fmt="o-", color=colour, label=f"{t:g} K", capsize=2)
         if "pressure" in reference:
-            axes.plot(rho, reference.pressure.sel(temperature=t), "D", color=INK, markersize=3.5, zorder=3)
+            there = reference.sel(temperature=t)
+            axes.errorbar(
+                rho,
+                there.pressure,
+                2 * there.pressure_error,
+                fmt="D",
+                color=colour,
+                mfc="white",
+                markersize=5,
+                zorder=4,
+            )
     axes.set(xlabel="density over that of the start", ylabel="pressure (GPa)")
     axes.legend()
 
 
 def _differences(data: xr.Dataset, reference: xr.Dataset, axes: Axes) -> None:
     axes.axhline(0, color=INK, linewidth=1)
-    for colour, t in zip(cycle(LINES), data.temperature.values, strict=False):
+    # Points of one density beside each other.
+    apart = 0.025 * float(np.ptp(data.density.values))
+    for k, (colour, t) in enumerate(zip(cycle(LINES), data.temperature.values, strict=False)):
         here = data.sel(temperature=t)
         rho, difference, error = here.density.values, np.zeros(here.sizes["density"]), here.pressure_error.values
         if "pressure" in reference:
@@ -77,7 +90,8 @@ def _differences(data: xr.Dataset, reference: xr.Dataset, axes: Axes) -> None:
             difference = here.pressure.values - there.pressure.values
             error = np.hypot(error, there.pressure_error.values)
         _band(axes, rho, difference, here.pressure_model_std.values, colour)
-        axes.errorbar(rho, difference, 2 * error, fmt="o", color=colour, capsize=2, label=f"{t:g} K")
+        beside = rho + (k - (data.sizes["temperature"] - 1) / 2) * apart
+        axes.errorbar(beside, difference, 2 * error, fmt="o", color=colour, capsize=2, label=f"{t:g} K")
     ylabel = "pressure − reference (GPa)" if "pressure" in reference else "error of the pressure (GPa)"
     axes.set(xlabel="density over that of the start", ylabel=ylabel)
     axes.legend()

@@ -21,7 +21,11 @@ from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity,
 if TYPE_CHECKING:
     from mlip.report.drawing import Picture
 
-STATIC = {"V0": ("equilibrium volume", "Å³/atom"), "B0": ("bulk modulus", "GPa"), "B0_prime": ("its derivative", "1")}
+STATIC = {
+    "V0": ("equilibrium volume", "Å³/atom"),
+    "B0": ("bulk modulus", "GPa"),
+    "B0_prime": ("pressure derivative of the bulk modulus", ""),
+}
 
 
 class EquationOfState(Study):
@@ -190,8 +194,8 @@ def _static_remarks(data: xr.Dataset) -> list[str]:
                 for fit in ("birch_murnaghan", "vinet")
             ]
             texts.append(
-                f"Static {title} ({unit}), with 95 % intervals of the fit: {fits[0]} by Birch and Murnaghan, "
-                f"{fits[1]} by Vinet."
+                f"Static {title}{f' ({unit})' if unit else ''}, with 95 % intervals of the fit: {fits[0]} by Birch and "
+                f"Murnaghan, {fits[1]} by Vinet."
             )
     return texts
 
