@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,11 +102,10 @@ def fit_driver(records: list[Record]) -> dict[str, float]:
 
 
 def fit_costs(records: list[Record]) -> dict[str, float]:
-    """CPU seconds of a job and of a label in it: least squares over all jobs, which had unlike numbers of labels."""
-    points = [(r["labels"] / r["jobs"], cpu) for r in records for cpu in r["job_cpu_seconds"]]
-    labels, seconds = zip(*points, strict=True)
-    fit = statistics.linear_regression(labels, seconds)
-    return {"job_cpu_seconds": fit.intercept, "label_cpu_seconds": fit.slope}
+    """CPU seconds of a job and of a label in it: least squares of relative errors over all jobs."""
+    points = [(1 / cpu, r["labels"] / r["jobs"] / cpu) for r in records for cpu in r["job_cpu_seconds"]]
+    (job, label), *_ = np.linalg.lstsq(np.array(points), np.ones(len(points)))
+    return {"job_cpu_seconds": float(job), "label_cpu_seconds": float(label)}
 
 
 def snakemakes_seconds(records: list[Record]) -> float:
