@@ -130,8 +130,9 @@ def test_a_study_is_planned_on_request_and_only_then(workflow: Workflow) -> None
     assert counts["report_study"] == counts["refer_study"] == 1
 
 
-def test_a_study_can_be_part_of_convergence(workflow: Workflow) -> None:
-    workflow.write_config(workflow.config | {"assess": workflow.config["assess"] | {"studies": ["eos"]}})
+@pytest.mark.parametrize("study", ["eos", "diffusion", "elastic"])
+def test_a_study_can_be_part_of_convergence(workflow: Workflow, study: str) -> None:
+    workflow.write_config(workflow.config | {"assess": workflow.config["assess"] | {"studies": [study]}})
     counts = Counter(rule for _, rule in workflow.plan())
     assert counts["measure_study"] == workflow.config["max_iterations"]
     assert counts["refer_study"] == 1
