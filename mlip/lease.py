@@ -28,6 +28,7 @@ from mlip.files import FileContentError, read_json, write_json
 
 FOLDER = Path(".snakemake") / "drivers"
 LOCKS = Path(".snakemake") / "locks"
+TAKEN_OVER = signal.SIGUSR2  # interrupts a driver, like Ctrl-C, which programs begun in a script's background ignore
 TOKEN = "MLIP_DRIVER"  # environment variable of a driver that all its processes inherit
 BEAT_SECONDS = 15.0  # a driver on another host shows by this that it is alive; clocks may disagree
 SILENCE_SECONDS = 75.0
@@ -78,6 +79,8 @@ def hold(system: str, executor: str, latency: float, show: Show) -> Iterator[Dri
     path = FOLDER / f"{system}.json"
     dead = _take(path, driver, show)
     stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(TAKEN_OVER, signal.default_int_handler)
     heart = threading.Thread(target=_beat, args=(path, driver, stop), daemon=True)
     heart.start()
     try:
@@ -179,7 +182,7 @@ def _beat(path: Path, driver: Driver, stop: threading.Event) -> None:
         holder = _holder(path)
         if holder.token and holder.token != driver.token:
             # Held up for so long that another driver took over: that one waits for our jobs.
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), TAKEN_OVER)
             return
         beat += 1
         with contextlib.suppress(OSError):  # a full disk must not look like a death

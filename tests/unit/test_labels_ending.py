@@ -16,8 +16,9 @@ pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc"
 
 # Says when a record is about to reach the disk, which takes a while.
 SCRIPT = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a script's background
 sys.path[:0] = json.loads(sys.argv[2])
 from ase import Atoms
 from mlip.config import Label

@@ -32,6 +32,8 @@ def test_long_sides_keep_their_axes(n: int) -> None:
     assert losses[-1] < 0.5 * losses[0]
     assert ("moment_left/w" in optimizer.state()) == (n <= LARGEST_SIDE)
     assert optimizer.state()["moment_right/w"].shape == (1, 4, 4)
+    if n <= LARGEST_SIDE:
+        return  # four columns leave six rows' eigenvectors undetermined
     order = torch.randperm(n, generator=random)
     _, permuted, _ = train(torch.zeros(1, n, 4), wanted[:, order], torch.eye(n))
     torch.testing.assert_close(permuted, last[:, order], rtol=1e-3, atol=1e-4)
