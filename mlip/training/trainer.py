@@ -22,7 +22,7 @@ WARMUP = 0.03
 """Share of the schedule over which the learning rate rises."""
 RAMP = (0.001, 0.3)
 """Energy and virial weights at the start and the end, relative to the settings'. On held-out silicon, after as many
-steps and with one seed, forces were 4 % worse from 0.01, and 2 % worse to 1.0 (energies the same, virials 5 % better)."""
+steps and with one seed, forces were 4 % worse from 0.01, 2 % worse to 1.0 (energies the same, virials 5 % better)."""
 CLIP = 1.0
 """Largest gradient norm."""
 AVERAGING = 0.998
