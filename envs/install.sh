@@ -103,7 +103,7 @@ check_gpaw() { # the compiled extension and the PAW datasets, not only the name
 }
 
 compile_kernels() { # of the potential; without a compiler torch does the same, slower
-    "$venv/bin/python" -c 'import mlip.potential.kernels.library as kernels; print(kernels.load_library())'
+    "$venv/bin/python" -c 'import mlip.potential.kernels.loader as kernels; print(kernels.load_library())'
 }
 
 check_mace() { # read as the package reads it, without switching torch's safe loading off

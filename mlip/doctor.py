@@ -176,7 +176,7 @@ def check_netcdf() -> Check:
 
 def check_kernels() -> Check:
     """The potential's compiled loops; torch does the same without them."""
-    from mlip.potential.kernels.library import find_compiler, load_library
+    from mlip.potential.kernels.loader import find_compiler, load_library
 
     if load_library() is not None:
         return Check("kernels", "ok", "the potential's loops are compiled")

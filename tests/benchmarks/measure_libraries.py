@@ -33,7 +33,7 @@ from mlip.potential.basis import spherical_harmonics, tangential
 from mlip.potential.committee import ACEPotential
 from mlip.potential.edges import compute_density, sum_edges
 from mlip.potential.environments import Frame, build_environments
-from mlip.potential.kernels.library import load_library
+from mlip.potential.kernels.loader import load_library
 
 CUTOFF, L_MAX, SLOTS, N_RADIAL = 5.0, 3, 34, 8
 REPEATS = {64: 2, 512: 4}

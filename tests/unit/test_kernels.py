@@ -18,9 +18,9 @@ from mlip.potential.ace import CommitteeNetwork, Size
 from mlip.potential.edges import contract_edges, sum_edges
 from mlip.potential.environments import Environments, Frame, build_environments
 from mlip.potential.invariants import derive_fields, form_invariants
-from mlip.potential.kernels import library
+from mlip.potential.kernels import loader
 
-pytestmark = pytest.mark.skipif(library.load_library() is None, reason="no C++ compiler: no compiled kernels")
+pytestmark = pytest.mark.skipif(loader.load_library() is None, reason="no C++ compiler: no compiled kernels")
 
 DTYPES = [torch.float32, torch.float64]
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
@@ -133,7 +133,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-LOAD = "from mlip.potential.kernels.library import load_library; print(load_library() is None)"
+LOAD = "from mlip.potential.kernels.loader import load_library; print(load_library() is None)"
 
 
 def test_without_kernels_torch_does_it() -> None:
@@ -144,7 +144,7 @@ def test_a_compiler_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.
     compiler = tmp_path / "g++"
     compiler.write_text("#!/bin/sh\necho no such flag >&2\nexit 1\n")
     compiler.chmod(0o755)
-    monkeypatch.setattr(library, "find_compiler", lambda: str(compiler))
-    monkeypatch.setattr(library, "_folders", lambda: [tmp_path / "build"])
+    monkeypatch.setattr(loader, "find_compiler", lambda: str(compiler))
+    monkeypatch.setattr(loader, "_folders", lambda: [tmp_path / "build"])
     with pytest.warns(UserWarning, match="no such flag"):
-        assert library.load_library.__wrapped__() is None
+        assert loader.load_library.__wrapped__() is None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mlip.potential.kernels.library import load_library
+from mlip.potential.kernels.loader import load_library
 
 __all__ = ["ContractEdges", "DeriveFields", "FormInvariants", "SumEdges", "usable"]
 
