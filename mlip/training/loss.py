@@ -83,13 +83,9 @@ def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energ
     Per structure the force term is averaged over components, and structures are weighted by
     their number of atoms there, equally in the energy and virial terms.
     """
-    n = len(batch.sizes)
     every = len(batch.members) == len(batch.weights)
-    atomic, edges = network(batch.environments, batch.density, members=True if every else batch.members)
-    energies = atomic.energies.new_zeros((len(atomic.energies), n))
-    energies = energies.index_add(1, batch.environments.structure, atomic.energies)
+    energies, forces, virials = _predict(network, batch, True if every else batch.members)
     energy_error = (energies - batch.energies) / batch.sizes
-    forces, virials = sum_edges(batch.environments, edges, n)
     force_error = forces - batch.forces[:, None]
     virial_error = (virials - batch.virials[:, None]) / batch.sizes[:, None, None, None]
     virial_square = virial_error.square().mean((2, 3)) * batch.has_stress[:, None]
@@ -116,15 +112,23 @@ def measure_errors(network: CommitteeNetwork, data: Dataset, batch_size: int) ->
     for first in range(0, len(data.rows), batch_size):
         chosen = range(first, min(first + batch_size, len(data.rows)))
         batch = take_batch(data, chosen, weights, network.size.n_species)
-        atomic, edges = network(batch.environments, batch.density, members=True)
-        total = atomic.energies.mean(0)
-        energies = total.new_zeros(len(chosen)).index_add(0, batch.environments.structure, total)
-        energy += ((energies - batch.energies) / batch.sizes).square().sum()
-        force += (sum_edges(batch.environments, edges, len(chosen))[0].mean(1) - batch.forces).square().sum()
+        energies, forces, _ = _predict(network, batch, members=True)
+        energy += ((energies.mean(0) - batch.energies) / batch.sizes).square().sum()
+        force += (forces.mean(1) - batch.forces).square().sum()
     return {
         "energy": float((energy / len(data.rows)).sqrt()),
         "force": float((force / data.forces.numel()).sqrt()),
     }
+
+
+def _predict(network: CommitteeNetwork, batch: Batch, members: bool | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Energies [P, n] of every member; forces [N, Q, 3] and virials [n, Q, 3, 3] of ``members``."""
+    n = len(batch.sizes)
+    atomic, edges = network(batch.environments, batch.density, members=members)
+    energies = atomic.energies.new_zeros((len(atomic.energies), n))
+    return energies.index_add(1, batch.environments.structure, atomic.energies), *sum_edges(
+        batch.environments, edges, n
+    )
 
 
 def _huber(error: Tensor) -> Tensor:

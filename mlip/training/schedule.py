@@ -93,6 +93,8 @@ class Schedule(ABC):
     history: list[dict[str, Any]] = field(default_factory=list)
     step: int = 0
     seconds: float = 0.0
+    turned: float = math.inf
+    """Share that was done when the training turned to its end."""
 
     rate_key: ClassVar[str] = "train.learning_rate"
     """The setting that a diverging training asks to lower."""
@@ -144,10 +146,8 @@ class Schedule(ABC):
 
     def _fraction(self) -> float:
         """Place in the schedule, from ``start`` to 1."""
-        done = self._done(self.step, self.seconds)
-        turn = find_turn(self.history) if self.settings.early_stopping else None
-        if turn is not None:
-            turned = self._done(turn["step"], turn["seconds"])
+        done, turned = self._done(self.step, self.seconds), self.turned
+        if done > turned:
             done = max(done, turned + (1.0 - turned) * (done - turned) / (TAIL * turned))
         return self.start + (1.0 - self.start) * done if done < 1.0 else 1.0
 
@@ -172,6 +172,7 @@ class Schedule(ABC):
                 "unphysical labels"
             )
         self.history.append(entry)
+        self._note_turn()
         if self.progress is not None and self.processes.first:
             self.progress(entry)
 
@@ -192,6 +193,13 @@ class Schedule(ABC):
         self.step = round(self.processes.agree(self.step, self._device()))
         self.seconds = self.processes.agree(self.seconds, self._device())
         self.processes.copy_(self._state().values())
+        self._note_turn()
+
+    def _note_turn(self) -> None:
+        """Where the first process's history turns; others lack what it read from a checkpoint."""
+        entry = find_turn(self.history) if self.settings.early_stopping else None
+        own = math.inf if entry is None else self._done(entry["step"], entry["seconds"])
+        self.turned = self.processes.agree(own, self._device())
 
 
 def find_turn(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

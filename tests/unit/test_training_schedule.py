@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mlip.config import Train
+from mlip.training.parallel import Processes
 from mlip.training.schedule import Schedule, WeightAverage, find_turn
 
 
@@ -146,6 +147,42 @@ def test_a_run_stopped_after_its_turn_ends_like_one_that_was_not(tmp_path: Path)
     rest.run()
     assert rest.fractions == whole.fractions[2400:]
     assert torch.equal(rest.weight, whole.weight)
+
+
+@dataclass(frozen=True)
+class Rehearsed(Processes):
+    """One of two processes; the second gets from ``values`` what the first agreed on before."""
+
+    values: list[float] = field(default_factory=list)
+
+    def agree(self, value: float, device: torch.device | str) -> float:
+        if not self.first:
+            return self.values.pop(0)
+        self.values.append(value)
+        return value
+
+    def copy_(self, tensors: Iterable[Tensor]) -> None:
+        """Weights do not matter here."""
+
+
+def test_processes_without_the_checkpoint_turn_with_the_first(tmp_path: Path) -> None:
+    settings, path = Train(n_steps=20_000, checkpoint_every=100), tmp_path / "checkpoint"
+
+    def stop(entry: dict[str, object]) -> None:
+        if entry["step"] == 2500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Counter(settings=settings, seed=0, identity="a", checkpoint=path, progress=stop, best_at=1000).run()
+    values: list[float] = []
+    fractions = []
+    for rank in range(2):
+        processes = Rehearsed(rank, 2, values)
+        counter = Counter(settings=settings, seed=0, identity="a", checkpoint=path, best_at=1000, processes=processes)
+        counter.run()
+        fractions.append(counter.fractions)
+    assert fractions[1] == fractions[0]
+    assert not values
 
 
 def test_a_plateau_is_no_turn_before_its_time() -> None:
