@@ -2,28 +2,26 @@
 
 These models are the single source of the defaults, of the JSON schema
 (``workflow/schemas/config.schema.yaml``) and of ``config/README.md``; ``mlip config-docs``
-rewrites both, and a test fails when they drift. Section ``train`` is in
-:mod:`mlip.config_training`, a study's section is in the study. The Snakefile validates before it
+rewrites both, and a test fails when they drift. Section ``label`` is in :mod:`mlip.config_labels`,
+``train`` in :mod:`mlip.config_training`, a study's section in the study. The Snakefile validates before it
 includes any rule, so none of these modules imports torch or ASE.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from mlip.config_section import Positive, Section
+from mlip.config_labels import Guards, Label  # noqa: F401 - every section is had from here
+from mlip.config_section import Fraction, Positive, Section
 from mlip.config_training import Mace, Train  # noqa: F401 - every section is had from here
 from mlip.studies import study_names
 from mlip.studies.sections import Studies
-from mlip.values import ConfigError, describe_problems, find_number_text, is_bounded, merge_deeply, read_yaml
+from mlip.values import ConfigError, describe_problems, is_bounded, merge_deeply, read_yaml
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 RelativeVolume = Annotated[float, Field(gt=-0.7, le=3)]
 Triple = tuple[int, int, int]
 # Bounds that no sensible value exceeds: a value beyond them is in another unit.
@@ -86,73 +84,6 @@ class Prepare(Section):
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not -0.5 <= value[0] < value[1] <= 1.0:
             raise ValueError(f"need -0.5 <= low < high <= 1.0 (relative volume change), got {value}")
-        return value
-
-
-class Guards(Section):
-    """Checks that a structure must pass before DFT, and a label before it is data."""
-
-    min_distance_factor: Positive = Field(
-        0.6, le=1.2, description="Shortest allowed distance over the sum of covalent radii."
-    )
-    max_force: Positive = Field(30.0, description="Largest allowed force on an atom, eV/Å.")
-    max_force_sum: Positive = Field(0.05, description="Largest allowed norm of the summed forces per atom, eV/Å.")
-    energy_window: Positive = Field(
-        5.0, description="Largest allowed distance of an energy from the data's median, composition aside, eV/atom."
-    )
-
-
-class Label(Section):
-    """The labeller: any ASE calculator, GPAW by default."""
-
-    calculator: str = Field(
-        "gpaw",
-        description="`gpaw`, or the import path of an ASE calculator, e.g. `ase.calculators.emt.EMT`. Label jobs"
-        " import and call it: run only configurations that you trust as you trust a script.",
-    )
-    parameters: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments of the calculator. For GPAW: `mode`, `xc`, `kpts`, …"
-    )
-    escalations: tuple[dict[str, Any], ...] | None = Field(
-        None,
-        description="Settings merged in, one after the other, when the SCF does not converge; GPAW has a ladder.",
-    )
-    isolated_atoms: Literal["fit", "compute"] | dict[str, float] = Field(
-        "fit",
-        description="Isolated atoms' energies: `compute` them, `fit` them to the data, or give them in eV per symbol.",
-    )
-    isolated_atom_parameters: dict[str, Any] = Field(
-        default_factory=dict, description="Settings merged in for isolated atoms, e.g. `{hund: true}`."
-    )
-    reuse_failures: bool = Field(
-        True, description="Remember rejected and unconverged structures instead of computing them again."
-    )
-    timeout_minutes: Positive = Field(
-        60.0, description="Longest time of one label before it is stopped and classified."
-    )
-    max_failed_fraction: Fraction = Field(0.3, description="Failed labels of an iteration above which the loop stops.")
-    n_shards: int = Field(
-        2, ge=1, le=1000, description="Label jobs per iteration; structures are dealt to them in turn."
-    )
-    guards: Guards = Field(default_factory=Guards, description="Sanity checks.")
-
-    @field_validator("parameters", "isolated_atom_parameters", "escalations")
-    @classmethod
-    def _numbers_are_numbers(cls, value: Any) -> Any:
-        found = find_number_text(value)
-        if found:
-            raise ValueError(f"{found} is text to YAML; write a number with a decimal point, e.g. 1.0e-6")
-        return value
-
-    @field_validator("calculator")
-    @classmethod
-    def _import_path(cls, value: str) -> str:
-        if value != "gpaw" and not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
-            raise ValueError(f"{value!r} is neither `gpaw` nor an import path such as `ase.calculators.emt.EMT`")
-        if value.partition(".")[0] in sys.stdlib_module_names:
-            raise ValueError(
-                f"{value!r} belongs to Python itself; give an ASE calculator, e.g. `ase.calculators.emt.EMT`"
-            )
         return value
 
 

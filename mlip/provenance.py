@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent
 
 VALUES_NOT_CODE = {
     "mlip.config",
+    "mlip.config_labels",
     "mlip.config_section",
     "mlip.config_training",
     "mlip.provenance",

@@ -6,7 +6,7 @@ from mlip.config import Prepare, StartingStructure
 from mlip.logs import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
-    from mlip.structures import prepare_structures
+    from mlip.preparation import prepare_structures
 
     prepare_structures(
         [StartingStructure(**source) for source in snakemake.params.sources],

@@ -41,7 +41,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -51,57 +50,13 @@ from mlip.potential.basis import sphere_quadrature, spherical_harmonics
 from mlip.potential.edges import contract_edges, contract_messages, gather_messages
 from mlip.potential.environments import Environments
 from mlip.potential.invariants import Sphere, compress, compress_back, derive_fields, form_invariants
+from mlip.potential.size import Size
 
 SATURATION = 7.0
 """c_z rho at the sparsest training environment: g is 0.999 there and beyond."""
 RADIAL_PRIOR = 1.0
 """Damping of the initial weight of the n-th radial function: (1 + RADIAL_PRIOR n^2)^(-1/2)."""
 FOUR_PI_ROOT = math.sqrt(4.0 * math.pi)
-
-
-@dataclass(frozen=True)
-class Size:
-    """Hyperparameters of the network."""
-
-    n_members: int
-    n_species: int
-    n_radial: int
-    l_max: int
-    n_channels: int
-    body_order: int
-    hidden: tuple[int, ...]
-    n_layers: int = 1
-    compression: Literal["ratio", "root"] = "ratio"
-
-    @property
-    def n_density(self) -> int:
-        """Radial functions of all neighbour species."""
-        return self.n_species * self.n_radial
-
-    @property
-    def powers(self) -> range:
-        """Powers nu of the invariants that need the quadrature."""
-        return range(3, self.body_order)
-
-    @property
-    def n_pairs(self) -> int:
-        """Squared invariants of one channel, one for each l."""
-        return self.l_max + 1 if self.body_order > 2 else 0
-
-    @property
-    def n_invariants(self) -> int:
-        """Invariants of one atom and layer."""
-        return self.n_channels * (1 + self.n_pairs + len(self.powers))
-
-    @property
-    def n_features(self) -> int:
-        """Features of one atom, of all layers."""
-        return self.n_layers * self.n_invariants
-
-    @property
-    def n_last(self) -> int:
-        """Weights per species and member in which an atomic energy is linear."""
-        return (self.hidden[-1] if self.hidden else self.n_features) + self.n_features
 
 
 @dataclass(frozen=True)

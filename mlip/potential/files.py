@@ -127,10 +127,11 @@ def _load_backend(description: dict[str, Any], weights: bytes, device: str) -> P
 
 def load_ace(description: dict[str, Any], state: dict[str, Tensor], device: str) -> Potential:
     """The ACE committee with this description and these weights."""
-    from mlip.potential.ace import CommitteeNetwork, Size
+    from mlip.potential.ace import CommitteeNetwork
     from mlip.potential.committee import ACEPotential
     from mlip.potential.environments import Frame
     from mlip.potential.last_layer import LastLayer
+    from mlip.potential.size import Size
     from mlip.potential.versions import upgrade
 
     if description["format_version"] == 1:

@@ -13,15 +13,12 @@ potentials of format 1 have it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mlip.potential import kernels
-
-if TYPE_CHECKING:
-    from mlip.potential.ace import Size
+from mlip.potential.size import Size
 
 FLOOR = 0.5
 """f, relative to a typical invariant."""

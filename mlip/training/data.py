@@ -16,10 +16,10 @@ from torch import Tensor
 from mlip.config import Train
 from mlip.files import read_json
 from mlip.neighbors import Pairs, find_pairs
-from mlip.potential.ace import Size
 from mlip.potential.edges import compute_density, sum_forces, sum_virials
 from mlip.potential.environments import Environments, Frame, build_environments
 from mlip.potential.files import DESCRIPTION
+from mlip.potential.size import Size
 from mlip.potential.zbl import pair_name
 
 NOMINAL_COHESION = 3.0

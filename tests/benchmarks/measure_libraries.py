@@ -28,12 +28,13 @@ from torch import Tensor
 
 from mlip.neighbors import find_pairs
 from mlip.potential import Potential, kernels, load_potential
-from mlip.potential.ace import CommitteeNetwork, Size
+from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.basis import spherical_harmonics, tangential
 from mlip.potential.committee import ACEPotential
 from mlip.potential.edges import compute_density, sum_edges
 from mlip.potential.environments import Frame, build_environments
 from mlip.potential.kernels.loader import load_library
+from mlip.potential.size import Size
 
 CUTOFF, L_MAX, SLOTS, N_RADIAL = 5.0, 3, 34, 8
 REPEATS = {64: 2, 512: 4}

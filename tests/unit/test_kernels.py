@@ -14,11 +14,12 @@ from ase import Atoms
 from ase.build import bulk
 
 from mlip.potential import kernels
-from mlip.potential.ace import CommitteeNetwork, Size
+from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.edges import contract_edges, sum_edges
 from mlip.potential.environments import Environments, Frame, build_environments
 from mlip.potential.invariants import derive_fields, form_invariants
 from mlip.potential.kernels import loader
+from mlip.potential.size import Size
 
 pytestmark = pytest.mark.skipif(loader.load_library() is None, reason="no C++ compiler: no compiled kernels")
 

@@ -11,14 +11,8 @@ from ase.neighborlist import neighbor_list
 
 from mlip.config import Bulk, Prepare, StartingStructure
 from mlip.extxyz import read_structures
-from mlip.structures import (
-    StructureError,
-    fingerprint,
-    load_starting_structure,
-    min_distance_ratio,
-    prepare_structures,
-    scale_volume,
-)
+from mlip.preparation import fingerprint, prepare_structures
+from mlip.structures import StructureError, load_starting_structure, min_distance_ratio, scale_volume
 
 SILICON = StartingStructure(bulk=Bulk(name="Si"))
 

@@ -20,7 +20,7 @@ rule prepare_structures:
         sources=[source.model_dump(mode="json") for source in CONFIG.structures],
         ensembles=sorted({group.ensemble for group in CONFIG.explore.walkers}),
         seed=CONFIG.seed,
-        code=code_digest("mlip.structures"),
+        code=code_digest("mlip.preparation"),
     message:
         "iter_00 prepare_structures: perturb the starting structures"
     script:
