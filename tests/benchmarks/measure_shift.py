@@ -25,10 +25,10 @@ from ase import Atoms
 from scipy.stats import mannwhitneyu
 
 from mlip.config import Train
+from mlip.evaluation import compare_with_labels
 from mlip.potential import load_potential
 from mlip.potential.interface import Prediction
 from mlip.training import train_committee
-from mlip.uncertainty import rank_correlation
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "committee": {},
@@ -57,12 +57,11 @@ def measure_kind(structures: list[Atoms], kind: str, estimator: str, steps: int,
 
 
 def describe(structures: list[Atoms], predictions: list[Prediction]) -> dict[str, float | None]:
-    """RMS error of an atom's force and its uncertainty (eV/Å), their ratio and rank correlation."""
-    pairs = zip(structures, predictions, strict=True)
-    errors = np.concatenate([np.sqrt(np.mean((p.forces - a.get_forces()) ** 2, axis=1)) for a, p in pairs])
-    spread = np.concatenate([p.force_uncertainty for p in predictions]) / np.sqrt(3)
-    rms = [float(np.sqrt(np.mean(x**2))) for x in (errors, spread)]
-    return {"error": rms[0], "std": rms[1], "ratio": rms[0] / rms[1], "spearman": rank_correlation(spread, errors)}
+    """RMS error of force components and RMS uncertainty (eV/Å), their ratio and, atom by atom, rank correlation."""
+    found = compare_with_labels(structures, predictions)
+    std = float(np.sqrt(np.mean(np.concatenate([p.forces_std for p in predictions]) ** 2)))
+    error = found["force_rmse"]
+    return {"error": error, "std": std, "ratio": error / std, "spearman": found["spearman"]}
 
 
 def show(row: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@
         --set mlip.training.trainer.RAMP "[0.001, 1.0]" --settings '{"committee_size": 4}'
 
 A fifth of the published training structures is held out, or ``--valid`` names others. Errors along the way are those
-of the averaged weights; early stopping is off. The last line has the mean absolute errors.
+of the averaged weights; early stopping is off. The last line has mean absolute errors and that of stress.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
             isolated_energies=records.read_isolated(given.data),
             progress=report_progress(),
         )
-    shown = {name: value for name, value in result["valid_errors"].items() if name.endswith("_mae")}
+    shown = {name: result["valid_errors"][name] for name in ("energy_mae", "force_mae", "stress_rmse")}
     print(json.dumps({"training_seconds": result["training_seconds"], **shown}))
 
 
