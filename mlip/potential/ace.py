@@ -56,6 +56,7 @@ SATURATION = 7.0
 """c_z rho at the sparsest training environment: g is 0.999 there and beyond."""
 RADIAL_PRIOR = 1.0
 """Damping of the initial weight of the n-th radial function: (1 + RADIAL_PRIOR n^2)^(-1/2)."""
+LEAST_SPREAD = 0.05
 FOUR_PI_ROOT = math.sqrt(4.0 * math.pi)
 
 
@@ -343,7 +344,7 @@ class CommitteeNetwork(nn.Module):
                 compressed = compress(self.size, raw[a:b] / scale)
                 self.invariant_scale[t, species] = scale
                 self.feature_mean[t, species] = compressed.mean(0)
-                self.feature_scale[t, species] = 1.0 / compressed.std(0, correction=0).clamp(min=0.05)
+                self.feature_scale[t, species] = 1.0 / compressed.std(0, correction=0).clamp(min=LEAST_SPREAD)
             layers.append(self._layer(t, own, environments, layers))
 
     def _fit_density(self, t: int, species: int, own: Tensor) -> None:

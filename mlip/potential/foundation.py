@@ -28,6 +28,9 @@ from mlip.potential.mace_network import ACTIVATIONS, Architecture, Graph, build_
 PACKAGES = ("mace.", "e3nn.", "torch.", "torch_", "opt_einsum", "collections.", "numpy.")
 """Names that a record may stand for. None of them is imported or called."""
 HARMLESS = ("builtins.slice", "builtins.set", "__builtin__.set", "builtins.int", "builtins.float", "builtins.object")
+UNUSED = ("pair_repulsion_fn.cutoff.", "pair_repulsion_fn.r_max")
+"""Tensors that earlier versions of mace-torch saved and, like the installed one, never read: the repulsion of a pair
+ends at the sum of its covalent radii."""
 ADVICE = "Foundation models are files that mace-torch saved with torch.save(model, FILE)"
 
 
@@ -142,6 +145,7 @@ def _assemble(root: Record, path: str) -> Foundation:
     for name, parameter in network.named_parameters():
         if parameter.numel() and (name not in found or found[name].numel() != parameter.numel()):
             raise PotentialFileError(f"{path}: its {name} does not fit a network made by the installed mace-torch")
+    found = {name: tensor for name, tensor in found.items() if not name.startswith(UNUSED)}
     spare = sorted(name for name, tensor in found.items() if name not in own and tensor.numel())
     if spare:
         raise PotentialFileError(f"{path}: the installed mace-torch has no place for its {', '.join(spare[:3])}")

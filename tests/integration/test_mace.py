@@ -22,6 +22,7 @@ from mlip.config import Mace, Train
 from mlip.potential import PotentialFileError, UnknownSpeciesError, load_potential
 from mlip.training import train_committee
 from mlip.training.data import TrainingDataError
+from tests.integration.published_models import fetch_model
 from tests.workflow.conftest import TINY, Workflow
 
 pytestmark = [
@@ -94,6 +95,9 @@ def save_foundation(path: Path, *, numbers: tuple[int, ...] = (13, 29, 79), head
         pair_repulsion=True,
         heads=list(heads) or None,
     ).double()
+    # Earlier versions of mace-torch saved these two, of no effect; MACE-OMAT-0 has them.
+    model.pair_repulsion_fn.register_buffer("r_max", torch.tensor(4.5))
+    model.pair_repulsion_fn.cutoff = model.radial_embedding.cutoff_fn
     torch.save(model, path)
     return model
 
@@ -309,6 +313,46 @@ def test_fine_tuning_starts_from_the_foundation_model(alloys: list[Atoms], tmp_p
     # Energies of isolated atoms were fitted to what the foundation model leaves: the mean error is small.
     errors = [p.energy - a.get_potential_energy() for p, a in zip(potential.predict(alloys), alloys, strict=True)]
     assert abs(np.mean(errors)) / 4 < 0.3
+
+
+def test_a_published_foundation_model_is_read_and_fine_tuned(
+    alloys: list[Atoms], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    from mlip.potential.foundation import read_foundation, reduce_elements
+    from mlip.potential.mace_network import join_graphs, make_graph
+
+    path = fetch_model(Path(request.config.cache.mkdir("foundation")))
+    foundation = read_foundation(path)
+    assert len(foundation.architecture.atomic_numbers) == 89
+    # Its publisher's file, of the digest checked above, is what mace-torch itself loads by running it.
+    original = torch.load(path, map_location="cpu", weights_only=False).double()
+    outputs = []
+    for network in (original, foundation.network(), reduce_elements(foundation, [29, 79]).network()):
+        numbers = network.atomic_numbers.tolist()
+        graphs = [make_graph(atoms, numbers, float(network.r_max)) for atoms in alloys[:2]]
+        outputs.append(network(join_graphs(graphs, len(numbers), 0, "cpu", torch.float64)))
+    for output in outputs[1:]:
+        for name in ("interaction_energy", "forces"):
+            wanted = outputs[0][name].detach().numpy()
+            np.testing.assert_allclose(output[name].detach().numpy(), wanted, atol=1e-10)
+
+    settings = SMALL.model_copy(update={"mace": Mace(foundation_model=str(path)), "n_steps": 30})
+    train_committee(alloys[:7], alloys[7:], settings, tmp_path, seed=3)
+    before = np.concatenate([forces_of(foundation, atoms) - atoms.get_forces() for atoms in alloys[7:]])
+    after = np.concatenate(
+        [p.forces - a.get_forces() for p, a in zip(load_potential(tmp_path).predict(alloys[7:]), alloys[7:], strict=True)]
+    )
+    assert np.square(after).mean() < 0.25 * np.square(before).mean()
+
+
+def forces_of(foundation: Any, atoms: Atoms) -> np.ndarray:
+    """eV/Å, [n, 3], of a foundation model."""
+    from mlip.potential.mace_network import join_graphs, make_graph
+
+    architecture = foundation.architecture
+    graph = make_graph(atoms, architecture.atomic_numbers, architecture.r_max)
+    inputs = join_graphs([graph], len(architecture.atomic_numbers), 0, "cpu", torch.float64)
+    return np.array(foundation.network()(inputs)["forces"].detach())
 
 
 class Malicious:
