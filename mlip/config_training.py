@@ -84,7 +84,7 @@ class Train(Section):
     )
     n_steps: int = Field(1500, ge=1, description="Optimiser steps; the learning rate anneals over them.")
     early_stopping: bool = Field(
-        True, description="Anneal at once where forces on validation data have been no better for long (backend ace)."
+        True, description="Anneal at once where forces on validation data have been no better for long."
     )
     batch_size: int = Field(4, ge=1, description="Structures per step.")
     learning_rate: Positive = Field(0.004, description="Peak learning rate.")

@@ -79,8 +79,9 @@ def hold(system: str, executor: str, latency: float, show: Show) -> Iterator[Dri
     path = FOLDER / f"{system}.json"
     dead = _take(path, driver, show)
     stop = threading.Event()
+    before = None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(TAKEN_OVER, signal.default_int_handler)
+        before = signal.signal(TAKEN_OVER, signal.default_int_handler)
     heart = threading.Thread(target=_beat, args=(path, driver, stop), daemon=True)
     heart.start()
     try:
@@ -95,6 +96,8 @@ def hold(system: str, executor: str, latency: float, show: Show) -> Iterator[Dri
     finally:
         stop.set()
         heart.join()
+        if before is not None:
+            signal.signal(TAKEN_OVER, before)
         if _holder(path).token == driver.token:
             path.unlink(missing_ok=True)
 

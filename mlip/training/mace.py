@@ -117,6 +117,7 @@ def train_mace_committee(
     trainer = MACETrainer(
         trained,
         _targets(train, start),
+        _targets(valid, start),
         settings.mace.learning_rate or LEARNING_RATES["fine-tuning" if foundation else "scratch"],
         start.head,
         device,

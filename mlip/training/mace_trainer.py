@@ -7,6 +7,7 @@ differ by initial weights, order of batches and the structures that each nearly 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ CLIP = 1.0
 """Largest gradient norm of a member."""
 WEIGHT_DECAY = 1e-3
 EMA = 0.99
+ENERGY_AND_FORCES = ("interaction_energy", "forces")
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,14 @@ class Targets:
 
 @dataclass
 class MACETrainer(Schedule):
-    """Trains ``networks``, side by side, on ``targets``, on ``device``; ``rate`` is the peak learning rate."""
+    """Trains ``networks``, side by side, on ``targets``, on ``device``, and watches them on ``valid``.
+
+    ``rate`` is the peak learning rate.
+    """
 
     networks: list[Any]
     targets: Targets
+    valid: Targets
     rate: float
     head: int
     device: str
@@ -80,6 +86,28 @@ class MACETrainer(Schedule):
         """One step of every member."""
         squares = [self._advance_member(member, fraction) for member in range(len(self.networks))]
         return torch.from_numpy(np.sqrt(np.mean(squares, axis=0)))
+
+    def _validate(self) -> dict[str, float]:
+        """RMS errors of energies (eV/atom) and forces (eV/Å) on validation data by the mean of the averaged weights."""
+        valid, size = self.valid, self.settings.batch_size
+        if not valid.graphs:
+            return {}
+        squares = []
+        with contextlib.ExitStack() as stack:
+            for average in self.averages:
+                stack.enter_context(average.applied())
+            for first in range(0, len(valid.graphs), size):
+                chosen = range(first, min(first + size, len(valid.graphs)))
+                graphs = [valid.graphs[k] for k in chosen]
+                inputs = join_graphs(graphs, self.n_elements, self.head, self.device, torch.float32)
+                outputs = [network(inputs) for network in self.networks]
+                means = [torch.stack([o[name].detach() for o in outputs]).mean(0) for name in ENERGY_AND_FORCES]
+                sizes = self._tensor(np.array([len(g.positions) for g in graphs]))
+                energy = ((means[0] - self._tensor(valid.energies[chosen])) / sizes).square()
+                force = (means[1] - self._tensor(np.concatenate([valid.forces[k] for k in chosen]))).square()
+                squares.append((float(energy.sum()), float(force.sum())))
+        total = np.sum(squares, axis=0) / (len(valid.graphs), sum(f.size for f in valid.forces))
+        return {"valid_energy_rmse": float(total[0]) ** 0.5, "valid_force_rmse": float(total[1]) ** 0.5}
 
     def _advance_member(self, member: int, fraction: float) -> np.ndarray:
         """One step of one member; its mean squares of energy, force and virial errors."""

@@ -115,6 +115,17 @@ def test_training_writes_what_every_backend_writes(trained: Path, alloys: list[A
     assert first != second
 
 
+def test_validation_errors_are_those_of_what_training_returns(trained: Path, alloys: list[Atoms]) -> None:
+    last = json.loads((trained / "training.json").read_text())["history"][-1]
+    errors = [
+        (p.forces - atoms.get_forces())
+        for p, atoms in zip(load_potential(trained).predict(alloys[7:]), alloys[7:], strict=True)
+    ]
+    # Training is in single precision, evaluation in double.
+    assert last["valid_force_rmse"] == pytest.approx(1e3 * np.sqrt(np.square(errors).mean()), rel=1e-3)
+    assert last["valid_energy_rmse"] > 0.0
+
+
 def test_loading_gives_back_what_was_saved(trained: Path, alloys: list[Atoms], tmp_path: Path) -> None:
     first = load_potential(trained)
     first.save(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def dead(**changes: object) -> Driver:
 
 
 def test_living_driver_keeps_others_out_and_is_named(said: list[str]) -> None:
+    handler = signal.getsignal(lease.TAKEN_OVER)
     with take(said):
         with pytest.raises(DriverRunning, match=rf"process {os.getpid()} of .*\n.*mlip status.*kill {os.getpid()}"):
             take(said).__enter__()
@@ -58,6 +60,7 @@ def test_living_driver_keeps_others_out_and_is_named(said: list[str]) -> None:
         with take(said, "copper"):  # another system is none of its business
             pass
     refuse_if_held("si")
+    assert signal.getsignal(lease.TAKEN_OVER) is handler
     with take(said):
         pass
     assert not said
