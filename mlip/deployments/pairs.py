@@ -169,6 +169,6 @@ def _restrict(network: CommitteeNetwork, k: int) -> CommitteeNetwork:
             weight.data = weight.data[k : k + 1]
     for name in ("output", "linear", "saturation", "shift"):
         getattr(own, name).data = getattr(own, name).data[k : k + 1]
-    for name in ("density_mean", "density_weight", "invariant_scale", "feature_mean", "feature_scale"):
+    for name in ("density_mean", "density_weight", "invariant_scale", "feature_mean"):
         getattr(own, name).data = getattr(own, name).data[:, k : k + 1]
     return own

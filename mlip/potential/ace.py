@@ -14,8 +14,9 @@ tensor-decomposed form; Darby et al., Phys. Rev. Lett. 131, 028001 (2023)):
 
     M_1 = U[00],   M_2l = sum_m U[lm]^2,   M_nu = sum_lm U[lm] T_nu[lm],   T_nu = integral of Y_lm u^(nu-1).
 
-A Lebedev quadrature of the sphere gives T exactly. Brought to degree one and to unit variance over
-the training data they are the features x_i (:mod:`mlip.potential.invariants`).
+A Lebedev quadrature of the sphere gives T exactly. Brought to degree one, relative to their typical size in the
+training data, and centred there, they are the features x_i (:mod:`mlip.potential.invariants`). They are not brought
+to unit variance: what hardly varies in the data would be amplified, and with it the error where it does vary.
 
 **Messages.** Layer t > 1 sees, beside A, what the neighbours' features say (scalar messages, as in
 Batatia et al., MACE, arXiv:2206.07697, with 0e hidden features), and forms fields and invariants of both:
@@ -56,7 +57,6 @@ SATURATION = 7.0
 """c_z rho at the sparsest training environment: g is 0.999 there and beyond."""
 RADIAL_PRIOR = 1.0
 """Damping of the initial weight of the n-th radial function: (1 + RADIAL_PRIOR n^2)^(-1/2)."""
-LEAST_SPREAD = 0.05
 FOUR_PI_ROOT = math.sqrt(4.0 * math.pi)
 
 
@@ -107,7 +107,6 @@ class CommitteeNetwork(nn.Module):
     density_weight: Tensor
     invariant_scale: Tensor
     feature_mean: Tensor
-    feature_scale: Tensor
     saturation: Tensor
     shift: Tensor
     scale: Tensor
@@ -140,7 +139,6 @@ class CommitteeNetwork(nn.Module):
             ("density_weight", (n_layers, s, size.l_max + 1, max(inputs)), 1.0),
             ("invariant_scale", (n_layers, s, size.n_invariants), 1.0),
             ("feature_mean", (n_layers, s, size.n_invariants), 0.0),
-            ("feature_scale", (n_layers, s, size.n_invariants), 1.0),
             ("saturation", (s,), 1.0),
             ("shift", (s,), 0.0),
             ("scale", (), 1.0),
@@ -198,9 +196,7 @@ class CommitteeNetwork(nn.Module):
             radial, radial_slope = self._message_basis(t, environments)
             density = torch.cat((density, gather_messages(environments, radial, messages)), -1)
         layer = self._form(t, density, environments)
-        features = (compress(self.size, layer.scaled) - self._rows(self.feature_mean[t], environments)) * self._rows(
-            self.feature_scale[t], environments
-        )
+        features = compress(self.size, layer.scaled) - self._rows(self.feature_mean[t], environments)
         return replace(layer, features=features, messages=messages, radial=radial, radial_slope=radial_slope)
 
     def _form(self, t: int, density: Tensor, environments: Environments) -> Layer:
@@ -300,9 +296,8 @@ class CommitteeNetwork(nn.Module):
 
     def _derive_density(self, t: int, layer: Layer, d_features: Tensor, environments: Environments) -> Tensor:
         """dE/d(density) [P, LM, N, C] from dE/dx [P, N, F]."""
-        feature_scale = self._rows(self.feature_scale[t], environments)
         invariant_scale = self._rows(self.invariant_scale[t], environments)
-        d = compress_back(self.size, layer.scaled, d_features * feature_scale) / invariant_scale
+        d = compress_back(self.size, layer.scaled, d_features) / invariant_scale
         slopes = d.unflatten(-1, (-1, self.size.n_channels)).transpose(1, 2)
         d_fields = derive_fields(self.size, layer.fields, layer.products, slopes, self.sphere)
         return grouped_matmul(d_fields, layer.weight.mT, environments.groups)
@@ -341,10 +336,8 @@ class CommitteeNetwork(nn.Module):
             raw = self._form(t, seen, environments).scaled * self._rows(self.invariant_scale[t], environments)
             for species, a, b in groups:
                 scale = raw[a:b].square().mean(0).sqrt().clamp(min=1e-6)
-                compressed = compress(self.size, raw[a:b] / scale)
                 self.invariant_scale[t, species] = scale
-                self.feature_mean[t, species] = compressed.mean(0)
-                self.feature_scale[t, species] = 1.0 / compressed.std(0, correction=0).clamp(min=LEAST_SPREAD)
+                self.feature_mean[t, species] = compress(self.size, raw[a:b] / scale).mean(0)
             layers.append(self._layer(t, own, environments, layers))
 
     def _fit_density(self, t: int, species: int, own: Tensor) -> None:

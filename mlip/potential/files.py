@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from mlip.potential.committee import ACEPotential
 
-FORMAT_VERSION = 2
-"""Version 1 is read, too: :mod:`mlip.potential.versions`."""
+FORMAT_VERSION = 3
+"""Earlier ones are read, too: :mod:`mlip.potential.versions`."""
 WEIGHTS, DESCRIPTION = "potential.safetensors", "potential.json"
 BACKENDS = {"ace": "mlip.potential.files:load_ace", "mace": "mlip.potential.mace:load_mace"}
 """Function of each backend that makes a potential from description, weights and device."""
@@ -134,8 +134,7 @@ def load_ace(description: dict[str, Any], state: dict[str, Tensor], device: str)
     from mlip.potential.size import Size
     from mlip.potential.versions import upgrade
 
-    if description["format_version"] == 1:
-        description, state = upgrade(description, state)
+    description, state = upgrade(description, state)
     frame, size = dict(description["frame"]), dict(description["size"])
     network = CommitteeNetwork(Size(**(size | {"hidden": tuple(size["hidden"])})), seed=0)
     factor, settings = state.pop(LAST_LAYER, None), description.get("last_layer")
@@ -170,7 +169,7 @@ def _read_description(path: Path) -> dict[str, Any]:
     except FileContentError as error:
         raise PotentialFileError(f"{error}. Copy the potential's files again or repeat the training") from None
     version = description.get("format_version") if isinstance(description, dict) else None
-    if version not in (1, FORMAT_VERSION) or description.get("backend") not in BACKENDS:
+    if version not in range(1, FORMAT_VERSION + 1) or description.get("backend") not in BACKENDS:
         backend = description.get("backend") if isinstance(description, dict) else None
         raise PotentialFileError(
             f"{path}: format version {version!r}, backend {backend!r}; this version reads versions "

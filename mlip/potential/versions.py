@@ -7,9 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlip.potential.files import LAST_LAYER
+
 
 def upgrade(description: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Description and weights of format 1 in format 2, which gives the same energies.
+    """Description and weights of any format in the newest, which gives the same energies."""
+    if description["format_version"] == 1:
+        description, state = _share_fields(description, state)
+    if description["format_version"] < 3:
+        state = _absorb_scales(description["size"], state)
+    return description, state
+
+
+def _absorb_scales(size: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Format 2 in format 3: the scales that brought features to unit variance become part of the weights."""
+    new = dict(state)
+    scale = new.pop("feature_scale")  # [L, S, I]
+    wide = scale.transpose(0, 1).flatten(1)[:, None, :, None]
+    for name in {"weights.0" if size["hidden"] else "output", "linear"}:
+        new[name] = new[name] * wide
+    for t in range(1, size["n_layers"]):
+        new[f"message.{t - 1}"] = new[f"message.{t - 1}"] * scale[t - 1, :, :, None]
+    if LAST_LAYER in new:  # its rows are the last hidden layer's units, then the features
+        units = wide if not size["hidden"] else torch.ones(1, 1, size["hidden"][-1], 1).expand(len(wide), -1, -1, -1)
+        new[LAST_LAYER] = new[LAST_LAYER] * torch.cat((units, wide), 2)
+    return new
+
+
+def _share_fields(description: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Format 1 in format 2.
 
     In format 1 every member had fields of its own. Today's members share all fields: the network
     gets the channels of all P members side by side, and each member's perceptron has zeros in

@@ -349,10 +349,9 @@ def test_a_published_foundation_model_is_read_and_fine_tuned(
 
     settings = SMALL.model_copy(update={"mace": Mace(foundation_model=str(path)), "n_steps": 30})
     train_committee(alloys[:7], alloys[7:], settings, tmp_path, seed=3)
-    before = np.concatenate([forces_of(foundation, atoms) - atoms.get_forces() for atoms in alloys[7:]])
-    after = np.concatenate(
-        [p.forces - a.get_forces() for p, a in zip(load_potential(tmp_path).predict(alloys[7:]), alloys[7:], strict=True)]
-    )
+    held_out, tuned = alloys[7:], load_potential(tmp_path).predict(alloys[7:])
+    before = [forces_of(foundation, atoms) - atoms.get_forces() for atoms in held_out]
+    after = [p.forces - atoms.get_forces() for p, atoms in zip(tuned, held_out, strict=True)]
     assert np.square(after).mean() < 0.25 * np.square(before).mean()
 
 

@@ -36,10 +36,21 @@ def test_a_file_of_version_1_gives_the_energies_that_were_stored_with_it(tmp_pat
     old = load_potential(Path(__file__).parents[1] / "data/potential_v1")
     assert old.n_members == 2
     old.save(tmp_path)
-    assert json.loads((tmp_path / "potential.json").read_text())["format_version"] == 2
+    assert json.loads((tmp_path / "potential.json").read_text())["format_version"] == 3
     cluster = Atoms("Au2Cu2", [[0, 0, 0], [2.5, 0, 0], [0, 2.5, 0], [0, 0, 2.6]])
     first, second = old.predict([cluster])[0], load_potential(tmp_path).predict([cluster])[0]
     assert np.array_equal(first.forces_members, second.forces_members)
+
+
+def test_a_file_of_version_2_gives_the_forces_and_uncertainties_that_were_stored_with_it() -> None:
+    # Written by commit 66d9102, whose networks brought features to unit variance; two layers, last layer.
+    folder = Path(__file__).parents[1] / "data/potential_v2"
+    expected = json.loads((folder / "expected.json").read_text())
+    cluster = Atoms("Au2Cu2", [[0, 0, 0], [2.5, 0, 0], [0, 2.5, 0], [0, 0, 2.6]])
+    found = load_potential(folder).predict([cluster])[0]
+    np.testing.assert_allclose(found.forces, expected["forces"], atol=1e-6)
+    np.testing.assert_allclose(found.forces_std, expected["forces_std"], rtol=1e-6)
+    assert found.energy_std == pytest.approx(expected["energy_std"], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["potential.safetensors", "potential.json"])
