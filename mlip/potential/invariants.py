@@ -79,7 +79,7 @@ def derive_fields(size: Size, fields: Tensor, products: Tensor, slopes: Tensor, 
 
 
 def compress(size: Size, scaled: Tensor) -> Tensor:
-    """Features [N, n_invariants] before standardisation, from invariants over their typical size."""
+    """Features [N, n_invariants] before they are centred, from invariants over their typical size."""
     first, pairs, *higher = _split(size, scaled)
     parts = [first, torch.sqrt(pairs + FLOOR**2)]
     norm = _norm(size, pairs) if higher else pairs
