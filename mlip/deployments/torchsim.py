@@ -149,7 +149,7 @@ class TorchSimModel(ModelInterface):
 def find_batch_pairs(state: SimState, cutoff: float) -> BatchPairs:
     """Pairs of every system of ``state`` within ``cutoff`` (Å), each in both directions."""
     counts = state.system_idx.bincount(minlength=state.cell.shape[0])
-    if state.device.type == "cuda" and int(counts.max()) <= SMALL_SYSTEM:
+    if state.device.type != "cpu" and int(counts.max()) <= SMALL_SYSTEM:
         centers, neighbors, shifts = _compare_all_pairs(state, cutoff)
     else:
         centers, neighbors, shifts = _ask_vesin(state, counts.tolist(), cutoff)
