@@ -182,7 +182,7 @@ def compare_training(kind: str) -> dict[str, Any]:
     with RemoteMode():
         there, two = train(kind, str(DEVICE))
     first, second = (load_file(folder / "potential.safetensors") for folder in (here, there))
-    weights = [float(np.abs(tensor - second[name]).max(initial=0.0)) for name, tensor in first.items()]
+    weights = [float(np.abs(tensor - second[name].astype(float)).max(initial=0.0)) for name, tensor in first.items()]
     errors = [abs(one["valid_errors"][name] - two["valid_errors"][name]) for name in ("energy_mae", "force_mae")]
     return {"weights": max(weights), "errors": max(errors), "device": two["device"]}
 
