@@ -17,7 +17,7 @@ from mlip.trajectory import read_netcdf
 
 from .conftest import TINY, Workflow
 
-LAX, STRICT = 0.3, 0.0005
+LAX, STRICT = 0.3, 0.00003
 DIFFUSION = {
     "temperature": 150.0,
     "volume": 0.3,
