@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.build import bulk
-from ase.calculators.emt import EMT
-from ase.calculators.singlepoint import SinglePointCalculator
 from torch import Tensor
+from torch.library import Library
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from tests.unit.conftest import label_emt, make_alloy
 
 NAME = "remote"
 _setup_privateuseone_for_python_backend(NAME)
@@ -123,7 +123,7 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
 
 
 # What torch calls past every mode, as in torch.tensor(..., device=...).
-_FALLBACK, _OPERATORS = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
+_FALLBACK, _OPERATORS = Library("_", "IMPL"), Library("aten", "IMPL")
 _FALLBACK.fallback(lambda operator, *args, **kwargs: execute(operator, args, kwargs), "PrivateUse1")
 _OPERATORS.impl("empty_strided", _empty_strided, "PrivateUse1")
 _OPERATORS.impl("_copy_from", _copy_from, "PrivateUse1")
@@ -133,19 +133,7 @@ for _name in ("__enter__", "__exit__"):
 
 def make_alloys(n: int) -> list[Atoms]:
     """Rattled Cu-Au with EMT's labels, which stand in for DFT: devices are the point here."""
-    structures = []
-    for seed in range(n):
-        rng = np.random.default_rng(seed)
-        atoms = bulk("Cu", cubic=True)
-        atoms.numbers[rng.random(4) < 0.4] = 79
-        atoms.numbers[0] = 29
-        atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(0, 0.02, (3, 3))), scale_atoms=True)
-        atoms.positions += rng.normal(0, 0.1, (4, 3))
-        atoms.calc = EMT()
-        labels = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces", "stress")}
-        atoms.calc = SinglePointCalculator(atoms, **labels)
-        structures.append(atoms)
-    return structures
+    return [label_emt(make_alloy(seed)) for seed in range(n)]
 
 
 SMALL: dict[str, Any] = {"n_steps": 12, "cutoff": 4.0, "checkpoint_every": 4, "batch_size": 2}
@@ -162,10 +150,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def train(kind: str, device: str) -> tuple[Path, dict[str, Any]]:
     """A trained potential's folder and what training says of it."""
     from mlip.config import Train
-    from mlip.potential import committee
     from mlip.training import train_committee
 
-    committee.CHUNK_ROWS[NAME] = committee.CHUNK_ROWS["cuda"]
     structures, out = make_alloys(12), Path(tempfile.mkdtemp())
     settings, checkpoint = Train(**SETTINGS[kind]), out / "checkpoint"
     result = train_committee(

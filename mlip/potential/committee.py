@@ -25,7 +25,7 @@ from mlip.uncertainty import Calibration, Spread
 
 MAX_PAIRS = 40_000
 """Pairs of small structures that are evaluated together; bounds memory."""
-CHUNK_ROWS = {"cpu": 256, "cuda": 32_768}
+CHUNK_ROWS = {"cpu": 256, "gpu": 32_768}
 """Atoms whose environments are held at once: on a CPU what its caches hold, on a GPU what its memory does."""
 
 DTYPES = {"single": torch.float32, "double": torch.float64}
@@ -209,7 +209,7 @@ class ACEPotential(Potential):
     def _rows(self, pairs: PairList) -> Iterator[tuple[slice, slice, Environments]]:
         """Some rows at a time, with their pairs and environments; all rows where atoms exchange messages."""
         n, whole = len(pairs.species), self.size.n_layers > 1
-        step = n if whole else CHUNK_ROWS[torch.device(self.device).type]
+        step = n if whole else CHUNK_ROWS["cpu" if torch.device(self.device).type == "cpu" else "gpu"]
         starts = torch.arange(0, n + step, step, device=pairs.centers.device)
         bounds = torch.searchsorted(pairs.centers, starts).tolist()
         for k, (a, b) in enumerate(itertools.pairwise(bounds)):

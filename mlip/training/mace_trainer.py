@@ -98,13 +98,10 @@ class MACETrainer(Schedule):
                 stack.enter_context(average.applied())
             for first in range(0, len(valid.graphs), size):
                 chosen = range(first, min(first + size, len(valid.graphs)))
-                graphs = [valid.graphs[k] for k in chosen]
-                inputs = join_graphs(graphs, self.n_elements, self.head, self.device, torch.float32)
+                inputs, sizes, energies, forces = self._join(valid, chosen)
                 outputs = [network(inputs) for network in self.networks]
                 means = [torch.stack([o[name].detach() for o in outputs]).mean(0) for name in ENERGY_AND_FORCES]
-                sizes = self._tensor(np.array([len(g.positions) for g in graphs]))
-                energy = ((means[0] - self._tensor(valid.energies[chosen])) / sizes).square()
-                force = (means[1] - self._tensor(np.concatenate([valid.forces[k] for k in chosen]))).square()
+                energy, force = ((means[0] - energies) / sizes).square(), (means[1] - forces).square()
                 squares.append((float(energy.sum()), float(force.sum())))
         total = np.sum(squares, axis=0) / (len(valid.graphs), sum(f.size for f in valid.forces))
         return {"valid_energy_rmse": float(total[0]) ** 0.5, "valid_force_rmse": float(total[1]) ** 0.5}
@@ -127,16 +124,13 @@ class MACETrainer(Schedule):
 
     def _loss(self, member: int, chosen: Sequence[int], ramp: float) -> tuple[Tensor, np.ndarray]:
         targets, settings = self.targets, self.settings
-        graphs = [targets.graphs[k] for k in chosen]
-        sizes = self._tensor(np.array([len(g.positions) for g in graphs]))
+        inputs, sizes, energies, forces = self._join(targets, chosen)
         weights = self._tensor(self.weights[member, chosen])
-        inputs = join_graphs(graphs, self.n_elements, self.head, self.device, torch.float32)
         has_stress = self._tensor(targets.has_stress[chosen])
         virials = bool(targets.has_stress[chosen].any()) and settings.stress_weight > 0
         output = self.networks[member](inputs, training=True, compute_virials=virials)
-        energy = ((output["interaction_energy"] - self._tensor(targets.energies[chosen])) / sizes).square()
-        wanted = self._tensor(np.concatenate([targets.forces[k] for k in chosen]))
-        force = (output["forces"] - wanted).square().mean(1)
+        energy = ((output["interaction_energy"] - energies) / sizes).square()
+        force = (output["forces"] - forces).square().mean(1)
         virial = torch.zeros_like(energy)
         if virials:
             error = (-output["virials"] - self._tensor(targets.virials[chosen])) / sizes[:, None, None]
@@ -145,6 +139,14 @@ class MACETrainer(Schedule):
         loss = loss + settings.energy_weight * ramp * (energy * weights).mean()
         loss = loss + settings.stress_weight * VIRIAL_SHARE * ramp * (virial * weights).mean()
         return loss, torch.stack((energy.mean(), force.mean(), virial.mean())).detach().cpu().numpy()
+
+    def _join(self, targets: Targets, chosen: Sequence[int]) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
+        """The networks' input for the structures ``chosen``; their sizes, energies (eV) and forces (eV/Å)."""
+        graphs = [targets.graphs[k] for k in chosen]
+        inputs = join_graphs(graphs, self.n_elements, self.head, self.device, torch.float32)
+        sizes = self._tensor(np.array([len(g.positions) for g in graphs]))
+        forces = self._tensor(np.concatenate([targets.forces[k] for k in chosen]))
+        return inputs, sizes, self._tensor(targets.energies[chosen]), forces
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device, torch.float32)

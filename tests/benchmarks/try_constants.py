@@ -34,8 +34,9 @@ def split(folder: Path, other: Path | None, hottest: bool) -> tuple[list[Atoms],
     if other is not None:
         return records.read_split(folder, "train"), ase.io.read(other, f"::{HELD_OUT}")
     structures = records.read_split(folder, "train") + records.read_split(folder, "valid")
-    energies = np.array([-atoms.get_potential_energy() for atoms in structures])
-    order = np.argsort(energies) if hottest else np.random.default_rng(7).permutation(len(structures))
+    order = np.random.default_rng(7).permutation(len(structures))
+    if hottest:
+        order = np.argsort([atoms.get_potential_energy() for atoms in structures])[::-1]
     n = len(structures) // HELD_OUT
     return [structures[k] for k in sorted(order[n:])], [structures[k] for k in order[:n]]
 

@@ -102,6 +102,16 @@ def save_foundation(path: Path, *, numbers: tuple[int, ...] = (13, 29, 79), head
     return model
 
 
+def apply_network(network: Any, structures: list[Atoms], head: int = 0) -> dict[str, Any]:
+    """What mace-torch's ``network`` makes of ``structures``."""
+    from mlip.potential.mace_network import join_graphs, make_graph
+
+    numbers = network.atomic_numbers.tolist()
+    graphs = [make_graph(atoms, numbers, float(network.r_max)) for atoms in structures]
+    output: dict[str, Any] = network(join_graphs(graphs, len(numbers), head, "cpu", torch.float64))
+    return output
+
+
 def test_training_writes_what_every_backend_writes(trained: Path, alloys: list[Atoms]) -> None:
     training = json.loads((trained / "training.json").read_text())
     assert training["settings"]["backend"] == "mace"
@@ -272,7 +282,6 @@ def test_a_foundation_model_is_read_without_executing_it(
     alloys: list[Atoms], tmp_path: Path, heads: tuple[str, ...]
 ) -> None:
     from mlip.potential.foundation import read_foundation, reduce_elements
-    from mlip.potential.mace_network import join_graphs, make_graph
 
     model = save_foundation(tmp_path / "foundation.model", heads=heads)
     head = len(heads) - 1 if heads else 0
@@ -284,13 +293,8 @@ def test_a_foundation_model_is_read_without_executing_it(
     reduced = reduce_elements(foundation, [29, 79])
     assert reduced.architecture.atomic_numbers == ((13, 29, 79) if heads else (29, 79))
     energies = []
-    for network, numbers in (
-        (model, (13, 29, 79)),
-        (foundation.network(), (13, 29, 79)),
-        (reduced.network(), reduced.architecture.atomic_numbers),
-    ):
-        graphs = [make_graph(atoms, numbers, 4.5) for atoms in alloys[:3]]
-        output = network(join_graphs(graphs, len(numbers), head, "cpu", torch.float64))
+    for network in (model, foundation.network(), reduced.network()):
+        output = apply_network(network, alloys[:3], head)
         energies.append(output["interaction_energy"].detach().numpy())
     np.testing.assert_allclose(energies[1:], [energies[0]] * 2, atol=1e-10)
     with pytest.raises(PotentialFileError, match="does not know Si"):
@@ -311,10 +315,8 @@ def test_fine_tuning_starts_from_the_foundation_model(alloys: list[Atoms], tmp_p
     potential = load_potential(tmp_path / "tuned")
     assert potential.cutoff == 4.5
     from mlip.potential.foundation import read_foundation
-    from mlip.potential.mace_network import join_graphs, make_graph
 
-    graphs = [make_graph(atoms, (13, 29, 79), 4.5) for atoms in alloys[:7]]
-    output = read_foundation(path).network()(join_graphs(graphs, 3, 0, "cpu", torch.float64))
+    output = apply_network(read_foundation(path).network(), alloys[:7])
     # Members begin with readouts a few per cent apart, and nothing has been learned at this rate.
     wanted = np.split(output["forces"].detach().numpy(), 7)
     for prediction, forces in zip(potential.predict(alloys[:7]), wanted, strict=True):
@@ -330,18 +332,14 @@ def test_a_published_foundation_model_is_read_and_fine_tuned(
     alloys: list[Atoms], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     from mlip.potential.foundation import read_foundation, reduce_elements
-    from mlip.potential.mace_network import join_graphs, make_graph
 
     path = fetch_model(Path(request.config.cache.mkdir("foundation")))
     foundation = read_foundation(path)
     assert len(foundation.architecture.atomic_numbers) == 89
     # Its publisher's file, of the digest checked above, is what mace-torch itself loads by running it.
     original = torch.load(path, map_location="cpu", weights_only=False).double()
-    outputs = []
-    for network in (original, foundation.network(), reduce_elements(foundation, [29, 79]).network()):
-        numbers = network.atomic_numbers.tolist()
-        graphs = [make_graph(atoms, numbers, float(network.r_max)) for atoms in alloys[:2]]
-        outputs.append(network(join_graphs(graphs, len(numbers), 0, "cpu", torch.float64)))
+    networks = (original, foundation.network(), reduce_elements(foundation, [29, 79]).network())
+    outputs = [apply_network(network, alloys[:2]) for network in networks]
     for output in outputs[1:]:
         for name in ("interaction_energy", "forces"):
             wanted = outputs[0][name].detach().numpy()
@@ -350,19 +348,10 @@ def test_a_published_foundation_model_is_read_and_fine_tuned(
     settings = SMALL.model_copy(update={"mace": Mace(foundation_model=str(path)), "n_steps": 30})
     train_committee(alloys[:7], alloys[7:], settings, tmp_path, seed=3)
     held_out, tuned = alloys[7:], load_potential(tmp_path).predict(alloys[7:])
-    before = [forces_of(foundation, atoms) - atoms.get_forces() for atoms in held_out]
-    after = [p.forces - atoms.get_forces() for p, atoms in zip(tuned, held_out, strict=True)]
+    labels = np.concatenate([atoms.get_forces() for atoms in held_out])
+    before = apply_network(foundation.network(), held_out)["forces"].detach().numpy() - labels
+    after = np.concatenate([prediction.forces for prediction in tuned]) - labels
     assert np.square(after).mean() < 0.25 * np.square(before).mean()
-
-
-def forces_of(foundation: Any, atoms: Atoms) -> np.ndarray:
-    """eV/Å, [n, 3], of a foundation model."""
-    from mlip.potential.mace_network import join_graphs, make_graph
-
-    architecture = foundation.architecture
-    graph = make_graph(atoms, architecture.atomic_numbers, architecture.r_max)
-    inputs = join_graphs([graph], len(architecture.atomic_numbers), 0, "cpu", torch.float64)
-    return np.array(foundation.network()(inputs)["forces"].detach())
 
 
 class Malicious:
