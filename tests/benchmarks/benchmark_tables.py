@@ -214,13 +214,19 @@ def rival_points(sources: Sources, dataset: str, ours: Sequence[str]) -> list[tu
         label = sources.label(group.variant)
         if group.budget == longest:
             points += [
-                (f"{label}, on the way to {number(longest)} s", point["cpu_seconds"], point["errors"]["test"])
-                for point in group.runs[0]["curve"]
-                if point["cpu_seconds"] > MIDWAY * longest
+                (f"{label}, on the way to {number(longest)} s", *mean_point(points_of_seeds))
+                for points_of_seeds in zip(*(run["curve"] for run in group.runs), strict=True)
+                if mean_point(points_of_seeds)[0] > MIDWAY * longest
             ]
         errors = {key: group.mean("errors", "test", key) for key in KEYS}
         points.append((label, group.mean("cpu_seconds") or 0.0, errors))
     return points
+
+
+def mean_point(points: Sequence[Record]) -> tuple[float, Record]:
+    """Seconds and test errors of several seeds' runs at the same place on their way."""
+    errors = {key: statistics.fmean(point["errors"]["test"][key] for point in points) for key in KEYS}
+    return statistics.fmean(point["cpu_seconds"] for point in points), errors
 
 
 def speed_rows(sources: Sources, kind: str, device: str) -> list[Record]:

@@ -5,7 +5,7 @@
 
 A fifth of the published training structures is held out, at random or, with ``--hottest``, those of the highest
 energies (of one composition), or ``--valid`` names others. Errors along the way are those of the averaged weights;
-early stopping is off. The last line has mean absolute errors, root mean squares of forces (eV/Å) and stress.
+early stopping is off unless the settings say otherwise. The last line has mean absolute errors, root mean squares of forces (eV/Å) and stress.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlip.training import train_committee
 HELD_OUT = 5  # one of so many
 
 
-def split(folder: Path, other: Path | None, hottest: bool) -> tuple[list[Atoms], list[Atoms]]:
+def split(folder: Path, other: Path | None, hottest: bool, fold: int) -> tuple[list[Atoms], list[Atoms]]:
     """Training and held-out structures."""
     if other is not None:
         return records.read_split(folder, "train"), ase.io.read(other, f"::{HELD_OUT}")
@@ -38,6 +38,7 @@ def split(folder: Path, other: Path | None, hottest: bool) -> tuple[list[Atoms],
     if hottest:
         order = np.argsort([atoms.get_potential_energy() for atoms in structures])[::-1]
     n = len(structures) // HELD_OUT
+    order = np.roll(order, -fold * n)
     return [structures[k] for k in sorted(order[n:])], [structures[k] for k in order[:n]]
 
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--seconds", type=float, help="CPU time in place of --steps")
     parser.add_argument("--hottest", action="store_true")
+    parser.add_argument("--fold", type=int, default=0, help="which fifth, 0 to 4")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--settings", type=json.loads, default={"committee_size": 1, "uncertainty": "last_layer"})
     parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
@@ -58,13 +60,13 @@ def main() -> None:
     for name, value in given.set:
         module, _, constant = name.rpartition(".")
         setattr(importlib.import_module(module), constant, json.loads(value))
-    train, valid = split(given.data, given.valid, given.hottest)
-    settings = Train(n_steps=given.steps, early_stopping=False, consistency="off", **given.settings)
+    train, valid = split(given.data, given.valid, given.hottest, given.fold)
+    chosen = {"n_steps": given.steps, "early_stopping": False, "consistency": "off", **given.settings}
     with tempfile.TemporaryDirectory() as folder:
         result = train_committee(
             train,
             valid,
-            settings,
+            Train(**chosen),
             Path(folder),
             seed=given.seed,
             max_seconds=given.seconds,

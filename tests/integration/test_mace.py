@@ -15,7 +15,6 @@ import torch
 import yaml
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config import Mace, Train
@@ -23,6 +22,7 @@ from mlip.potential import PotentialFileError, UnknownSpeciesError, load_potenti
 from mlip.training import train_committee
 from mlip.training.data import TrainingDataError
 from tests.integration.published_models import fetch_model
+from tests.unit.conftest import label_emt, make_alloy
 from tests.workflow.conftest import TINY, Workflow
 
 pytestmark = [
@@ -36,25 +36,9 @@ SMALL = Train(
 )
 
 
-def label(atoms: Atoms) -> Atoms:
-    atoms = atoms.copy()
-    atoms.calc = EMT()
-    energy, forces, stress = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()
-    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces, stress=stress)
-    return atoms
-
-
 @pytest.fixture(scope="module")
 def alloys() -> list[Atoms]:
-    result = []
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        atoms = bulk("Cu", cubic=True)
-        atoms.numbers[rng.random(4) < 0.3] = 79
-        atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.normal(0, 0.02, (3, 3))), scale_atoms=True)
-        atoms.positions += rng.normal(0, 0.1, (4, 3))
-        result.append(label(atoms))
-    return result
+    return [label_emt(make_alloy(seed)) for seed in range(10)]
 
 
 @pytest.fixture(scope="module")
