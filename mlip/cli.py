@@ -138,6 +138,8 @@ def _check_device(name: str) -> None:
     import torch
 
     try:
+        if name == "cuda":  # under torchrun each process has its own; a context on the first would cost memory there
+            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

@@ -73,6 +73,6 @@ def _stress_rmse(pairs: Sequence[tuple[Prediction, Atoms]]) -> float | None:
     errors = [
         p.stress - a.get_stress()
         for p, a in pairs
-        if p.stress is not None and "stress" in getattr(a.calc, "results", {})
+        if p.stress is not None and np.isfinite(getattr(a.calc, "results", {}).get("stress", np.nan)).all()
     ]
     return float(np.sqrt(np.mean(np.square(errors)))) / GPa if errors else None

@@ -10,6 +10,9 @@ from ase import Atoms
 from ase.geometry import complete_cell
 from vesin import NeighborList
 
+COINCIDENCE = 1e-6
+"""Distance (Å) below which two atoms have no direction from one to the other."""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -34,8 +37,8 @@ def find_pairs(atoms: Atoms, cutoff: float) -> Pairs:
     """All pairs of ``atoms`` closer than ``cutoff`` (Å), periodic images included.
 
     Raises:
-        ValueError: for positions or cells that are not finite, and for a periodic
-            direction without extent.
+        ValueError: for positions or cells that are not finite, for a periodic direction
+            without extent, and for two atoms at one place.
     """
     positions = np.ascontiguousarray(atoms.positions, dtype=np.float64)
     cell = np.asarray(atoms.cell.array, dtype=np.float64)
@@ -50,4 +53,7 @@ def find_pairs(atoms: Atoms, cutoff: float) -> Pairs:
     i, j, vectors, distances = _finder(float(cutoff)).compute(
         points=positions, box=box, periodic=atoms.pbc.tolist(), quantities="ijDd"
     )
+    if len(distances) and distances.min() < COINCIDENCE:
+        k = int(distances.argmin())
+        raise ValueError(f"atoms {i[k]} and {j[k]} (counted from 0) are at one place, {distances[k]:.1e} Å apart")
     return Pairs(i.astype(np.int64), j.astype(np.int64), vectors, distances)

@@ -17,6 +17,27 @@ N_STARTS = 60
 """Starting points tried for the production part of a series."""
 
 
+def fit_absolute(design: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Coefficients [F] of least absolute deviations of ``values`` [n] from ``design`` [n, F].
+
+    By reweighted least squares: a few values far off, or a group of shifted ones, must not bend the fit.
+    """
+    weights = np.ones(len(values))
+    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+    residuals = values - design @ coefficients
+    floor = 1e-3 * max(deviation(values), deviation(residuals), 1e-9)
+    for _ in range(50):
+        weights = 1.0 / np.sqrt(np.maximum(np.abs(residuals), floor))
+        coefficients = np.linalg.lstsq(design * weights[:, None], values * weights, rcond=None)[0]
+        residuals = values - design @ coefficients
+    return coefficients
+
+
+def deviation(values: np.ndarray) -> float:
+    """Standard deviation of a normal distribution with the median absolute deviation of ``values``."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
 class SeriesError(ValueError):
     """A series from which no mean can be had; the message says why."""
 

@@ -19,6 +19,10 @@ LEVEL = 0.95
 QUANTILE = 1.959964
 MIN_COMPONENTS = 60
 """Force components below which an element's own scale is not trusted."""
+LEAST_SCALE = 0.1
+"""A scale below it would have errors a tenth of the spread: that is chance, or symmetry."""
+NO_FORCE_SPREAD, NO_ENERGY_SPREAD = 1e-6, 1e-6
+"""eV/Å and eV below which a spread is zero by symmetry or by construction, and says nothing of others."""
 PRIOR_ENERGIES = 5.0
 """Weight, in structures, of the force scale in the energy scale."""
 SHIFT_QUANTILES = (50, 95, 99)
@@ -138,29 +142,34 @@ def fit_calibration(residuals: Residuals, *, source: str = "validation") -> Cali
     The force scale is the finite-sample conformal quantile of |error| / spread (Angelopoulos
     and Bates, arXiv:2107.07511, section 1) over 1.96; elements with few atoms take the
     scale of all. The energy scale is the RMS of error / spread, shrunk to the force scale,
-    for there are few energies. ``source="training"`` inflates all scales.
+    for there are few energies. ``source="training"`` inflates all scales. Atoms without a spread (no force
+    by symmetry) count for none of this; where all are such, scales are 1 and the source is ``none``.
     """
     inflation = 1.0 if source == "validation" else SMALL_SAMPLE_INFLATION
-    floor = 0.1 * float(np.median(residuals.force_spread)) + 1e-6
+    told = residuals.force_spread > NO_FORCE_SPREAD
+    if not told.any():
+        return Calibration()
+    floor = 0.1 * float(np.median(residuals.force_spread[told])) + 1e-6
     spread = np.sqrt(residuals.force_spread**2 + floor**2)
     ratios = np.abs(residuals.force_errors) / spread[:, None]
-    pooled = _conformal_quantile(ratios.ravel()) / QUANTILE * inflation
+    pooled = _conformal_scale(ratios[told]) * inflation
     scales = {}
     for symbol in sorted(set(residuals.symbols.tolist())):
-        own = ratios[residuals.symbols == symbol].ravel()
-        scales[symbol] = _conformal_quantile(own) / QUANTILE * inflation if own.size >= MIN_COMPONENTS else pooled
+        own = ratios[told & (residuals.symbols == symbol)]
+        scales[symbol] = _conformal_scale(own) * inflation if own.size >= MIN_COMPONENTS else pooled
     std = spread * np.array([scales[s] for s in residuals.symbols.tolist()])
-    energy = residuals.energy_errors / np.maximum(residuals.energy_spread, 1e-9)
+    known = residuals.energy_spread > NO_ENERGY_SPREAD
+    energy = residuals.energy_errors[known] / residuals.energy_spread[known]
     # A median-based cap keeps one structure with an accidental agreement from setting the scale.
-    energy = np.clip(np.abs(energy), None, 5.0 * max(float(np.median(np.abs(energy))), 0.5))
+    energy = np.clip(np.abs(energy), None, 5.0 * max(float(np.median(np.abs(energy))), 0.5)) if energy.size else energy
     energy_scale = math.sqrt((np.sum(energy**2) + PRIOR_ENERGIES * pooled**2) / (energy.size + PRIOR_ENERGIES))
     return Calibration(
         force_scale=scales,
         force_floor=floor,
         energy_scale=energy_scale,
-        n=int(ratios.size),
-        coverage=coverage(residuals.force_errors, std),
-        spearman=rank_correlation(std, np.linalg.norm(residuals.force_errors, axis=1)),
+        n=int(ratios[told].size),
+        coverage=coverage(residuals.force_errors[told], std[told]),
+        spearman=rank_correlation(std[told], np.linalg.norm(residuals.force_errors[told], axis=1)),
         source=source,
     )
 
@@ -239,6 +248,7 @@ def measure_shift(reference: Mapping[str, float], spread: np.ndarray) -> dict[st
     return {name: float(np.mean(np.asarray(spread) > value)) for name, value in reference.items()}
 
 
-def _conformal_quantile(ratios: np.ndarray) -> float:
+def _conformal_scale(ratios: np.ndarray) -> float:
+    """Factor on spreads with which 1.96 of them cover the finite-sample quantile of ``ratios``."""
     rank = min(math.ceil(LEVEL * (ratios.size + 1)), ratios.size)
-    return max(float(np.sort(ratios)[rank - 1]), 1e-3)
+    return max(float(np.sort(ratios, axis=None)[rank - 1]) / QUANTILE, LEAST_SCALE)

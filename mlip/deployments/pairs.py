@@ -58,6 +58,8 @@ class PairPotential(nn.Module):
         energies = [potential.isolated_energies[s] for s in self.species]
         self.register_buffer("reference", torch.tensor(energies, dtype=torch.float64))
         self.to(device=device, dtype=dtype).requires_grad_(False).eval()
+        # Tables that are made at first use: made under torch.export's tracing, they would not be numbers.
+        spherical_harmonics(torch.zeros(1, 3, 1, dtype=dtype, device=device), potential.frame.l_max)
 
     def forward(self, species: Tensor, centers: Tensor, neighbors: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Energies [N] (eV, E0 and repulsion included) and d(sum of energies)/d(vectors) [E, 3] (eV/Å).

@@ -57,6 +57,10 @@ SATURATION = 7.0
 """c_z rho at the sparsest training environment: g is 0.999 there and beyond."""
 RADIAL_PRIOR = 1.0
 """Damping of the initial weight of the n-th radial function: (1 + RADIAL_PRIOR n^2)^(-1/2)."""
+LEAST_DENSITY, LEAST_INVARIANT = 0.05, 0.02
+"""Floors of the typical sizes of densities, relative to that of l = 0 in full, and of invariants: what vanishes by
+symmetry in the data (l > 0 in strained perfect crystals) is rounding there, and must not be amplified elsewhere.
+Rattled metals, silicon and molecules have 0.10 and 0.03 or more."""
 FOUR_PI_ROOT = math.sqrt(4.0 * math.pi)
 
 
@@ -255,7 +259,7 @@ class CommitteeNetwork(nn.Module):
             self.shift, environments
         )
         steepness = self._rows(self.saturation, environments)
-        rho = density[0, :, :: self.size.n_radial].sum(-1) * FOUR_PI_ROOT
+        rho = self._sum_neighbours(density)
         fade = torch.exp(-steepness * rho)
         factor = ((1.0 - fade) * self.scale)[:, None]
         back = grouped_matmul(factor, self.output.mT, groups)
@@ -302,6 +306,10 @@ class CommitteeNetwork(nn.Module):
         d_fields = derive_fields(self.size, layer.fields, layer.products, slopes, self.sphere)
         return grouped_matmul(d_fields, layer.weight.mT, environments.groups)
 
+    def _sum_neighbours(self, density: Tensor) -> Tensor:
+        """rho [N], which A [LM, N, C] holds."""
+        return density[0, :, : self.size.n_density : self.size.n_radial].sum(-1) * FOUR_PI_ROOT
+
     def _add_rho(self, gradient: Tensor, d_rho: Tensor) -> Tensor:
         """dE/drho added to G [P, LM, N, C]: rho is sqrt(4 pi) times the sum of A[00, s0]."""
         spread = (d_rho * FOUR_PI_ROOT)[:, None, :, None] * self.cutoff_function
@@ -330,14 +338,17 @@ class CommitteeNetwork(nn.Module):
                 radial, _ = self._message_basis(t, environments)
                 arrived = gather_messages(environments, radial, self._send(t, layers[t - 1], environments))
                 seen = torch.cat((own, arrived), -1)
-            groups = [(s, a, b) for s, (a, b) in enumerate(itertools.pairwise(environments.groups)) if b > a]
-            for species, a, b in groups:
-                self._fit_density(t, species, seen[:, a:b])
+            bound = self._sum_neighbours(own) > 0.0  # lone atoms say nothing
+            groups = [a + torch.nonzero(bound[a:b])[:, 0] for a, b in itertools.pairwise(environments.groups)]
+            for species, rows in enumerate(groups):
+                if len(rows):
+                    self._fit_density(t, species, seen[:, rows])
             raw = self._form(t, seen, environments).scaled * self._rows(self.invariant_scale[t], environments)
-            for species, a, b in groups:
-                scale = raw[a:b].square().mean(0).sqrt().clamp(min=1e-6)
-                self.invariant_scale[t, species] = scale
-                self.feature_mean[t, species] = compress(self.size, raw[a:b] / scale).mean(0)
+            for species, rows in enumerate(groups):
+                if len(rows):
+                    scale = raw[rows].square().mean(0).sqrt().clamp(min=LEAST_INVARIANT)
+                    self.invariant_scale[t, species] = scale
+                    self.feature_mean[t, species] = compress(self.size, raw[rows] / scale).mean(0)
             layers.append(self._layer(t, own, environments, layers))
 
     def _fit_density(self, t: int, species: int, own: Tensor) -> None:
@@ -348,16 +359,16 @@ class CommitteeNetwork(nn.Module):
         if t:  # the neighbours' density and their messages weigh the same
             prior = torch.cat((prior, prior.new_full((width - n_density,), (width - n_density) ** -0.5))) / 2**0.5
         else:
-            rho = own[0, :, :: self.size.n_radial].sum(-1) * FOUR_PI_ROOT
-            sparse = float(torch.quantile(rho[rho > 0].double(), 0.01)) if bool((rho > 0).any()) else 1.0
+            sparse = float(torch.quantile(self._sum_neighbours(own).double(), 0.01))
             self.saturation[species] = SATURATION / max(sparse, 0.05)
+        least = LEAST_DENSITY * own[0].square().mean(0).sqrt().max()
         self.density_mean[t, species, :width] = own[0].mean(0)
         for degree in range(self.size.l_max + 1):
             block = own[self.degree == degree]
             block = block - own[0].mean(0) if degree == 0 else block
             rms = block.square().mean((0, 1)).sqrt()
             # Neighbour species that the data lack get an ordinary scale, not a huge weight.
-            typical = rms.max().clamp(min=1e-6)
+            typical = torch.maximum(rms.max(), least)
             self.density_weight[t, species, degree, :width] = prior / torch.where(rms > 0.02 * typical, rms, typical)
 
 

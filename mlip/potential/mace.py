@@ -76,14 +76,14 @@ class MACEPotential(Potential):
         self.descriptor_scale, self.dtype = descriptor_scale, dtype
         self.state = state
         self._dtype: torch.dtype = getattr(torch, dtype)
-        self._networks = []
+        self._networks, fused = [], cueq and architecture.has_cueq_form
         for own in split_states(state, n_members):
             network = build_network(architecture)
             try:
                 network.load_state_dict(own)
             except RuntimeError as error:
                 raise ValueError(f"weights do not fit the description: {error}") from None
-            self._networks.append(accelerate(network.to(self._dtype), device, cueq).requires_grad_(False).eval())
+            self._networks.append(accelerate(network.to(self._dtype), device, fused).requires_grad_(False).eval())
 
     def predict(self, structures: Sequence[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
         """Predictions in the order of ``structures``; see :class:`Prediction`."""

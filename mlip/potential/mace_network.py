@@ -68,6 +68,11 @@ class Architecture:
     use_edge_irreps_first: bool = False
     heads: tuple[str, ...] = ("Default",)
 
+    @property
+    def has_cueq_form(self) -> bool:
+        """Whether mace-torch can bring the network into cuEquivariance's form."""
+        return self.correlation in (2, 3)
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Architecture:
         """Inverse of ``dataclasses.asdict`` after a passage through JSON."""
@@ -174,11 +179,15 @@ def release(network: torch.nn.Module, device: str, wanted: bool) -> torch.nn.Mod
 
 
 def convert_network(network: torch.nn.Module, module: str, device: str) -> torch.nn.Module:
-    """``network`` in the form that this ``module`` of mace-torch converts to."""
+    """``network`` in the form that this ``module`` of mace-torch converts to, in the network's own precision.
+
+    cuEquivariance's operations calculate in the default precision at the time they are made, whatever their weights'.
+    """
     dtype = next(network.parameters()).dtype
     with _construction():
+        torch.set_default_dtype(dtype)
         kind = device.partition(":")[0]  # mace-torch decides by the bare name whether to fuse convolutions
-        converted: torch.nn.Module = importlib.import_module(module).run(network.double().to(device), device=kind)
+        converted: torch.nn.Module = importlib.import_module(module).run(network.to(device), device=kind)
     return converted.to(device, dtype)
 
 

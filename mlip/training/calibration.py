@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,11 @@ from mlip.uncertainty import (
 )
 
 MIN_VALIDATION_ATOMS = 20
-"""Below this many validation atoms the calibration rests on the training data."""
+"""Below this many validation atoms with forces the calibration rests on the training data as well."""
+MIN_VALIDATION_STRUCTURES = 2
+"""The same for structures: one alone cannot be judged by another."""
+NO_FORCE = 1e-3
+"""eV/Å below which a label's force is zero by symmetry: there is no error to calibrate with."""
 MAX_COMPARISON_ATOMS = 4000
 """Training atoms, roughly, that the last layer of a committee is compared with."""
 NORMAL_MEDIAN = 0.6745
@@ -46,7 +51,8 @@ class HeldOut:
     @classmethod
     def predict(cls, potential: Potential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> HeldOut:
         """``valid``, or ``train`` and ``valid`` where that is too small, predicted by ``potential``."""
-        enough = sum(len(atoms) for atoms in valid) >= MIN_VALIDATION_ATOMS
+        n_atoms = sum(int((np.linalg.norm(atoms.get_forces(), axis=1) > NO_FORCE).sum()) for atoms in valid)
+        enough = n_atoms >= MIN_VALIDATION_ATOMS and len(valid) >= MIN_VALIDATION_STRUCTURES
         structures = list(valid) if enough else [*train, *valid]
         return cls(structures, potential.predict(structures), 0 if enough else len(train))
 
@@ -79,6 +85,12 @@ class HeldOut:
     def calibrate(self, spreads: Sequence[Spread]) -> tuple[Calibration, HeldOut]:
         """Calibration of the raw ``spreads``, inflated on training structures, and the predictions under it."""
         calibration = fit_calibration(self.residuals(spreads), source=self.source)
+        if calibration.source == "none":
+            warnings.warn(
+                "uncertainties are not calibrated: no atom of the data has a force, all are zero by symmetry; add "
+                "structures with displaced atoms",
+                stacklevel=2,
+            )
         parts = zip(self.predictions, self.structures, spreads, strict=True)
         return calibration, replace(self, predictions=[p.recalibrate(a, calibration, s) for p, a, s in parts])
 

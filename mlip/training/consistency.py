@@ -19,6 +19,7 @@ import numpy as np
 from ase import Atoms
 from ase.units import Bohr, GPa, Hartree, Ry, kcal, kJ, mol
 
+from mlip.statistics import deviation, fit_absolute
 from mlip.training.data import Dataset, TrainingDataError
 from mlip.training.linear import Implied, imply_labels
 
@@ -40,6 +41,8 @@ CERTAIN_OFFSET = 0.1
 the linear model's own errors may group smaller ones: in published silicon they set 3 of 15 vacancies 0.012 apart."""
 OUTLIER, MIN_OUTLIER = 12.0, 0.1
 """An energy is an outlier at this many standard deviations, and eV/atom."""
+GROSS_ENERGY, GROSS_FORCE = 30.0, 1000.0
+"""eV/atom from the others', and eV/Å: no structure that a potential is for."""
 DUPLICATE_ENERGY, DUPLICATE_FORCE = 0.02, 0.2
 """Differences (eV/atom, eV/Å) of labels of one geometry that two calculations of one kind never have."""
 
@@ -86,37 +89,112 @@ class Slope:
         return self.agreed and not 1 / NORMAL < self.value < NORMAL
 
 
-def check_consistency(structures: Sequence[Atoms], data: Dataset, n_species: int, mode: str = "error") -> list[str]:
-    """Warnings about the labels of ``structures``, whose geometry and targets are ``data``.
+def check_consistency(
+    structures: Sequence[Atoms],
+    data: Dataset,
+    n_species: int,
+    mode: str = "error",
+    *,
+    valid: Sequence[Atoms] = (),
+    valid_data: Dataset | None = None,
+) -> list[str]:
+    """Warnings about the labels of ``structures``, whose geometry and targets are ``data``, and of ``valid``.
 
     Args:
-        structures: labelled structures.
+        structures: labelled training structures.
         data: the same, as training sees them.
         n_species: elements of the network.
         mode: ``error`` raises for what is certainly wrong, ``warn`` returns it like the rest, and
             ``off`` looks for nothing.
+        valid: labelled validation structures, and ``valid_data``.
 
     Raises:
         TrainingDataError: naming quantity, factor, likely unit and remedy.
     """
     if mode == "off":
         return []
-    errors, warnings = check_duplicates(structures)
+    errors, warnings = _check_set(structures, data, n_species, "train")
+    warnings += check_neighbours(structures, data)
+    if valid_data is not None:
+        found = _check_set(valid, valid_data, n_species, "valid")
+        errors, warnings = errors + found[0], warnings + found[1] + check_twins(structures, valid)
+    errors += check_charges([*structures, *valid])
+    if errors and mode == "error":
+        raise TrainingDataError("inconsistent data: " + "; ".join(errors) + f". {REMEDY}")
+    return errors + warnings
+
+
+def _check_set(structures: Sequence[Atoms], data: Dataset, n_species: int, name: str) -> tuple[list[str], list[str]]:
+    """Errors and warnings about one set of structures."""
+    errors, warnings = check_duplicates(structures, name)
+    errors += check_magnitudes(structures, data, name)
     if len(structures) >= MIN_STRUCTURES:
         implied = imply_labels(data, n_species, MAX_ATOMS)
         if implied.skill >= MIN_SKILL:
             some = [structures[k] for k in implied.chosen]
-            for found in (_judge_slopes(some, implied, data), _judge_energies(some, implied)):
+            for found in (_judge_slopes(some, implied, data, name), _judge_energies(some, implied, name)):
                 errors, warnings = errors + found[0], warnings + found[1]
-    if errors and mode == "error":
-        raise TrainingDataError("inconsistent training data: " + "; ".join(errors) + f". {REMEDY}")
-    return errors + warnings
+    return errors, warnings
+
+
+def check_magnitudes(structures: Sequence[Atoms], data: Dataset, name: str) -> list[str]:
+    """Errors about labels that no structure near equilibrium or far from it has."""
+    energies = (data.energies / data.sizes).double().cpu().numpy()
+    far = np.abs(energies - np.median(energies))
+    forces = np.array([float(np.abs(atoms.get_forces()).max()) for atoms in structures])
+    errors = [
+        f"{_name(structures, k, name)} has an energy {far[k]:.4g} eV/atom from the others'"
+        for k in np.nonzero(far > GROSS_ENERGY)[0].tolist()
+    ]
+    errors += [
+        f"{_name(structures, k, name)} has a force of {forces[k]:.4g} eV/Å"
+        for k in np.nonzero(forces > GROSS_FORCE)[0].tolist()
+    ]
+    return [f"{text}; label it again or remove it" for text in errors[:5]]
+
+
+def check_neighbours(structures: Sequence[Atoms], data: Dataset) -> list[str]:
+    """A warning about elements of which training knows nothing but lone atoms."""
+    species = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
+    bound = data.environments.species[data.density[:, 0].any(1)].unique().tolist()
+    lone = [symbol for index, symbol in enumerate(species) if index not in bound]
+    if not lone:
+        return []
+    return [f"{', '.join(lone)}: lone atoms only: what it does among others is a guess; add structures with neighbours"]
+
+
+def check_charges(structures: Sequence[Atoms]) -> list[str]:
+    """Errors about one composition in several states, which a potential that sees nuclei alone would average."""
+    states: dict[tuple[str, str], set[float]] = {}
+    for atoms in structures:
+        formula = atoms.symbols.formula.reduce()[0].format("hill")
+        states.setdefault((formula, "charge"), set()).add(float(atoms.info.get("charge") or 0.0))
+        if atoms.info.get("spin") is not None:
+            states.setdefault((formula, "spin"), set()).add(float(atoms.info["spin"]))
+    return [
+        f"{formula} is there with {name} {' and '.join(f'{v:g}' for v in sorted(found))}, which the potential cannot "
+        "tell apart; train one potential for each"
+        for (formula, name), found in states.items()
+        if len(found) > 1
+    ]
+
+
+def check_twins(train: Sequence[Atoms], valid: Sequence[Atoms]) -> list[str]:
+    """Warnings about validation structures that are training structures, too."""
+    known = {_geometry(atoms): k for k, atoms in enumerate(train)}
+    twins = [(k, known[key]) for k, atoms in enumerate(valid) if (key := _geometry(atoms)) in known]
+    if not twins:
+        return []
+    k, first = twins[0]
+    count = f"{len(twins)} of {len(valid)} validation structures are training structures"
+    example = f"{_name(valid, k, 'valid')} is train[{first}]"
+    return [f"{count} ({example}): errors and uncertainties look better than they are; leave them out of one of both"]
 
 
 REMEDY = "If the data are right nonetheless, set train.consistency to warn"
 
 
-def check_duplicates(structures: Sequence[Atoms]) -> tuple[list[str], list[str]]:
+def check_duplicates(structures: Sequence[Atoms], name: str = "train") -> tuple[list[str], list[str]]:
     """Errors and warnings about structures of one geometry with different labels."""
     errors, warnings, seen = [], [], dict[str, int]()
     for k, atoms in enumerate(structures):
@@ -126,7 +204,7 @@ def check_duplicates(structures: Sequence[Atoms]) -> tuple[list[str], list[str]]
         energy = abs(atoms.get_potential_energy() - structures[first].get_potential_energy()) / len(atoms)
         force = float(np.abs(atoms.get_forces() - structures[first].get_forces()).max())
         text = (
-            f"{_name(structures, first)} and {_name(structures, k)} are one geometry with two labels, "
+            f"{_name(structures, first, name)} and {_name(structures, k, name)} are one geometry with two labels, "
             f"{1e3 * energy:.3g} meV/atom and up to {1e3 * force:.3g} meV/Å apart"
         )
         if energy > DUPLICATE_ENERGY or force > DUPLICATE_FORCE:
@@ -157,12 +235,14 @@ def composition_groups(structures: Sequence[Atoms], *, reduced: bool = True) -> 
     return np.array([table.setdefault(name, len(table)) for name in names])
 
 
-def _name(structures: Sequence[Atoms], index: int) -> str:
+def _name(structures: Sequence[Atoms], index: int, name: str) -> str:
     atoms = structures[index]
-    return f"train[{index}] ({atoms.info.get('structure_id', atoms.get_chemical_formula())})"
+    return f"{name}[{index}] ({atoms.info.get('structure_id', atoms.get_chemical_formula())})"
 
 
-def _judge_slopes(structures: Sequence[Atoms], implied: Implied, data: Dataset) -> tuple[list[str], list[str]]:
+def _judge_slopes(
+    structures: Sequence[Atoms], implied: Implied, data: Dataset, name: str
+) -> tuple[list[str], list[str]]:
     """Errors and warnings from the slopes of energies and virials."""
     sizes = np.array([len(atoms) for atoms in structures], dtype=float)
     groups = composition_groups(structures)
@@ -189,7 +269,8 @@ def _judge_slopes(structures: Sequence[Atoms], implied: Implied, data: Dataset) 
         }
         candidates |= {} if energy.agreed else FORCE_UNITS
         found.append(_name_unit("stresses against forces", virial.value, candidates))
-    return [text for text, named in found if named], [text for text, named in found if not named]
+    texts = [(text if name == "train" else f"{name}: {text}", named) for text, named in found]
+    return [text for text, named in texts if named], [text for text, named in texts if not named]
 
 
 def _volume_powers(structures: Sequence[Atoms]) -> np.ndarray:
@@ -210,16 +291,6 @@ def _without_volume(structures: Sequence[Atoms], implied: Implied, groups: np.nd
         powers = _volume_powers([structures[k] for k in own.tolist()])
         pair[own] -= powers @ np.linalg.lstsq(powers, pair[own], rcond=None)[0]
     return pair[:, 0], pair[:, 1]
-
-
-def _robust_fit(design: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Least absolute deviations by reweighting: a group of shifted energies must not bend the fit."""
-    weights = np.ones(len(values))
-    floor = 1e-3 * max(_deviation(values), 1e-9)
-    for _ in range(50):
-        coefficients = np.linalg.lstsq(design * weights[:, None], values * weights, rcond=None)[0]
-        weights = 1.0 / np.sqrt(np.maximum(np.abs(values - design @ coefficients), floor))
-    return coefficients
 
 
 def _name_unit(quantity: str, slope: float, candidates: dict[str, float]) -> tuple[str, bool]:
@@ -249,7 +320,7 @@ def pair_slope(implied: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> S
     return Slope(float(value), float(low), float(high))
 
 
-def _judge_energies(structures: Sequence[Atoms], implied: Implied) -> tuple[list[str], list[str]]:
+def _judge_energies(structures: Sequence[Atoms], implied: Implied, name: str) -> tuple[list[str], list[str]]:
     """Errors and warnings from what the implied energies leave over: mixed settings and outliers."""
     sizes = np.array([len(atoms) for atoms in structures], dtype=float)
     groups, residuals = composition_groups(structures, reduced=False), np.zeros(len(structures))
@@ -261,7 +332,7 @@ def _judge_energies(structures: Sequence[Atoms], implied: Implied) -> tuple[list
         powers = _volume_powers([structures[k] for k in own.tolist()])
         design = np.column_stack((implied.energies[own] / sizes[own], powers))
         labels = implied.labels[own] / sizes[own]
-        coefficients = _robust_fit(design, labels)
+        coefficients = fit_absolute(design, labels)
         if not 1 / NORMAL < coefficients[0] < NORMAL:
             continue
         residuals[own] = labels - design @ coefficients
@@ -273,21 +344,23 @@ def _judge_energies(structures: Sequence[Atoms], implied: Implied) -> tuple[list
             told.append(
                 f"the energies of {len(members)} of {len(own)} structures of {formula} "
                 f"differ by {offset:+.3g} eV/atom from what similar structures have, as with mixed settings "
-                f"({_list(implied, members)}); label them again with one functional, basis and k-point density"
+                f"({_list(implied, members, name)}); label them again with one functional, basis and k-point density"
             )
         centre = np.median(residuals[own])
-        width = _deviation(residuals[own])
+        width = deviation(residuals[own])
         far = own[np.abs(residuals[own] - centre) > max(OUTLIER * width, MIN_OUTLIER)]
         if offset is None and 0 < len(far) <= max(2, 0.03 * len(own)):
-            warnings.append(f"unusual energies: {_list(implied, far)}; look at these labels")
+            warnings.append(f"unusual energies: {_list(implied, far, name)}; look at these labels")
     odd = np.nonzero(implied.force_misfit > max(0.9, 6 * float(np.median(implied.force_misfit))))[0]
     if 0 < len(odd) <= max(2, 0.03 * len(structures)):
-        warnings.append(f"forces unlike those of the other structures: {_list(implied, odd)}; look at these labels")
+        warnings.append(
+            f"forces unlike those of the other structures: {_list(implied, odd, name)}; look at these labels"
+        )
     return errors, warnings
 
 
-def _list(implied: Implied, members: Iterable[int]) -> str:
-    indices = [f"train[{implied.chosen[k]}]" for k in members]
+def _list(implied: Implied, members: Iterable[int], name: str) -> str:
+    indices = [f"{name}[{implied.chosen[k]}]" for k in members]
     return ", ".join(indices[:5]) + (", …" if len(indices) > 5 else "")
 
 
@@ -304,16 +377,11 @@ def split_offsets(residuals: np.ndarray) -> tuple[float | None, np.ndarray]:
     if min(len(below), len(above)) < smallest:
         return None, minority
     distance = float(np.median(above) - np.median(below))
-    width = max(_deviation(below), _deviation(above))
+    width = max(deviation(below), deviation(above))
     if distance < max(SEPARATION * width, MIN_OFFSET) or gaps[cut - 1] < 0.4 * distance:
         return None, minority
     minority[order[:cut] if cut <= len(ordered) // 2 else order[cut:]] = True
     return (-distance if cut <= len(ordered) // 2 else distance), minority
-
-
-def _deviation(values: np.ndarray) -> float:
-    """Standard deviation from the median absolute deviation."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 def _interleaved(fingerprints: np.ndarray, minority: np.ndarray) -> bool:

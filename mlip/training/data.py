@@ -21,6 +21,7 @@ from mlip.potential.environments import Environments, Frame, build_environments
 from mlip.potential.files import DESCRIPTION
 from mlip.potential.size import Size
 from mlip.potential.zbl import pair_name
+from mlip.statistics import fit_absolute
 
 NOMINAL_COHESION = 3.0
 """Cohesive energy (eV/atom) assumed when no energies of isolated atoms are known."""
@@ -70,6 +71,8 @@ def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | N
                 )
             if not np.isfinite(results[key]).all():
                 raise TrainingDataError(f"{label}: {key} is NaN or infinite; remove the structure or label it again")
+        if len(atoms) == 0:
+            raise TrainingDataError(f"{label} has no atoms; remove the structure")
         unknown = sorted(set(atoms.get_chemical_symbols()) - known) if known is not None else []
         if unknown:
             raise TrainingDataError(
@@ -109,8 +112,7 @@ def find_cutoff(structures: Sequence[Atoms]) -> float:
     those of lithium 30 % better at 6 than at 5.
     """
     nearest = []
-    for atoms in structures:
-        pairs = find_pairs(atoms, CUTOFF_RANGE[0])
+    for atoms, pairs in zip(structures, prepare_pairs(structures, CUTOFF_RANGE[0]), strict=True):
         shortest = np.full(len(atoms), np.inf)
         np.minimum.at(shortest, pairs.centers, pairs.distances)
         nearest.append(shortest[np.isfinite(shortest)])
@@ -143,25 +145,35 @@ def composition(structures: Sequence[Atoms], frame: Frame) -> np.ndarray:
 def fit_isolated_energies(
     structures: Sequence[Atoms], frame: Frame, given: dict[str, float] | None
 ) -> dict[str, float]:
-    """Energies of isolated atoms: those ``given``, else a least-squares fit over compositions.
+    """Energies of isolated atoms: those ``given``, else labels of lone atoms, else a fit over compositions.
 
-    The fit cannot tell atoms from bonds; ``NOMINAL_COHESION`` is added so that the potential
-    at least does not believe that matter evaporates for free.
+    The fit (least absolute deviations) cannot tell atoms from bonds; ``NOMINAL_COHESION`` is added so that the
+    potential at least does not believe that matter evaporates for free.
 
     Raises:
-        TrainingDataError: when ``given`` lacks an element.
+        TrainingDataError: when ``given`` lacks an element or is not finite.
     """
     if given is not None:
-        missing = sorted(set(frame.species) - set(given))
+        missing = [s for s in frame.species if not np.isfinite(given.get(s, np.nan))]
         if missing:
             raise TrainingDataError(
                 f"no energy of an isolated atom for {', '.join(missing)}; give all elements or none"
             )
         return {s: float(given[s]) for s in frame.species}
-    counts = composition(structures, frame)
-    energies = np.array([atoms.get_potential_energy() for atoms in structures])
-    fitted = np.linalg.lstsq(counts, energies, rcond=None)[0] + NOMINAL_COHESION
-    return dict(zip(frame.species, fitted.tolist(), strict=True))
+    lone = {atoms.symbols[0]: atoms.get_potential_energy() for atoms in structures if is_lone(atoms, frame.cutoff)}
+    counts, unknown = composition(structures, frame), [s not in lone for s in frame.species]
+    measured = counts @ np.array([lone.get(s, 0.0) for s in frame.species])
+    energies = np.array([atoms.get_potential_energy() for atoms in structures]) - measured
+    bound = counts[:, unknown].any(1)
+    fitted = np.zeros(len(frame.species))
+    if any(unknown):
+        fitted[unknown] = fit_absolute(counts[bound][:, unknown], energies[bound]) + NOMINAL_COHESION
+    return {s: lone.get(s, float(energy)) for s, energy in zip(frame.species, fitted, strict=True)}
+
+
+def is_lone(atoms: Atoms, cutoff: float) -> bool:
+    """Whether ``atoms`` is one atom, with no image of itself within ``cutoff`` (Å)."""
+    return len(atoms) == 1 and not len(find_pairs(atoms, cutoff).centers)
 
 
 def build_dataset(
@@ -216,5 +228,16 @@ def fingerprint(structures: Sequence[Atoms]) -> str:
 
 
 def prepare_pairs(structures: Sequence[Atoms], cutoff: float) -> list[Pairs]:
-    """Neighbour pairs of every structure within ``cutoff`` (Å)."""
-    return [find_pairs(atoms, cutoff) for atoms in structures]
+    """Neighbour pairs of every structure within ``cutoff`` (Å).
+
+    Raises:
+        TrainingDataError: naming a structure whose geometry is none.
+    """
+    found = []
+    for index, atoms in enumerate(structures):
+        try:
+            found.append(find_pairs(atoms, cutoff))
+        except ValueError as error:
+            name = atoms.info.get("structure_id", atoms.get_chemical_formula())
+            raise TrainingDataError(f"structure {index} ({name}): {error}; remove it") from error
+    return found

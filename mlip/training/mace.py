@@ -108,10 +108,11 @@ def train_mace_committee(
     frame = find_frame(train, pairs, settings.model_copy(update={"cutoff": cutoff}))
     check_structures(valid, "valid", known=set(frame.species))
     start = _prepare(train, frame, settings, foundation, seed, device, isolated_energies)
-    suspicions = _find_suspicions(train, pairs, frame, start.isolated, settings)
+    suspicions = _find_suspicions(train, valid, pairs, frame, start.isolated, settings)
     if previous is not None and settings.restart == "previous":
         start = _continue(start, Path(previous), frame, isolated_energies)
-    trained = [accelerate(copy.deepcopy(n).float(), device, settings.mace.cueq) for n in start.networks]
+    cueq = settings.mace.cueq and start.architecture.has_cueq_form
+    trained = [accelerate(copy.deepcopy(n).float(), device, cueq) for n in start.networks]
     identity = [fingerprint([*train, *valid]), settings.model_dump(), seed, device, isolated_energies, max_seconds]
     identity.append([hashlib.sha256(_bytes(network)).hexdigest() for network in start.networks])
     trainer = MACETrainer(
@@ -138,13 +139,19 @@ def train_mace_committee(
 
 
 def _find_suspicions(
-    train: Sequence[Atoms], pairs: Sequence[Pairs], frame: Frame, isolated: dict[str, float], settings: Train
+    train: Sequence[Atoms],
+    valid: Sequence[Atoms],
+    pairs: Sequence[Pairs],
+    frame: Frame,
+    isolated: dict[str, float],
+    settings: Train,
 ) -> list[str]:
     """Warnings about inconsistent labels, by the small linear model that our own potential's training asks, too."""
     if settings.consistency == "off":
         return []
     data = build_dataset(train, pairs, frame, isolated, "cpu")
-    suspicions = check_consistency(train, data, len(frame.species), settings.consistency)
+    other = build_dataset(valid, prepare_pairs(valid, frame.cutoff), frame, isolated, "cpu") if valid else None
+    suspicions = check_consistency(train, data, len(frame.species), settings.consistency, valid=valid, valid_data=other)
     for suspicion in suspicions:
         warnings.warn(suspicion, stacklevel=3)
     return suspicions
@@ -263,9 +270,10 @@ def _write_results(
     seconds: float,
 ) -> dict[str, Any]:
     settings = trainer.settings
+    cueq = settings.mace.cueq and start.architecture.has_cueq_form
     with torch.no_grad():  # coupling coefficients stay in double precision: only weights went through float32
         for network, trained in zip(start.networks, trainer.networks, strict=True):
-            found = dict(release(trained, trainer.device, settings.mace.cueq).named_parameters())
+            found = dict(release(trained, trainer.device, cueq).named_parameters())
             for name, parameter in network.named_parameters():
                 parameter.copy_(found[name].reshape(parameter.shape))
     potential = MACEPotential(

@@ -16,6 +16,7 @@ from mlip.config import Train
 from mlip.potential.ace import CommitteeNetwork
 from mlip.potential.committee import ACEPotential
 from mlip.potential.environments import Frame
+from mlip.statistics import fit_absolute
 from mlip.training.calibration import HeldOut, compare_last_layer, fit_last_layer
 from mlip.training.consistency import check_consistency
 from mlip.training.data import (
@@ -34,6 +35,9 @@ from mlip.training.restart import Previous, load_previous
 from mlip.training.results import write_training
 from mlip.training.trainer import Trainer
 from mlip.uncertainty import Calibration
+
+USUAL_FORCES = 0.995
+"""Share of the force components that tell their typical size: one wrong label must not."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,10 @@ def prepare_training(
         isolated_energies = isolated_energies or earlier.potential.isolated_energies
     isolated = fit_isolated_energies(train, frame, isolated_energies)
     data = build_dataset(train, pairs, frame, isolated, device)
-    suspicions = check_consistency(train, data, len(frame.species), settings.consistency)
+    watched = build_dataset(valid, prepare_pairs(valid, settings.radius), frame, isolated, device) if valid else None
+    suspicions = check_consistency(
+        train, data, len(frame.species), settings.consistency, valid=valid, valid_data=watched
+    )
     for suspicion in suspicions:
         warnings.warn(suspicion, stacklevel=2)
     network = CommitteeNetwork(size, seed).to(device)
@@ -89,16 +96,17 @@ def prepare_training(
         network.fit_statistics(data.environments, data.density)
         _fit_energy_scales(network, data, composition(train, frame))
     keys = [fingerprint([atoms]) for atoms in train]
-    watched = build_dataset(valid, prepare_pairs(valid, settings.radius), frame, isolated, device) if valid else None
     return Prepared(frame, network, data, isolated, fingerprint([*train, *valid]), suspicions, keys, watched, earlier)
 
 
 @torch.no_grad()
 def _fit_energy_scales(network: CommitteeNetwork, data: Dataset, counts: np.ndarray) -> None:
-    """Shift: mean energy per atom of each species. Scale: typical force times 1 Å."""
-    shift = np.linalg.lstsq(counts, data.energies.double().cpu().numpy(), rcond=None)[0]
+    """Shift: typical energy per atom of each species. Scale: typical force, but for the largest, times 1 Å."""
+    shift = fit_absolute(counts, data.energies.double().cpu().numpy())
     network.shift.copy_(torch.from_numpy(shift))
-    network.scale.copy_(data.forces.square().mean().sqrt().clamp(min=1e-3))
+    forces = data.forces.abs().double().cpu().numpy()
+    usual = np.minimum(forces, np.quantile(forces, USUAL_FORCES))
+    network.scale.fill_(max(float(np.sqrt(np.mean(usual**2))), 1e-3))
 
 
 def write_results(

@@ -41,16 +41,9 @@ class Previous:
     sha256: str
 
     def merge_frame(self, frame: Frame) -> Frame:
-        """``frame`` with the earlier shortest distances, but for pairs that came nearer than was believed.
-
-        Radial functions are laid out from the shortest distance: where it moves, weights mean something else.
-        """
+        """``frame`` with the earlier shortest distances, of which radial functions are made: weights mean the same."""
         earlier = self.potential.frame
-        shortest = dict(frame.shortest)
-        for pair, distance in earlier.shortest.items():
-            if shortest.get(pair, distance) >= earlier.margin * distance:
-                shortest[pair] = distance
-        return replace(frame, shortest=dict(sorted(shortest.items())), margin=earlier.margin)
+        return replace(frame, shortest=dict(sorted((frame.shortest | earlier.shortest).items())), margin=earlier.margin)
 
     @torch.no_grad()
     def fill(self, network: CommitteeNetwork, isolated: dict[str, float]) -> None:
@@ -95,7 +88,16 @@ def load_fitting(
 
 
 def _difference(potential: ACEPotential, frame: Frame, size: Size) -> str:
-    """Settings in which weights of ``potential`` do not fit; empty when they do."""
+    """What ``potential`` was made for that is different now, so that its weights do not fit; empty when they do."""
     names = [name for name in ("cutoff", "n_radial", "l_max") if getattr(potential.frame, name) != getattr(frame, name)]
     names += [name for name in vars(size) if getattr(potential.size, name) != getattr(size, name)]
-    return f"it differs in {', '.join(dict.fromkeys(names))}" if names else ""
+    if names:
+        return f"it differs in {', '.join(dict.fromkeys(names))}"
+    believed = {pair: potential.frame.margin * distance for pair, distance in potential.frame.shortest.items()}
+    nearer = [
+        f"{pair} come as near as {distance:.3g} Å, of which it was told down to {believed[pair]:.3g} Å"
+        for pair, distance in frame.shortest.items()
+        if distance < believed.get(pair, 0.0)
+    ]
+    # Radial functions begin at the shortest distance: laid out anew, weights would mean something else.
+    return "; ".join(nearer)

@@ -5,7 +5,8 @@
 
 A fifth of the published training structures is held out, at random or, with ``--hottest``, those of the highest
 energies (of one composition), or ``--valid`` names others. Errors along the way are those of the averaged weights;
-early stopping is off unless the settings say otherwise. The last line has mean absolute errors, root mean squares of forces (eV/Å) and stress.
+early stopping is off unless the settings say otherwise. The last line has mean absolute errors, root mean squares of
+forces (eV/Å) and stress.
 """
 
 from __future__ import annotations

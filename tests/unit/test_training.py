@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
@@ -22,6 +23,7 @@ from mlip.potential import load_potential
 from mlip.training import train_committee
 from mlip.training.data import TrainingDataError
 from mlip.training.trainer import assign_members, choose_batch, learning_rate_factor
+from tests.unit.conftest import label_emt
 
 
 def weights(folder: Path) -> bytes:
@@ -161,6 +163,14 @@ def test_bad_data_are_refused_by_name(alloys: list[Atoms], settings: Train, tmp_
         ([good.copy()], [], None, "no energy"),
         ([good], [relabel(iron, energy=0.0, forces=np.zeros((2, 3)))], None, r"valid\[0\].*Fe"),
         ([good], [], {"H": 1.0}, "isolated atom for"),
+        ([good], [], {"Cu": np.nan, "Au": 0.0}, "isolated atom for Cu"),
+        ([good, relabel(Atoms(), energy=0.0, forces=np.zeros((0, 3)))], [], None, r"train\[1\].*no atoms"),
+        (
+            [good, relabel(Atoms("Cu2", np.zeros((2, 3))), energy=0.0, forces=np.zeros((2, 3)))],
+            [],
+            None,
+            "at one place",
+        ),
     ]
     for train, valid, isolated, message in cases:
         with pytest.raises(TrainingDataError, match=message):
@@ -182,6 +192,53 @@ def test_one_structure_of_one_atom_is_enough_to_run(settings: Train, tmp_path: P
     quick = settings.model_copy(update={"n_steps": 3})
     train_committee([atom], [], quick, tmp_path, seed=0, isolated_energies={"Ar": -1.5})
     assert load_potential(tmp_path).predict([atom])[0].energy == -1.5
+
+
+def test_a_lone_atom_among_the_data_sets_its_energy(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:
+    lone = relabel(Atoms("Cu", cell=[20, 20, 20], pbc=True), energy=7.5, forces=np.zeros((1, 3)))
+    train_committee([*alloys[:6], lone], [], settings.model_copy(update={"n_steps": 3}), tmp_path, seed=0)
+    assert load_potential(tmp_path).predict([lone])[0].energy == pytest.approx(7.5, abs=1e-12)
+
+
+def test_one_wrong_energy_does_not_rule_the_fit(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:
+    wrong = relabel(alloys[3], energy=alloys[3].get_potential_energy() + 40.0, forces=alloys[3].get_forces())
+    kept = settings.model_copy(update={"consistency": "off"})
+    errors = []
+    for name, third in (("right", alloys[3]), ("wrong", wrong)):
+        train_committee([*alloys[:3], third, *alloys[4:18]], alloys[18:], kept, tmp_path / name, seed=3)
+        errors.append(evaluate_potential(load_potential(tmp_path / name), alloys[18:]))
+    assert errors[1]["energy_rmse"] < 2.0 * errors[0]["energy_rmse"]
+    assert errors[1]["force_rmse"] < 1.3 * errors[0]["force_rmse"]
+
+
+def test_a_stress_label_that_is_not_a_number_counts_as_none(
+    alloys: list[Atoms], settings: Train, tmp_path: Path
+) -> None:
+    a = alloys[0]
+    unknown = relabel(a, energy=a.get_potential_energy(), forces=a.get_forces(), stress=np.full(6, np.nan))
+    result = train_committee([unknown], [], settings.model_copy(update={"n_steps": 3}), tmp_path, seed=0)
+    assert result["train_errors"]["stress_rmse"] is None
+
+
+def test_perfect_crystals_alone_give_no_exploding_potential(settings: Train, tmp_path: Path) -> None:
+    """What vanishes by symmetry in all the data must not be amplified where it does not."""
+    crystals = [label_emt(bulk("Cu", cubic=True, a=a)) for a in np.linspace(3.3, 4.0, 16)]
+    with pytest.warns(UserWarning, match="not calibrated"):
+        result = train_committee(crystals, [], settings, tmp_path, seed=0)
+    assert result["calibration"]["source"] == "none"
+    rattled = bulk("Cu", cubic=True, a=3.6)
+    rattled.positions += np.random.default_rng(0).normal(0, 0.12, (4, 3))
+    forces = load_potential(tmp_path).predict([rattled])[0].forces
+    assert np.abs(forces).max() < 5.0 * np.abs(label_emt(rattled).get_forces()).max()
+
+
+def test_symmetric_validation_structures_do_not_switch_uncertainty_off(
+    alloys: list[Atoms], settings: Train, tmp_path: Path
+) -> None:
+    perfect = [label_emt(bulk("Cu", cubic=True, a=a) * 2) for a in (3.5, 3.6, 3.7)]
+    result = train_committee(alloys[:12], perfect, settings, tmp_path, seed=0)
+    assert result["calibration"]["source"] == "training"
+    assert evaluate_potential(load_potential(tmp_path), alloys[18:])["coverage"] > 0.7
 
 
 def test_time_limit_ends_training(alloys: list[Atoms], settings: Train, tmp_path: Path) -> None:

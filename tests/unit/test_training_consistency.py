@@ -86,12 +86,16 @@ def change(atoms: Atoms, energy: float = 1.0, forces: float = 1.0, stress: float
     return copy
 
 
-def check(structures: list[Atoms], mode: str = "error") -> list[str]:
+def check(structures: list[Atoms], mode: str = "error", valid: list[Atoms] | None = None) -> list[str]:
     settings = resolve_cutoff(structures, QUICK, None)
     pairs = prepare_pairs(structures, settings.radius)
     frame = find_frame(structures, pairs, settings)
-    data = build_dataset(structures, pairs, frame, fit_isolated_energies(structures, frame, None), "cpu")
-    return check_consistency(structures, data, len(frame.species), mode)
+    isolated = fit_isolated_energies(structures, frame, None)
+    data = build_dataset(structures, pairs, frame, isolated, "cpu")
+    if not valid:
+        return check_consistency(structures, data, len(frame.species), mode)
+    other = build_dataset(valid, prepare_pairs(valid, settings.radius), frame, isolated, "cpu")
+    return check_consistency(structures, data, len(frame.species), mode, valid=valid, valid_data=other)
 
 
 @pytest.mark.parametrize("system", ["metal", "semiconductor", "molecule", "compound"])
@@ -170,6 +174,39 @@ def test_outliers_are_warnings(systems: dict[str, list[Atoms]]) -> None:
     (warning,) = check([*systems["metal"][:20], spoilt(systems["metal"][20]), *systems["metal"][21:]])
     assert "train[20]" in warning
     assert "unusual energies" in warning
+
+
+def test_gross_labels_are_errors(systems: dict[str, list[Atoms]]) -> None:
+    metal = systems["metal"]
+    with pytest.raises(TrainingDataError, match=r"train\[20\].*eV/atom from the others'"):
+        check([*metal[:20], change(metal[20], offset=1e3), *metal[21:]])
+    with pytest.raises(TrainingDataError, match=r"train\[2\].*force of"):
+        check([*metal[:2], change(metal[2], forces=1e4)])
+
+
+def test_validation_structures_are_checked_too(systems: dict[str, list[Atoms]]) -> None:
+    metal = systems["metal"]
+    assert check(metal[:20], valid=metal[20:40]) == []
+    with pytest.raises(TrainingDataError, match=r"valid: energies against forces.*energies in Hartree"):
+        check(metal[:20], valid=[change(a, energy=1 / 27.2114) for a in metal[20:40]])
+    (warning,) = check(metal[:20], valid=metal[18:40])
+    assert "2 of 22 validation structures are training structures" in warning
+
+
+def test_states_that_the_potential_cannot_see_are_errors(systems: dict[str, list[Atoms]]) -> None:
+    charged = systems["molecule"][5].copy()
+    charged.calc, charged.info["charge"] = systems["molecule"][5].calc, 1
+    neutral = [a.copy() for a in systems["molecule"][:5]]
+    for atoms, source in zip(neutral, systems["molecule"], strict=False):
+        atoms.calc, atoms.info["charge"] = source.calc, 0
+    assert check([*neutral, *systems["molecule"][6:12]]) == []
+    with pytest.raises(TrainingDataError, match="C2H6O is there with charge 0 and 1"):
+        check([*neutral, charged])
+
+
+def test_elements_without_neighbours_are_told(systems: dict[str, list[Atoms]]) -> None:
+    (warning,) = check([*systems["metal"][:10], label(Atoms("Au", cell=[20, 20, 20], pbc=True), EMT())])
+    assert "Au: lone atoms only" in warning
 
 
 def test_settings_decide_and_training_tells(systems: dict[str, list[Atoms]], tmp_path: Path) -> None:

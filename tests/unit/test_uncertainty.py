@@ -77,6 +77,16 @@ def test_few_or_training_data_give_wider_intervals() -> None:
     assert inflated.source == "training"
 
 
+def test_atoms_without_a_spread_count_for_nothing() -> None:
+    """Their errors are zero by symmetry, too: with them the others' uncertainty would be switched off."""
+    some = residuals_of(*sample(np.random.default_rng(2), 30, 1.0))
+    still = [np.zeros((40, 3))]
+    symmetric = residuals_of([["Si"] * 40], still, [0.0], [np.zeros((6, 40, 3))], [np.zeros(6)])
+    merged = Residuals(*(np.concatenate((getattr(some, k), getattr(symmetric, k))) for k in vars(some)))
+    assert fit_calibration(merged).force_scale == fit_calibration(some).force_scale
+    assert fit_calibration(symmetric) == Calibration()
+
+
 def test_ranks_errors() -> None:
     calibration = fit_calibration(residuals_of(*sample(np.random.default_rng(3), 100, 1.0)))
     assert 0.3 < calibration.spearman < 1.0
