@@ -308,7 +308,7 @@ class CommitteeNetwork(nn.Module):
 
     def _sum_neighbours(self, density: Tensor) -> Tensor:
         """rho [N], which A [LM, N, C] holds."""
-        return density[0, :, : self.size.n_density : self.size.n_radial].sum(-1) * FOUR_PI_ROOT
+        return density[0, :, :: self.size.n_radial].sum(-1) * FOUR_PI_ROOT
 
     def _add_rho(self, gradient: Tensor, d_rho: Tensor) -> Tensor:
         """dE/drho added to G [P, LM, N, C]: rho is sqrt(4 pi) times the sum of A[00, s0]."""
