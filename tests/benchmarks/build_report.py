@@ -11,6 +11,7 @@ import benchmark_tables as tables
 import pandas as pd
 from matplotlib.axes import Axes
 
+from mlip.provenance import code_digest
 from mlip.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, Panel, Picture, limit_line, plain_numbers, png
 
 HERE = Path(__file__).parent
@@ -27,6 +28,7 @@ MOLECULE = (
     "150 s. Eight were taken nevertheless, for the longer training, because earlier code had been better with them on "
     "100 structures of the published 600 K training set: in this the row is no blind extrapolation."
 )
+CODE = code_digest("mlip.training")
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, INK)
 AXES = {"force_mae": "force MAE, meV/Å", "energy_mae": "energy MAE, meV/atom"}
 
@@ -94,6 +96,8 @@ def describe_method(sources: tables.Sources) -> str:
     machines = {f"{r['machine']['processor']}" for r in [*sources.runs, *sources.speed]}
     states = len({run["code"] for run in sources.runs if "code" in run})
     mixed = f" **Runs of Ouroboros come from {states} states of its code.**" if states > 1 else ""
+    if any(run.get("code", CODE) != CODE for run in sources.runs):
+        mixed += " **Rows of Ouroboros, all or some, were made before the last change of its training.**"
     return (
         "Made by `make benchmark` (`tests/benchmarks`). Training time is process CPU time of one thread, or wall time "
         "on a GPU; reading data, neighbour lists and cached geometry are in it (and listed apart), evaluation and "
