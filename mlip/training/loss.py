@@ -89,12 +89,12 @@ def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energ
     energy_error = (energies - batch.energies) / batch.sizes
     force_error = forces - batch.forces[:, None]
     virial_error = (virials - batch.virials[:, None]) / batch.sizes[:, None, None, None]
-    virial_loss = _huber(virial_error / STRESS_UNIT).mean((2, 3)) * batch.has_stress[:, None]
+    virial_loss = robust_square(virial_error / STRESS_UNIT).mean((2, 3)) * batch.has_stress[:, None]
 
     weights = batch.weights if every else batch.weights.gather(0, batch.members)
     row_weight = weights[:, batch.environments.structure].T
-    force_term = (_huber(force_error).mean(-1) * row_weight).sum(0) / row_weight.shape[0]
-    energy_term = (_huber(energy_error / ENERGY_UNIT) * batch.weights).mean(1)
+    force_term = (robust_square(force_error).mean(-1) * row_weight).sum(0) / row_weight.shape[0]
+    energy_term = (robust_square(energy_error / ENERGY_UNIT) * batch.weights).mean(1)
     virial_term = (virial_loss.T * weights).mean(1)
     loss = (
         settings.force_weight * force_term.mean()
@@ -133,5 +133,6 @@ def _predict(network: CommitteeNetwork, batch: Batch, members: bool | Tensor) ->
     )
 
 
-def _huber(error: Tensor) -> Tensor:
+def robust_square(error: Tensor) -> Tensor:
+    """Square of ``error`` that beyond :data:`HUBER` grows linearly, as its slope there does (Huber 1964)."""
     return torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=HUBER) * 2.0

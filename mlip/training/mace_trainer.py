@@ -1,8 +1,8 @@
 """Optimisation of a MACE committee.
 
-The loss is a force-dominated mean square error; the weight of the energies rises from a tenth
-to ten times the settings' over the schedule, for energies follow once forces are right. Members
-differ by initial weights, order of batches and the structures that each nearly leaves out.
+The loss is a force-dominated mean square error, linear for gross errors; the weight of the energies
+rises from a tenth to ten times the settings' over the schedule, for energies follow once forces are
+right. Members differ by initial weights, order of batches and the structures that each nearly leaves out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mlip.potential.mace_network import Graph, join_graphs
+from mlip.training.loss import ENERGY_UNIT, STRESS_UNIT, robust_square
 from mlip.training.schedule import Schedule, WeightAverage
 from mlip.training.trainer import WARMUP, assign_members, choose_batch, learning_rate_factor
 
@@ -129,16 +130,19 @@ class MACETrainer(Schedule):
         has_stress = self._tensor(targets.has_stress[chosen])
         virials = bool(targets.has_stress[chosen].any()) and settings.stress_weight > 0
         output = self.networks[member](inputs, training=True, compute_virials=virials)
-        energy = ((output["interaction_energy"] - energies) / sizes).square()
-        force = (output["forces"] - forces).square().mean(1)
-        virial = torch.zeros_like(energy)
+        energy = (output["interaction_energy"] - energies) / sizes
+        force = output["forces"] - forces
+        virial = energy.new_zeros((len(chosen), 3, 3))
         if virials:
             error = (-output["virials"] - self._tensor(targets.virials[chosen])) / sizes[:, None, None]
-            virial = error.square().mean((1, 2)) * has_stress
-        loss = settings.force_weight * (force * weights[inputs["batch"]]).mean()
-        loss = loss + settings.energy_weight * ramp * (energy * weights).mean()
-        loss = loss + settings.stress_weight * VIRIAL_SHARE * ramp * (virial * weights).mean()
-        return loss, torch.stack((energy.mean(), force.mean(), virial.mean())).detach().cpu().numpy()
+            virial = error * has_stress[:, None, None]
+        force_loss = robust_square(force).mean(1) * weights[inputs["batch"]]
+        energy_loss = _robust_energy(energy, ENERGY_UNIT) * weights
+        virial_loss = _robust_energy(virial, STRESS_UNIT).mean((1, 2)) * weights
+        loss = settings.force_weight * force_loss.mean()
+        loss = loss + settings.energy_weight * ramp * energy_loss.mean()
+        loss = loss + settings.stress_weight * VIRIAL_SHARE * ramp * virial_loss.mean()
+        return loss, torch.stack([e.detach().square().mean() for e in (energy, force, virial)]).cpu().numpy()
 
     def _join(self, targets: Targets, chosen: Sequence[int]) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
         """The networks' input for the structures ``chosen``; their sizes, energies (eV) and forces (eV/Å)."""
@@ -165,3 +169,8 @@ class MACETrainer(Schedule):
         for optimizer in self.optimizers:
             for moments in optimizer.state.values():
                 moments["step"].fill_(float(self.step))
+
+
+def _robust_energy(error: Tensor, unit: float) -> Tensor:
+    """Squares of errors per atom, in (eV/atom)², linear beyond ``unit`` eV/atom."""
+    return unit**2 * robust_square(error / unit)
