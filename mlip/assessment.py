@@ -20,6 +20,7 @@ from mlip.ledger import Cost, forecast_iteration, write_ledger
 from mlip.potential import Potential, Prediction, load_potential
 from mlip.properties import EquationOfState, PropertyError, fit_eos, lattice_constant
 from mlip.trajectory import read_netcdf, write_netcdf
+from mlip.uncertainty import SHIFT_QUANTILES
 
 NOMINAL_COVERAGE = 0.95
 
@@ -304,4 +305,5 @@ def _read_exploration(frames: Path) -> dict[str, Any]:
         **{name: int(table.attrs[name]) for name in ("n_walkers", "n_exploded", "n_uncertain")},
         "n_frames": len(uncertainty),
         "mean_uncertainty": float(uncertainty.mean()) if len(uncertainty) else None,
+        "shift": {str(q): float(table.attrs[f"above_{q}"]) for q in SHIFT_QUANTILES if f"above_{q}" in table.attrs},
     }

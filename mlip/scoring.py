@@ -10,8 +10,10 @@ import xarray as xr
 from ase import Atoms
 
 from mlip.extxyz import read_structures
+from mlip.files import read_json
 from mlip.potential import Potential, load_potential
 from mlip.trajectory import read_frames, write_netcdf
+from mlip.uncertainty import measure_shift
 
 UNITS = {
     "time_fs": "fs",
@@ -30,7 +32,7 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
 
     Args:
         walkers: Trajectories of this iteration.
-        potential: Committee that drove them.
+        potential: Committee that drove them; its ``training.json`` says which uncertainties validation data have.
         training: Its training set, which novelty is measured against.
         out: NetCDF table written.
         device: Torch device.
@@ -44,6 +46,7 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
     ids: list[str] = []
     descriptors: list[np.ndarray] = []
     reasons: list[str] = []
+    atomic: list[np.ndarray] = []
     for path in walkers:
         structures, data = read_frames(path)
         reasons.append(str(data.attrs["stop_reason"]))
@@ -53,6 +56,7 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
         descriptors.append(found)
         ids += [f"{data.attrs['structure_id']}-frame_{k:04d}" for k in range(len(structures))]
         uncertainty = data.force_uncertainty.values
+        atomic.append(uncertainty[data.regular.values.astype(bool)].ravel())
         per_atom = data.energy.values / len(data.numbers)
         row = {
             "walker": np.full(len(structures), int(data.attrs["walker"])),
@@ -69,7 +73,10 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
         }
         for name, values in row.items():
             columns[name].append(values)
-    write_netcdf(out, _table(ids, columns, descriptors, reasons))
+    usual = read_json(potential / "training.json")["uncertainty"]["shift"]["force_uncertainty"]
+    shift = measure_shift(usual, np.concatenate(atomic)) if sum(map(len, atomic)) else {}
+    table = _table(ids, columns, descriptors, reasons)
+    write_netcdf(out, table.assign_attrs({f"above_{name}": share for name, share in shift.items()}))
 
 
 def _composition(atoms: Atoms) -> tuple[tuple[str, float], ...]:

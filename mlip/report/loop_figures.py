@@ -25,6 +25,7 @@ from mlip.report.drawing import (
     Picture,
     limit_line,
     plain_numbers,
+    positive_axis,
 )
 from mlip.report.sources import LoopRecord
 
@@ -34,6 +35,8 @@ STEP_COLOURS = {
     "train_committee": ("training", ORANGE),
     "explore_walkers": ("exploration", GREEN),
 }
+USUAL = "95"
+"""Quantile, in per cent, of the validation atoms' uncertainties, that explored atoms are compared with."""
 REASON_COLOURS = {"initial": PALE, "uncertain": ORANGE, "audit": BLUE, "failed": INK}
 
 Series = dict[str, tuple[list[float], str]]
@@ -112,7 +115,15 @@ def exploration(config: Config, loop: LoopRecord) -> Picture | None:
     if series:
         draw = partial(_draw_bars, numbers=[number for number, _ in ends], series=series, ylabel="walkers")
         panels.append(Panel("How walkers ended", _in_words("Walkers per iteration", series), draw))
+    shifts = [(number, entry["shift"]) for number, entry in ends if entry.get("shift")]
+    if shifts:
+        panels.append(Panel("Shift of distribution", _shift_in_words(shifts), partial(_draw_shift, shifts=shifts)))
     caption = "What the walkers met: as the potential learns, uncertainty falls and walkers run to their end."
+    if shifts:
+        caption += (
+            " Atoms like those of the validation data would lie on the line; where many are above it, "
+            "calibration and errors say little of what the walkers do."
+        )
     return Picture("exploration", "Exploration", caption, panels) if panels else None
 
 
@@ -123,6 +134,22 @@ def _stop_reasons(entries: Sequence[dict[str, Any]]) -> Series:
     finished = [max(0.0, n - u - x) for n, u, x in zip(walkers, uncertain, exploded, strict=True)]
     series = {"finished": (finished, GREEN), "too uncertain": (uncertain, YELLOW), "exploded": (exploded, INK)}
     return {name: entry for name, entry in series.items() if sum(entry[0]) > 0}
+
+
+def _shift_in_words(shifts: Sequence[tuple[int, dict[str, float]]]) -> str:
+    values = ", ".join(f"{100 * shift[USUAL]:.3g} % in iteration {number}" for number, shift in shifts)
+    return f"Explored atoms more uncertain than {USUAL} % of the validation atoms: {values}"
+
+
+def _draw_shift(axes: Axes, shifts: Sequence[tuple[int, dict[str, float]]]) -> None:
+    """Explored atoms above the validation data's quantile, which ``100 - USUAL`` per cent of equal ones would be."""
+    numbers = [number for number, _ in shifts]
+    values = [100 * shift[USUAL] for _, shift in shifts]
+    axes.plot(numbers, values, "o-", color=BLUE)
+    positive_axis(axes, [*values, 100 - float(USUAL)])
+    limit_line(axes, 100 - float(USUAL), "like validation data", side="left")
+    axes.set(xlabel="iteration", ylabel=f"atoms above the {USUAL} % quantile (%)")
+    _iterations_axis(axes, numbers)
 
 
 def _in_words(what: str, series: Series) -> str:

@@ -201,7 +201,7 @@ def _iteration(entry: dict[str, Any], cost: dict[str, dict[str, Any]]) -> dict[s
         value = (properties.get(name) or {}).get("relative_error")
         return DASH if value is None else f"{100 * value:.2f}"
 
-    coverage = calibration.get("coverage")
+    coverage, shift = calibration.get("coverage"), (exploration.get("shift") or {}).get("95")
     walkers = exploration.get("n_walkers") or 0
     finished = walkers - (exploration.get("n_uncertain") or 0) - (exploration.get("n_exploded") or 0)
     return {
@@ -214,6 +214,7 @@ def _iteration(entry: dict[str, Any], cost: dict[str, dict[str, Any]]) -> dict[s
         "a0": error("lattice_constant"),
         "B0": error("bulk_modulus"),
         "walkers": f"{finished} of {walkers}" if walkers else DASH,
+        "shift": DASH if shift is None else f"{100 * shift:.0f}",
         "cost": duration(sum(row.get("core_seconds") or 0.0 for row in cost.values())) if cost else DASH,
         "passed": f"{sum(bool(c.get('passed')) for c in criteria)} of {len(criteria)}" if criteria else DASH,
     }

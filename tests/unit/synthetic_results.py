@@ -120,6 +120,7 @@ def _write_assessment(folder, number, counts, scale, converged) -> None:
             "n_exploded": int(number == 0),
             "n_uncertain": max(0, 2 - number),
             "mean_uncertainty": scale / 2,
+            "shift": {"50": min(1.0, 4 * scale), "95": min(1.0, scale), "99": scale / 4},
         },
         "criteria": [*criteria, coverage | {"passed": tested}],
         "core_hours_labels": counts["labels_total"] * 12 / 3600,

@@ -16,6 +16,7 @@ from ase.io import write
 from mlip.config import Bulk, Explore, Guards, Select, StartingStructure
 from mlip.exploration import explore_walker, run_walker
 from mlip.extxyz import read_structures, write_structures
+from mlip.files import write_json
 from mlip.scoring import score_frames
 from mlip.selection import select_candidates
 from mlip.trajectory import TrajectoryError, read_frames, read_netcdf, write_trajectory
@@ -147,6 +148,8 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
     known.get_potential_energy()
     write_structures(tmp_path / "train.extxyz", [known])
     monkeypatch.setattr("mlip.scoring.load_potential", lambda folder, device, precision: FakePotential())
+    usual = {"50": 0.05, "95": 0.15, "99": 0.25}
+    write_json(tmp_path / "training.json", {"uncertainty": {"shift": {"force_uncertainty": usual}}}, checked=True)
     plan = WalkerPlan(
         source=StartingStructure(file=str(tmp_path / "start.traj")),
         ensemble="nvt",
@@ -213,6 +216,14 @@ def test_no_frames_at_all_give_no_candidates(tmp_path, monkeypatch) -> None:
     assert table.sizes["candidate"] == 0
     assert (table.attrs["n_walkers"], table.attrs["n_exploded"]) == (2, 2)
     assert len((tmp_path / "decisions.csv").read_text().splitlines()) == 1
+
+
+def test_shift_counts_atoms_of_planned_frames_above_the_usual(tmp_path, monkeypatch) -> None:
+    explore_and_select(tmp_path, monkeypatch, [WatchedEMT(), WatchedEMT(uncertain_at=35)])
+    table = read_netcdf(tmp_path / "frames.nc")
+    # Planned frames have 0.1 eV/Å at every atom; what the stopped walker kept of its end is no sample.
+    assert [table.attrs[f"above_{name}"] for name in ("50", "95", "99")] == [1.0, 0.0, 0.0]
+    assert table.force_uncertainty.values.max() == 9.0
 
 
 def test_npt_finds_the_pressure_it_is_given() -> None:

@@ -64,7 +64,7 @@ def test_page_holds_every_picture_and_needs_no_other_file(finished):
 def test_every_picture_has_words_and_theme_colours(finished):
     page = finished[2]
     drawings = re.findall(r"<svg .*?</svg>", page, flags=re.DOTALL)
-    assert len(drawings) == 12
+    assert len(drawings) == 13
     for drawing in drawings:
         assert len(re.search(r'aria-label="([^"]*)"', drawing).group(1)) > 30
         assert "var(--ink)" in drawing

@@ -35,6 +35,7 @@ rule score_frames:
         walkers=walker_files,
         potential="results/{system}/iter_{iteration}/train_committee/potential.json",
         weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
+        usual="results/{system}/iter_{iteration}/train_committee/training.json",
         training="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
     output:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
