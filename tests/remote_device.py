@@ -33,6 +33,10 @@ NAME = "remote"
 _setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
 ATEN = torch.ops.aten
+HOST_DECIDES = (ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.repeat_interleave.Tensor)
+"""Operations whose result the host has to see before it can go on."""
+WAITS: list[str] = []
+"""Operations so far for which host and device have waited for each other, as they would with CUDA."""
 
 
 class RemoteTensor(Tensor):
@@ -59,6 +63,7 @@ class RemoteTensor(Tensor):
         return f"remote {self.host}"
 
     def tolist(self) -> Any:
+        WAITS.append("tolist")
         return self.host.tolist()
 
     def numpy(self, **_: Any) -> np.ndarray:
@@ -75,10 +80,14 @@ def execute(operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     remote = [x for x in tensors if isinstance(x, RemoteTensor)]
     given = kwargs.get("device")
     there = bool(remote) if given is None else torch.device(given).type == NAME
+    moves = bool(tensors) and given is not None and there != bool(remote)
+    if moves or (remote and operator in HOST_DECIDES):
+        WAITS.append(str(operator))
     if operator is ATEN._local_scalar_dense.default:
         there = False
     elif operator is ATEN.copy_.default:
         there = isinstance(args[0], RemoteTensor)
+        WAITS.extend([str(operator)] * (len(remote) == 1))
     elif remote and any(x.ndim for x in tensors if not isinstance(x, RemoteTensor)):
         raise RuntimeError(f"{operator}: tensors of two devices")
     host_args, host_kwargs = pytree.tree_map(_to_host, (args, kwargs))
@@ -118,6 +127,8 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Te
 
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
+    if isinstance(source, RemoteTensor) != isinstance(target, RemoteTensor):
+        WAITS.append("copy")
     _to_host(target).copy_(_to_host(source))
     return target
 
@@ -193,6 +204,31 @@ def compare_simulation() -> dict[str, float]:
     return {name: float((value - outputs[1][name]).abs().max()) for name, value in outputs[0].items()}
 
 
+def repeat_step() -> dict[str, Any]:
+    """Largest differences of a step in slots, on the device, from the model on the CPU, and what waited in it."""
+    import torch_sim as ts
+
+    from mlip.deployments.torchsim import find_batch_pairs, load_torchsim_model
+
+    folder, _ = train("two-layers", "cpu")
+    state = ts.initialize_state(make_alloys(2), torch.device("cpu"), torch.float64)
+    expected = load_torchsim_model(folder)(state)
+    with RemoteMode():
+        model, there = load_torchsim_model(folder, device=DEVICE), state.to(DEVICE)
+        batch = model.arrange(there, find_batch_pairs(there, model.potential.cutoff + 0.5))
+        batch.evaluate(model.potential, there.positions, there.row_vector_cell)  # tables are made at first use
+        WAITS.clear()
+        energy, forces, _ = batch.evaluate(model.potential, there.positions, there.row_vector_cell)
+        waits = list(WAITS)
+        WAITS.clear()
+        model(there)
+        found = {"energy": energy.cpu(), "forces": forces.cpu()}
+    return {name: float((value - expected[name]).abs().max()) for name, value in found.items()} | {
+        "waits": waits,
+        "ordinary": len(WAITS),
+    }
+
+
 def mix_devices() -> dict[str, str]:
     """Error of a sum of tensors on two devices."""
     with RemoteMode():
@@ -208,6 +244,7 @@ def mix_devices() -> dict[str, str]:
 TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "train": compare_training,
     "simulate": compare_simulation,
+    "repeat": repeat_step,
     "mix": mix_devices,
 }
 

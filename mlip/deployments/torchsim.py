@@ -10,6 +10,7 @@ TorchSim's units are ours (eV, Å, eV/Å³; its time step is in ps).
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from torch_sim.neighbors import torch_nl_n2
 from torch_sim.state import SimState
 from vesin import NeighborList
 
+from mlip.deployments.batch import Batch, Evaluated, RecordedStep
 from mlip.deployments.pairs import place
 from mlip.potential import Potential, load_potential
+from mlip.potential.committee import CHUNK_ROWS
 from mlip.potential.interface import check_species
 from mlip.potential.pairs import PairList, sum_forces, sum_strain
 
@@ -65,13 +68,15 @@ class TorchSimModel(ModelInterface):
     """Energies [n_systems] (eV), forces [n_atoms, 3] (eV/Å) and stresses [n_systems, 3, 3] (eV/Å³) of a batch.
 
     The committee's mean; stresses of systems without periodicity are NaN. The pair list is
-    kept until an atom has moved by half the ``skin`` or the cell or composition changes.
+    kept until an atom has moved by half the ``skin`` or the cell or composition changes. On CUDA, batches of up to
+    32 768 atoms are evaluated by a recorded step (:mod:`mlip.deployments.batch`).
 
     Args:
         potential: a trained ACE committee.
         device: torch device of the simulation.
         dtype: of the simulation: float64, or float32 on GPUs.
         skin: Å beyond the cutoff; 0 finds the pairs anew at every step.
+        record: whether to record steps on CUDA.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class TorchSimModel(ModelInterface):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float64,
         skin: float = 0.5,
+        record: bool = True,
     ) -> None:
         super().__init__()
         if not skin >= 0:
@@ -94,6 +100,8 @@ class TorchSimModel(ModelInterface):
             table[atomic_numbers[symbol]] = k
         self.register_buffer("species_index", table.to(self._device))
         self._pairs: BatchPairs | None = None
+        self.record = record and self._device.type == "cuda"
+        self._step: RecordedStep | None = None
 
     @property
     def compute_forces(self) -> bool:
@@ -121,23 +129,65 @@ class TorchSimModel(ModelInterface):
         """
         if isinstance(state, dict):
             state = SimState(masses=torch.ones_like(state["positions"][:, 0]), **state)
-        if self._pairs is None or not self._pairs.holds(state, self.skin):
+        renewed = self._pairs is None or not self._pairs.holds(state, self.skin)
+        if self._pairs is None or renewed:
             self._check_species(state)
             self._pairs = find_batch_pairs(state, self.potential.cutoff + self.skin)
-        species: Tensor = self.get_buffer("species_index")[state.atomic_numbers]
-        edges = self._pairs.vectors(state).double()
-        found = self.potential.evaluate_pairs(species, self._pairs.centers, self._pairs.neighbors, edges)
-        n_systems = state.cell.shape[0]
-        pairs = PairList(species, self._pairs.centers, self._pairs.neighbors, edges, state.system_idx, n_systems)
-        atomic = found.energies.mean(0)
-        output = {"energy": atomic.new_zeros(n_systems).index_add(0, state.system_idx, atomic)}
+        recorded = self._repeat(state, self._pairs, renewed) if self._can_record(state) else None
+        energy, forces, strain = recorded or self._evaluate(state, self._pairs)
+        output = {"energy": energy}
         if self.compute_forces:
-            output["forces"] = sum_forces(pairs, found.gradients)[:, 0]
+            output["forces"] = forces
         if self.compute_stress:
-            strain = sum_strain(pairs, found.gradients[:, 0])
-            volume = torch.linalg.det(state.cell).abs() if state.pbc else strain.new_full((n_systems,), torch.nan)
+            volume = torch.linalg.det(state.cell).abs() if state.pbc else torch.full_like(energy, torch.nan)
             output["stress"] = strain / volume[:, None, None]
         return {name: value.to(self.dtype) for name, value in output.items()}
+
+    def _can_record(self, state: SimState) -> bool:
+        return self.record and len(state.positions) <= CHUNK_ROWS["gpu"]
+
+    def _evaluate(self, state: SimState, pairs: BatchPairs) -> Evaluated:
+        """Pair by pair, some rows at a time."""
+        species, n_systems = self._species(state), state.cell.shape[0]
+        edges = pairs.vectors(state).double()
+        found = self.potential.evaluate_pairs(species, pairs.centers, pairs.neighbors, edges)
+        listed = PairList(species, pairs.centers, pairs.neighbors, edges, state.system_idx, n_systems)
+        atomic = found.energies.mean(0)
+        energy = atomic.new_zeros(n_systems).index_add(0, state.system_idx, atomic)
+        return energy, sum_forces(listed, found.gradients)[:, 0], sum_strain(listed, found.gradients[:, 0])
+
+    def _repeat(self, state: SimState, pairs: BatchPairs, renewed: bool) -> Evaluated | None:
+        """The recorded step, recorded anew where the pairs no longer fit it; None where it cannot be recorded."""
+        if renewed or self._step is None:
+            batch = self.arrange(state, pairs, None if self._step is None else self._step.batch)
+            if self._step is not None and self._step.batch.fits(batch):
+                self._step.batch.become(batch)
+            else:
+                self._step = None  # its memory is free before the next one is recorded
+                try:
+                    self._step = RecordedStep(self.potential, batch, state.positions, state.row_vector_cell)
+                except RuntimeError as error:
+                    warnings.warn(f"steps are not recorded, which makes them slower: {error}", stacklevel=2)
+                    self.record = False
+                    return None
+        return self._step.repeat(state.positions, state.row_vector_cell)
+
+    def arrange(self, state: SimState, pairs: BatchPairs, earlier: Batch | None = None) -> Batch:
+        """``pairs`` of ``state`` in slots, as many as in ``earlier`` where they suffice."""
+        return Batch.arrange(
+            self.potential,
+            self._species(state),
+            pairs.centers,
+            pairs.neighbors,
+            pairs.shifts,
+            state.system_idx,
+            state.cell.shape[0],
+            earlier,
+        )
+
+    def _species(self, state: SimState) -> Tensor:
+        species: Tensor = self.get_buffer("species_index")[state.atomic_numbers]
+        return species
 
     def _check_species(self, state: SimState) -> None:
         unknown = self.get_buffer("species_index")[state.atomic_numbers] < 0

@@ -40,7 +40,7 @@ def radial_basis(r: Tensor, inner: Tensor, cutoff: float, n_radial: int) -> tupl
     stretch = 2.0 / (cutoff - low)
     x = (effective - low) * stretch - 1.0
     t = chebyshev(x, n_radial)
-    dt = torch.matmul(torch.from_numpy(_chebyshev_derivatives(n_radial)).to(t), t)
+    dt = torch.matmul(_chebyshev_derivatives(n_radial, t.dtype, t.device), t)
     y = (1.0 - (effective / cutoff) ** 2).clamp(min=0.0)
     envelope, envelope_slope = y**3, -6.0 * effective / cutoff**2 * y**2
     value = t * envelope[..., None, :]
@@ -57,11 +57,12 @@ def chebyshev(x: Tensor, n: int) -> Tensor:
     return t[..., :n, :]
 
 
-@lru_cache(maxsize=16)
-def _chebyshev_derivatives(n: int) -> np.ndarray:
+@lru_cache(maxsize=32)
+def _chebyshev_derivatives(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """dT_k/dx = sum_j D_kj T_j, [n, n]."""
     columns = [np.polynomial.chebyshev.chebder(np.eye(n)[k]) for k in range(n)]
-    return np.array([np.pad(c, (0, n - len(c))) for c in columns])
+    with torch.inference_mode(False):  # else no derivative could be taken through it later
+        return torch.from_numpy(np.array([np.pad(c, (0, n - len(c))) for c in columns])).to(device, dtype)
 
 
 def monomials(direction: Tensor, degree: int) -> Tensor:

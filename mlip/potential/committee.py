@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ class ACEPotential(Potential):
         self.network = (self.network.double() if precision == "double" else self.network).to(device)
         self.network.requires_grad_(False)
         self.last_layer = last_layer.to(device) if last_layer is not None else None
-        self._tables = PairTables.of(frame, device)
+        self.tables = PairTables.of(frame, device)
         reference = [self.isolated_energies[s] for s in self.species]
         self._reference = torch.tensor(reference, dtype=torch.float64, device=device)
 
@@ -219,11 +219,23 @@ class ACEPotential(Potential):
                 pairs.centers[own] - rows.start,
                 pairs.neighbors[own],
                 pairs.vectors[own],
-                self._tables,
+                self.tables,
                 self.dtype,
                 neighbor_species=None if whole else pairs.species[pairs.neighbors[own]],
             )
             yield rows, own, environments
+
+    def evaluate_environments(
+        self, environments: Environments, *, members: bool = False, last: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Energies [P, N] (eV, float64, all included), dE_i/dr_ij [N, P or 1, 3, M] (eV/Å), and ``Atomic.last``.
+
+        In the order of the rows of ``environments``; nothing here asks a device for a number.
+        """
+        atomic, edges = self.network(environments, compute_density(environments), members=members, last=last)
+        pair = environments.pair_slope.to(self.dtype)[:, None] * environments.direction
+        energies = atomic.energies.double() + environments.pair_energy + self._reference[environments.species]
+        return energies, edges + pair[:, None], atomic.last
 
     @torch.inference_mode()
     def _evaluate(self, pairs: PairList, *, members: bool, last: bool = False) -> PairEvaluation:
@@ -233,13 +245,12 @@ class ACEPotential(Potential):
         features = energies.new_zeros(self.n_members, n, self.size.n_last) if last else None
         weights = energies.new_zeros(len(pairs.centers)) if last else None
         for rows, own, env in self._rows(pairs):
-            atomic, edges = self.network(env, compute_density(env), members=members, last=last)
-            edges = edges + (env.pair_slope.to(self.dtype)[:, None] * env.direction)[:, None]
-            gradients[own] = edges.permute(0, 3, 1, 2).reshape(-1, p, 3).index_select(0, env.where)
+            own_energies, edges, own_last = self.evaluate_environments(env, members=members, last=last)
+            gradients[own] = edges.permute(0, 3, 1, 2).reshape(-1, p, 3).index_select(0, cast(Tensor, env.where))
             place = rows.start + env.atoms
-            energies[:, place] = atomic.energies.double() + env.pair_energy + self._reference[env.species]
-            if features is not None and weights is not None:
-                features[:, place] = atomic.last.double()
+            energies[:, place] = own_energies
+            if features is not None and weights is not None and own_last is not None:
+                features[:, place] = own_last.double()
                 # B_0 is the cutoff function
                 weights[own] = env.radial[:, 0].reshape(-1)[env.where].double()
         return PairEvaluation(energies, gradients, features, weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,9 @@ class Frame:
         return indices
 
 
+PairFunction = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Energy and slope of a repulsion: :func:`repulsion`, or :func:`mlip.potential.zbl.switched_zbl`, which decides nothing
+on the host."""
 SHARED = ("radial", "radial_slope", "angular", "angular_slope")
 """Arrays of Environments that a batch may have in common with its data set."""
 
@@ -176,6 +179,45 @@ class PairTables:
         )
 
 
+@dataclass(frozen=True)
+class Slots:
+    """Which slot of which row holds which pair: what does not change while the same pairs are neighbours.
+
+    Attributes as in :class:`Environments`; ``where`` [E] in the order in which the pairs were given, ``others`` [M]
+    the element of each slot's neighbours, None where there is one element.
+    """
+
+    neighbors: Tensor
+    species: Tensor
+    structure: Tensor
+    atoms: Tensor
+    where: Tensor
+    others: Tensor | None
+    slots: tuple[int, ...]
+    groups: tuple[int, ...]
+
+    def pad(self, values: Tensor, empty: Tensor) -> Tensor:
+        """[N, M, ...] from values [E, ...] of the pairs, with ``empty`` [...] in the other slots."""
+        padded = empty.expand(self.neighbors.numel(), *empty.shape).clone()
+        padded[self.where] = values
+        return padded.view(*self.neighbors.shape, *empty.shape)
+
+    def fill(
+        self, vectors: Tensor, tables: PairTables, dtype: torch.dtype, pair: PairFunction = repulsion
+    ) -> Environments:
+        """Environments in ``dtype`` from vectors [N, M, 3], Å; those of empty slots are longer than the cutoff."""
+        return Environments(
+            **_edge_geometry(vectors, self.species, self.others, tables, dtype, pair),
+            neighbors=self.neighbors,
+            species=self.species,
+            structure=self.structure,
+            slots=self.slots,
+            groups=self.groups,
+            atoms=self.atoms,
+            where=self.where,
+        )
+
+
 def arrange_environments(
     species: Tensor,
     centers: Tensor,
@@ -192,7 +234,33 @@ def arrange_environments(
     not among the N atoms; ``neighbors`` of the result then means nothing. Everything stays on the
     device of ``vectors`` (Å); distances are formed in its precision, what follows in ``dtype``.
     """
-    n_rows, n_species = len(species), len(tables.frame.species)
+    slots = arrange_slots(species, centers, neighbors, len(tables.frame.species), structure, neighbor_species)
+    return slots.fill(slots.pad(vectors, far_away(tables.frame, vectors)), tables, dtype)
+
+
+def far_away(frame: Frame, like: Tensor) -> Tensor:
+    """The vector [3] of empty slots, where every basis function and its slope vanish."""
+    vector = like.new_zeros(3)
+    vector[0] = 2.0 * frame.cutoff
+    return vector
+
+
+def arrange_slots(
+    species: Tensor,
+    centers: Tensor,
+    neighbors: Tensor,
+    n_species: int,
+    structure: Tensor | None = None,
+    neighbor_species: Tensor | None = None,
+    *,
+    multiple: int = 1,
+    at_least: Sequence[int] | None = None,
+) -> Slots:
+    """Slots for the pairs of :func:`arrange_environments`.
+
+    Of each neighbour species there are a multiple of ``multiple``, and ``at_least`` those.
+    """
+    n_rows = len(species)
     others = None if n_species == 1 else species[neighbors] if neighbor_species is None else neighbor_species
     structure = torch.zeros_like(species) if structure is None else structure
     atoms = rank = torch.arange(n_rows, device=species.device)
@@ -202,32 +270,38 @@ def arrange_environments(
         rank = torch.empty_like(atoms).index_copy_(0, atoms, rank)
         order = torch.argsort(rank[centers] * n_species + others, stable=True)
         species, structure, others = species[atoms], structure[atoms], others[order]
-        centers, vectors = rank[centers][order], vectors[order]
-    slot, slots = _assign_slots(centers, others, n_rows, n_species)
+        centers = rank[centers][order]
+    slot, slots = _assign_slots(centers, others, n_rows, n_species, multiple, at_least or [1])
     where = centers * slots[-1] + slot
-    padded = vectors.new_zeros(n_rows * slots[-1], 3)
-    padded[:, 0] = 2.0 * tables.frame.cutoff  # where every basis function and its slope vanish
-    padded[where] = vectors
-    geometry = _edge_geometry(padded.view(n_rows, slots[-1], 3), species, slots, tables, dtype)
     where = where if order is None else torch.empty_like(where).index_copy_(0, order, where)
     partners = torch.arange(n_rows, device=species.device)[:, None].repeat(1, slots[-1])
     if neighbor_species is None:
         partners.view(-1)[where] = rank[neighbors]
     counts = [n_rows] if others is None else torch.bincount(species, minlength=n_species).tolist()
-    return Environments(
-        **geometry,
+    return Slots(
         neighbors=partners,
         species=species,
         structure=structure,
-        slots=slots,
-        groups=_offsets(counts),
         atoms=atoms,
         where=where,
+        others=None if others is None else _slot_species(slots, species.device),
+        slots=slots,
+        groups=_offsets(counts),
     )
 
 
+def _slot_species(slots: tuple[int, ...], device: torch.device) -> Tensor:
+    widths = torch.tensor([b - a for a, b in itertools.pairwise(slots)], device=device)
+    return torch.repeat_interleave(torch.arange(len(widths), device=device), widths)
+
+
 def _assign_slots(
-    centers: Tensor, neighbor_species: Tensor | None, n_rows: int, n_species: int
+    centers: Tensor,
+    neighbor_species: Tensor | None,
+    n_rows: int,
+    n_species: int,
+    multiple: int,
+    at_least: Sequence[int],
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Slot [E] of each pair in its centre's row, and the first slot of each neighbour species; pairs are sorted."""
     key = centers if neighbor_species is None else centers * n_species + neighbor_species
@@ -235,27 +309,31 @@ def _assign_slots(
     first = torch.cumsum(counts, 0) - counts
     position = torch.arange(len(key), device=key.device) - first[key]
     widest = counts.view(n_rows, n_species).amax(0).tolist()
-    widest[0] = max(widest[0], 1)  # lone atoms, too, keep an (empty) slot: no array has size zero
-    slots = _offsets(widest)
+    # Lone atoms, too, keep an (empty) slot: no array has size zero.
+    widest = [max(width, least) for width, least in itertools.zip_longest(widest, at_least, fillvalue=0)]
+    slots = _offsets([-(-width // multiple) * multiple for width in widest])
     if neighbor_species is not None:
         position = position + torch.tensor(slots, device=key.device)[neighbor_species]
     return position, slots
 
 
 def _edge_geometry(
-    vectors: Tensor, species: Tensor, slots: tuple[int, ...], tables: PairTables, dtype: torch.dtype
+    vectors: Tensor,
+    species: Tensor,
+    others: Tensor | None,
+    tables: PairTables,
+    dtype: torch.dtype,
+    pair: PairFunction,
 ) -> dict[str, Tensor]:
     """Basis functions, their derivatives and the repulsion of the edges ``vectors`` [N, M, 3]."""
     frame = tables.frame
     exact = torch.sqrt((vectors * vectors).sum(-1))
-    if len(frame.species) > 1:
-        widths = torch.tensor([b - a for a, b in itertools.pairwise(slots)], device=species.device)
-        other = torch.repeat_interleave(torch.arange(len(widths), device=species.device), widths)
-        inner, outer = tables.inner[species][:, other], tables.outer[species][:, other]
-        first, second = tables.charge[species][:, None], tables.charge[other]
+    if others is not None:
+        inner, outer = tables.inner[species][:, others], tables.outer[species][:, others]
+        first, second = tables.charge[species][:, None], tables.charge[others]
     else:
         inner, outer, first, second = tables.inner[0, 0], tables.outer[0, 0], tables.charge[0], tables.charge[0]
-    energy, slope = repulsion(exact, first, second, outer)
+    energy, slope = pair(exact, first, second, outer)
     direction = (vectors / exact[..., None]).to(dtype).permute(0, 2, 1).contiguous()
     r = exact.to(dtype)
     radial, radial_slope = radial_basis(r, inner.to(dtype), frame.cutoff, frame.n_radial)

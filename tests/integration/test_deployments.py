@@ -204,6 +204,20 @@ def test_command_says_what_is_wrong(folder, tmp_path):
         export_program(load_potential(folder), tmp_path / "potential.pt")
 
 
+class _Again:
+    """Runs a step at each replay and writes its outputs to the same tensors; unpacks as a graph and its outputs."""
+
+    def __init__(self, step) -> None:
+        self.step, self.outputs = step, [value.clone() for value in step()]
+
+    def __iter__(self):
+        return iter((self, self.outputs))
+
+    def replay(self) -> None:
+        for mine, value in zip(self.outputs, self.step(), strict=True):
+            mine.copy_(value)
+
+
 @pytest.mark.torchsim
 class TestTorchSim:
     @pytest.fixture(autouse=True)
@@ -272,6 +286,71 @@ class TestTorchSim:
         # The kept list has missed no pair.
         fresh = TorchSimModel(potential, skin=0.0)(state)
         assert torch.allclose(fresh["forces"], state.forces, rtol=0, atol=1e-11)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    def test_repeated_steps_are_the_steps(self, potential, monkeypatch, dtype):
+        """A recording that runs its function again stands in for CUDA's, which is tested where there is a GPU."""
+        import torch_sim as ts
+
+        from mlip.deployments.torchsim import TorchSimModel
+
+        recordings = []
+        monkeypatch.setattr("mlip.deployments.batch.record", lambda step: recordings.append(step) or _Again(step))
+        walkers = [make_alloy(k, (1 + k % 2, 1, 1)) for k in range(6)]
+        state = ts.io.atoms_to_state(walkers, torch.device("cpu"), dtype)
+        model, plain = (TorchSimModel(potential, dtype=dtype) for _ in range(2))
+        model.record = True
+        rng = torch.Generator().manual_seed(0)
+        for _ in range(6):
+            found, expected = model(state), plain(state)
+            for name, value in found.items():
+                assert value.dtype == dtype
+                assert torch.allclose(value, expected[name], rtol=0, atol=1e-11 if dtype == torch.float64 else 1e-4)
+            state.positions = state.positions + 0.15 * torch.randn(state.positions.shape, generator=rng, dtype=dtype)
+        # Each of the six had new pairs, which fit the slots unless some atom has more neighbours than any before.
+        before = len(recordings)
+        assert before <= 2
+        walkers.append(make_alloy(9))
+        more = ts.io.atoms_to_state(walkers, torch.device("cpu"), dtype)
+        assert torch.allclose(model(more)["forces"], plain(more)["forces"], rtol=0, atol=1e-4)
+        assert len(recordings) == before + 1
+
+    def test_a_recording_that_fails_is_done_without(self, potential, monkeypatch):
+        import torch_sim as ts
+
+        from mlip.deployments.torchsim import TorchSimModel
+
+        def fail(step):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        monkeypatch.setattr("mlip.deployments.batch.record", fail)
+        state = ts.io.atoms_to_state([make_alloy(0)], torch.device("cpu"), torch.float64)
+        model = TorchSimModel(potential)
+        model.record = True
+        with pytest.warns(UserWarning, match="not permitted"):
+            found = model(state)
+        assert torch.equal(found["forces"], TorchSimModel(potential)(state)["forces"])
+        assert not model.record
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    def test_cuda_repeats_recorded_steps(self, potential, dtype):
+        import torch_sim as ts
+
+        from mlip.deployments.torchsim import TorchSimModel
+
+        walkers = [make_alloy(k, (1 + k % 2, 1, 1)) for k in range(6)]
+        state = ts.io.atoms_to_state(walkers, torch.device("cuda"), dtype)
+        model = TorchSimModel(potential, device="cuda", dtype=dtype)
+        plain = TorchSimModel(potential, device="cuda", dtype=dtype, record=False)
+        for _ in range(6):
+            found, expected = model(state), plain(state)
+            for name, value in found.items():
+                assert torch.allclose(value, expected[name], rtol=0, atol=1e-10 if dtype == torch.float64 else 1e-3)
+            state.positions = state.positions + 0.15 * torch.randn_like(state.positions)
+        assert model.record
+        assert model._step is not None
 
     def test_unknown_element_and_missing_periodicity(self, potential):
         import torch_sim as ts

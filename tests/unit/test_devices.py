@@ -54,3 +54,12 @@ def test_torchsim_stays_on_its_device() -> None:
     # On this device all pairs are compared, on the CPU vesin is asked.
     found = run_remotely("simulate")
     assert found == {name: pytest.approx(0.0, abs=1e-9) for name in ("energy", "forces", "stress")}
+
+
+@pytest.mark.skipif(find_spec("torch_sim") is None, reason="TorchSim is not installed here")
+def test_a_step_that_cuda_records_waits_for_nothing() -> None:
+    # CUDA refuses to record copies from and to the host, and whatever the host has to decide.
+    found = run_remotely("repeat")
+    assert found.pop("waits") == []
+    assert found.pop("ordinary") > 3
+    assert found == {name: pytest.approx(0.0, abs=1e-9) for name in ("energy", "forces")}
