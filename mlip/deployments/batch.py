@@ -113,7 +113,7 @@ class RecordedStep:
         self.batch = batch
         self.inputs = (positions.clone(), cells.clone())
         expected = batch.evaluate(potential, positions, cells)
-        self.graph, self.outputs = record(lambda: self.batch.evaluate(potential, *self.inputs))
+        self.graph, self.outputs = record(lambda: self.batch.evaluate(potential, *self.inputs), positions.device)
         for found, value in zip(self.repeat(positions, cells), expected, strict=True):
             if not torch.allclose(found, value, rtol=1e-3, atol=1e-3):
                 raise RuntimeError("the recorded step differs from the step")
@@ -127,15 +127,16 @@ class RecordedStep:
         return energies.clone(), forces.clone(), strain.clone()
 
 
-def record(step: Callable[[], Evaluated]) -> tuple[torch.cuda.CUDAGraph, Sequence[Tensor]]:
-    """The operations of ``step`` as a CUDA graph, and the tensors that a replay writes."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = step()
+def record(step: Callable[[], Evaluated], device: torch.device) -> tuple[torch.cuda.CUDAGraph, Sequence[Tensor]]:
+    """The operations of ``step`` on ``device`` as a CUDA graph, and the tensors that a replay writes."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = step()
     return graph, outputs

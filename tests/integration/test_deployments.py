@@ -295,7 +295,9 @@ class TestTorchSim:
         from mlip.deployments.torchsim import TorchSimModel
 
         recordings = []
-        monkeypatch.setattr("mlip.deployments.batch.record", lambda step: recordings.append(step) or _Again(step))
+        monkeypatch.setattr(
+            "mlip.deployments.batch.record", lambda step, device: recordings.append(device) or _Again(step)
+        )
         walkers = [make_alloy(k, (1 + k % 2, 1, 1)) for k in range(6)]
         state = ts.io.atoms_to_state(walkers, torch.device("cpu"), dtype)
         model, plain = (TorchSimModel(potential, dtype=dtype) for _ in range(2))
@@ -320,7 +322,7 @@ class TestTorchSim:
 
         from mlip.deployments.torchsim import TorchSimModel
 
-        def fail(step):
+        def fail(step, device):
             raise RuntimeError("operation not permitted when stream is capturing")
 
         monkeypatch.setattr("mlip.deployments.batch.record", fail)
