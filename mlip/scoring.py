@@ -73,10 +73,17 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
         }
         for name, values in row.items():
             columns[name].append(values)
-    usual = read_json(potential / "training.json")["uncertainty"]["shift"]["force_uncertainty"]
-    shift = measure_shift(usual, np.concatenate(atomic)) if sum(map(len, atomic)) else {}
+    shift = _measure_shift(potential / "training.json", atomic)
     table = _table(ids, columns, descriptors, reasons)
     write_netcdf(out, table.assign_attrs({f"above_{name}": share for name, share in shift.items()}))
+
+
+def _measure_shift(training: Path, uncertainties: Sequence[np.ndarray]) -> dict[str, float]:
+    """Shares above the validation data's quantiles; empty without frames, or where too little data was held out."""
+    known = read_json(training).get("uncertainty", {})  # earlier versions wrote none
+    if known.get("source") != "validation" or not sum(map(len, uncertainties)):
+        return {}
+    return measure_shift(known["shift"]["force_uncertainty"], np.concatenate(uncertainties))
 
 
 def _composition(atoms: Atoms) -> tuple[tuple[str, float], ...]:

@@ -66,6 +66,11 @@ class RemoteTensor(Tensor):
         WAITS.append("tolist")
         return self.host.tolist()
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if not isinstance(value, Tensor) and self.host[index].ndim == 0:
+            WAITS.append("setitem")  # CUDA, unlike other devices, makes a tensor on the host of it
+        super().__setitem__(index, value)
+
     def numpy(self, **_: Any) -> np.ndarray:
         raise TypeError("the numbers are on another device; use .cpu() first")
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ MULTIPLE = 8
 """Slots per neighbour species come in multiples of it."""
 WARM_UP = 3
 """Steps before the recording: libraries set themselves up in them."""
+TOLERANCE = 1e-3
+"""By how much of the largest value a repeated step may differ from the step: sums on a GPU have no fixed order."""
 
 Evaluated = tuple[Tensor, Tensor, Tensor]
 """Energies [n_systems] (eV), forces [N, 3] (eV/Å), dE/dstrain [n_systems, 3, 3] (eV); float64."""
@@ -59,7 +63,7 @@ class Batch:
         n_species = len(potential.species)
         slots = arrange_slots(species, centers, neighbors, n_species, system, multiple=MULTIPLE, at_least=widths)
         filled = slots.pad(shifts.new_ones(len(centers)), shifts.new_zeros(())).bool()
-        return cls(slots, slots.pad(shifts, shifts.new_zeros(3)), filled, n_systems)
+        return cls(slots, slots.pad(shifts.double(), shifts.new_zeros(3).double()), filled, n_systems)
 
     def evaluate(self, potential: ACEPotential, positions: Tensor, cells: Tensor) -> Evaluated:
         """Energies, forces and strain derivatives of the committee's mean.
@@ -70,9 +74,8 @@ class Batch:
             cells: rows are lattice vectors, [n_systems, 3, 3], Å.
         """
         slots, dtype = self.slots, potential.dtype
-        own = positions[slots.atoms]
-        offsets = torch.bmm(self.shifts, cells[slots.structure])
-        vectors = (own[slots.neighbors] - own[:, None] + offsets).double()
+        own = positions.double()[slots.atoms]
+        vectors = own[slots.neighbors] - own[:, None] + torch.bmm(self.shifts, cells.double()[slots.structure])
         vectors = torch.where(self.filled[..., None], vectors, far_away(potential.frame, vectors))
         env = slots.fill(vectors, potential.tables, dtype, switched_zbl)
         energies, edges, _ = potential.evaluate_environments(env)
@@ -81,42 +84,58 @@ class Batch:
         mean = energies.mean(0)
         return (
             mean.new_zeros(self.n_systems).index_add(0, slots.structure, mean),
-            torch.zeros_like(vectors[:, 0]).index_copy(0, slots.atoms, sum_forces(env, edges)[:, 0].double()),
+            torch.zeros_like(own).index_copy(0, slots.atoms, sum_forces(env, edges)[:, 0].double()),
             0.5 * (strain + strain.mT),
         )
 
-    def tensors(self) -> list[Tensor]:
-        """Every tensor of the batch, in a fixed order."""
-        own = [getattr(self.slots, field.name) for field in fields(self.slots) if field.name != "where"]
-        return [self.shifts, self.filled, *(value for value in own if isinstance(value, Tensor))]
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of the slots that :meth:`evaluate` reads, by name."""
+        own = {field.name: getattr(self.slots, field.name) for field in fields(self.slots) if field.name != "where"}
+        return {name: value for name, value in own.items() if isinstance(value, Tensor)}
+
+    def copy(self) -> Batch:
+        """With tensors of its own."""
+        own: dict[str, Any] = {name: value.clone() for name, value in self.tensors().items()}
+        return replace(self, slots=replace(self.slots, **own), shifts=self.shifts.clone(), filled=self.filled.clone())
 
     def fits(self, other: Batch) -> bool:
         """Whether a step recorded for this batch serves ``other``, once its tensors are copied."""
-        one, two = self.slots, other.slots
-        same = (one.slots, one.groups, self.n_systems) == (two.slots, two.groups, other.n_systems)
-        return same and self.shifts.dtype == other.shifts.dtype
+        return self.slots.slots == other.slots.slots and self.resembles(other)
+
+    def resembles(self, other: Batch) -> bool:
+        """Whether ``other`` has as many systems, and as many atoms of each species."""
+        return (self.slots.groups, self.n_systems) == (other.slots.groups, other.n_systems)
 
     def become(self, other: Batch) -> None:
         """Copy the tensors of ``other``, which fits, into this batch's own."""
-        for mine, new in zip(self.tensors(), other.tensors(), strict=True):
-            mine.copy_(new)
+        new = other.tensors()
+        for name, mine in self.tensors().items():
+            mine.copy_(new[name])
+        self.shifts.copy_(other.shifts)
+        self.filled.copy_(other.filled)
 
 
 class RecordedStep:
     """A batch's evaluation as a CUDA graph.
 
     Raises:
-        RuntimeError: where the recording, or what it gives, is not the evaluation itself.
+        RuntimeError: where the recording fails, or gives other numbers than the evaluation.
     """
 
     def __init__(self, potential: ACEPotential, batch: Batch, positions: Tensor, cells: Tensor) -> None:
-        self.batch = batch
+        self.potential, self.batch = potential, batch.copy()
         self.inputs = (positions.clone(), cells.clone())
         expected = batch.evaluate(potential, positions, cells)
-        self.graph, self.outputs = record(lambda: self.batch.evaluate(potential, *self.inputs), positions.device)
+        self.graph, self.outputs = record(self._evaluate, positions.device)
+        for output in self.outputs:
+            output.fill_(torch.nan)  # else an empty graph would pass
         for found, value in zip(self.repeat(positions, cells), expected, strict=True):
-            if not torch.allclose(found, value, rtol=1e-3, atol=1e-3):
+            allowed = TOLERANCE * (1.0 + float(value.abs().nan_to_num().max()))
+            if not torch.allclose(found, value, rtol=0.0, atol=allowed, equal_nan=True):
                 raise RuntimeError("the recorded step differs from the step")
+
+    def _evaluate(self) -> Evaluated:
+        return self.batch.evaluate(self.potential, *self.inputs)
 
     def repeat(self, positions: Tensor, cells: Tensor) -> Evaluated:
         """The evaluation at other positions and cells."""
@@ -130,13 +149,22 @@ class RecordedStep:
 def record(step: Callable[[], Evaluated], device: torch.device) -> tuple[torch.cuda.CUDAGraph, Sequence[Tensor]]:
     """The operations of ``step`` on ``device`` as a CUDA graph, and the tensors that a replay writes."""
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        before, stream = torch.cuda.current_stream(), _side_stream(torch.cuda.current_device())
+        stream.wait_stream(before)
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 step()
-        torch.cuda.current_stream().wait_stream(stream)
+        before.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = step()
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                outputs = step()
+        finally:  # a failed recording would leave its stream in place
+            torch.cuda.set_stream(before)
     return graph, outputs
+
+
+@cache
+def _side_stream(index: int) -> torch.cuda.Stream:
+    """The stream of all recordings on device ``index``: libraries keep memory for every stream they have seen."""
+    return torch.cuda.Stream(index)

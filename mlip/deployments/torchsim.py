@@ -33,35 +33,54 @@ from mlip.potential.pairs import PairList, sum_forces, sum_strain
 
 SMALL_SYSTEM = 300
 """Atoms per system up to which a GPU compares all pairs instead of asking vesin on the CPU."""
+RECORD_AFTER = 10
+"""Steps of a batch before one is recorded: batches that come once, to measure memory for one, are not worth it."""
 
 
 @dataclass(frozen=True)
 class BatchPairs:
-    """Pairs of a batch within cutoff plus skin, sorted by centre, and the state that they were found for."""
+    """Pairs of a batch within cutoff plus skin, sorted by centre, and the state that they were found for.
+
+    ``inverse`` [n_systems, 3, 3] of the cells, whose rows are lattice vectors; zero without periodicity.
+    """
 
     centers: Tensor
     neighbors: Tensor
     shifts: Tensor
     positions: Tensor
     cell: Tensor
+    inverse: Tensor
     atomic_numbers: Tensor
     system_idx: Tensor
     pbc: bool
 
-    def holds(self, state: SimState, skin: float) -> bool:
-        """Whether no pair can have come within the cutoff since."""
-        if self.pbc != state.pbc or self.positions.shape != state.positions.shape:
-            return False
-        same = (self.system_idx == state.system_idx).all() & (self.atomic_numbers == state.atomic_numbers).all()
-        moved = (state.positions - self.positions).square().sum(1).amax() > (0.5 * skin) ** 2
-        # One transfer from the device decides.
-        return self.cell.shape == state.cell.shape and bool(same & ~moved & (self.cell == state.cell).all())
+    def follow(self, state: SimState, skin: float) -> Tensor | None:
+        """The state's positions [N, 3] in the images that the pairs were found for; None once a pair may be missing.
 
-    def vectors(self, state: SimState) -> Tensor:
-        """r_neighbor - r_center [E, 3], Å, at the state's positions."""
-        cells = state.row_vector_cell[state.system_idx[self.centers]]
-        offset = torch.bmm(self.shifts[:, None], cells)[:, 0]
-        return state.positions[self.neighbors] - state.positions[self.centers] + offset
+        TorchSim folds atoms back into their cells: that is no movement.
+        """
+        if (
+            self.pbc != state.pbc
+            or self.positions.shape != state.positions.shape
+            or self.cell.shape != state.cell.shape
+        ):
+            return None
+        moved = state.positions - self.positions
+        turns = torch.bmm(moved[:, None], self.inverse[self.system_idx]).round()
+        moved = moved - torch.bmm(turns, self.cell.mT[self.system_idx])[:, 0]
+        same = (self.system_idx == state.system_idx).all() & (self.atomic_numbers == state.atomic_numbers).all()
+        # Atoms at NaN are in nobody's reach, now; those of the other systems still count.
+        far = ~(moved.square().sum(1) <= (0.5 * skin) ** 2) & state.positions.isfinite().all(1)
+        near = ~far.any()
+        # One transfer from the device decides.
+        return self.positions + moved if bool(same & near & (self.cell == state.cell).all()) else None
+
+    def vectors(self, positions: Tensor) -> Tensor:
+        """r_neighbor - r_center [E, 3], Å, float64."""
+        own = positions.double()
+        cells = self.cell.mT.double()[self.system_idx[self.centers]]
+        offset = torch.bmm(self.shifts[:, None].double(), cells)[:, 0]
+        return own[self.neighbors] - own[self.centers] + offset
 
 
 class TorchSimModel(ModelInterface):
@@ -102,6 +121,8 @@ class TorchSimModel(ModelInterface):
         self._pairs: BatchPairs | None = None
         self.record = record and self._device.type == "cuda"
         self._step: RecordedStep | None = None
+        self._arranged: BatchPairs | None = None
+        self._seen, self._shape = 0, (0, 0)
 
     @property
     def compute_forces(self) -> bool:
@@ -129,48 +150,68 @@ class TorchSimModel(ModelInterface):
         """
         if isinstance(state, dict):
             state = SimState(masses=torch.ones_like(state["positions"][:, 0]), **state)
-        renewed = self._pairs is None or not self._pairs.holds(state, self.skin)
-        if self._pairs is None or renewed:
+        positions = None if self._pairs is None else self._pairs.follow(state, self.skin)
+        if self._pairs is None or positions is None:
             self._check_species(state)
-            self._pairs = find_batch_pairs(state, self.potential.cutoff + self.skin)
-        recorded = self._repeat(state, self._pairs, renewed) if self._can_record(state) else None
-        energy, forces, strain = recorded or self._evaluate(state, self._pairs)
-        output = {"energy": energy}
+            self._pairs, positions = find_batch_pairs(state, self.potential.cutoff + self.skin), state.positions
+        recorded = self._repeat(state, self._pairs, positions) if self._may_record(state) else None
+        energy, forces, strain = recorded or self._evaluate(state, self._pairs, positions)
+        # Pairs of atoms at NaN are not found: what has come apart must not look sound.
+        broken = torch.zeros_like(energy).index_add(0, state.system_idx, (0.0 * positions).sum(1).double())
+        output = {"energy": energy + broken}
         if self.compute_forces:
-            output["forces"] = forces
+            output["forces"] = forces + broken[state.system_idx, None]
         if self.compute_stress:
             volume = torch.linalg.det(state.cell).abs() if state.pbc else torch.full_like(energy, torch.nan)
-            output["stress"] = strain / volume[:, None, None]
+            output["stress"] = (strain + broken[:, None, None]) / volume[:, None, None]
         return {name: value.to(self.dtype) for name, value in output.items()}
 
-    def _can_record(self, state: SimState) -> bool:
-        return self.record and len(state.positions) <= CHUNK_ROWS["gpu"]
-
-    def _evaluate(self, state: SimState, pairs: BatchPairs) -> Evaluated:
+    def _evaluate(self, state: SimState, pairs: BatchPairs, positions: Tensor) -> Evaluated:
         """Pair by pair, some rows at a time."""
         species, n_systems = self._species(state), state.cell.shape[0]
-        edges = pairs.vectors(state).double()
+        edges = pairs.vectors(positions)
         found = self.potential.evaluate_pairs(species, pairs.centers, pairs.neighbors, edges)
         listed = PairList(species, pairs.centers, pairs.neighbors, edges, state.system_idx, n_systems)
         atomic = found.energies.mean(0)
         energy = atomic.new_zeros(n_systems).index_add(0, state.system_idx, atomic)
         return energy, sum_forces(listed, found.gradients)[:, 0], sum_strain(listed, found.gradients[:, 0])
 
-    def _repeat(self, state: SimState, pairs: BatchPairs, renewed: bool) -> Evaluated | None:
+    def _may_record(self, state: SimState) -> bool:
+        """Whether batches of this shape have come often enough, and are small enough."""
+        shape = (len(state.positions), state.cell.shape[0])
+        self._seen = self._seen + 1 if shape == self._shape else 0
+        self._shape = shape
+        worth = self.record and self._seen >= RECORD_AFTER and shape[0] <= CHUNK_ROWS["gpu"]
+        if not worth:
+            self._step = self._arranged = None  # their memory is free
+        return worth
+
+    def _repeat(self, state: SimState, pairs: BatchPairs, positions: Tensor) -> Evaluated | None:
         """The recorded step, recorded anew where the pairs no longer fit it; None where it cannot be recorded."""
-        if renewed or self._step is None:
-            batch = self.arrange(state, pairs, None if self._step is None else self._step.batch)
-            if self._step is not None and self._step.batch.fits(batch):
+        with torch.inference_mode(False), torch.no_grad():
+            if self._step is None or self._arranged is not pairs:
+                self._arranged = None
+                self._step = self._renew(state, pairs, positions)
+                self._arranged = pairs
+            return None if self._step is None else self._step.repeat(positions, pairs.cell.mT)
+
+    def _renew(self, state: SimState, pairs: BatchPairs, positions: Tensor) -> RecordedStep | None:
+        """A step for ``pairs``: the present one where they fit it, else a new one."""
+        batch = self.arrange(state, pairs)
+        if self._step is not None and self._step.batch.resembles(batch):
+            batch = self.arrange(state, pairs, self._step.batch)
+            if self._step.batch.fits(batch):
                 self._step.batch.become(batch)
-            else:
-                self._step = None  # its memory is free before the next one is recorded
-                try:
-                    self._step = RecordedStep(self.potential, batch, state.positions, state.row_vector_cell)
-                except RuntimeError as error:
-                    warnings.warn(f"steps are not recorded, which makes them slower: {error}", stacklevel=2)
-                    self.record = False
-                    return None
-        return self._step.repeat(state.positions, state.row_vector_cell)
+                return self._step
+        self._step = None  # its memory is free before the next one is recorded
+        try:
+            return RecordedStep(self.potential, batch, positions, pairs.cell.mT)
+        except torch.OutOfMemoryError:  # TorchSim finds out with it how large a batch may be
+            raise
+        except RuntimeError as error:
+            warnings.warn(f"steps are not recorded any more, which makes them slower: {error}", stacklevel=2)
+            self.record = False
+            return None
 
     def arrange(self, state: SimState, pairs: BatchPairs, earlier: Batch | None = None) -> Batch:
         """``pairs`` of ``state`` in slots, as many as in ``earlier`` where they suffice."""
@@ -199,16 +240,25 @@ class TorchSimModel(ModelInterface):
 def find_batch_pairs(state: SimState, cutoff: float) -> BatchPairs:
     """Pairs of every system of ``state`` within ``cutoff`` (Å), each in both directions."""
     counts = state.system_idx.bincount(minlength=state.cell.shape[0])
+    finite = state.positions.isfinite().all(1)
+    if not bool(finite.all()):
+        state = state.clone()
+        state.positions = torch.where(finite[:, None], state.positions, 0.0)
     if state.device.type != "cpu" and int(counts.max()) <= SMALL_SYSTEM:
         centers, neighbors, shifts = _compare_all_pairs(state, cutoff)
     else:
         centers, neighbors, shifts = _ask_vesin(state, counts.tolist(), cutoff)
+    kept = finite[centers] & finite[neighbors]
+    if not bool(kept.all()):
+        centers, neighbors, shifts = centers[kept], neighbors[kept], shifts[kept]
+    cells = state.row_vector_cell
     return BatchPairs(
         centers=centers,
         neighbors=neighbors,
         shifts=shifts.to(state.dtype),
-        positions=state.positions.clone(),
+        positions=torch.where(finite[:, None], state.positions, torch.nan),
         cell=state.cell.clone(),
+        inverse=torch.linalg.inv(cells) if state.pbc else torch.zeros_like(cells),
         atomic_numbers=state.atomic_numbers.clone(),
         system_idx=state.system_idx.clone(),
         pbc=state.pbc,

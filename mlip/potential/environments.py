@@ -241,7 +241,7 @@ def arrange_environments(
 def far_away(frame: Frame, like: Tensor) -> Tensor:
     """The vector [3] of empty slots, where every basis function and its slope vanish."""
     vector = like.new_zeros(3)
-    vector[0] = 2.0 * frame.cutoff
+    vector[:1].fill_(2.0 * frame.cutoff)  # on CUDA, an item assigned would be copied from the host
     return vector
 
 

@@ -25,7 +25,6 @@ from mlip.report.drawing import (
     Picture,
     limit_line,
     plain_numbers,
-    positive_axis,
 )
 from mlip.report.sources import LoopRecord
 
@@ -146,9 +145,9 @@ def _draw_shift(axes: Axes, shifts: Sequence[tuple[int, dict[str, float]]]) -> N
     numbers = [number for number, _ in shifts]
     values = [100 * shift[USUAL] for _, shift in shifts]
     axes.plot(numbers, values, "o-", color=BLUE)
-    positive_axis(axes, [*values, 100 - float(USUAL)])
     limit_line(axes, 100 - float(USUAL), "like validation data", side="left")
     axes.set(xlabel="iteration", ylabel=f"atoms above the {USUAL} % quantile (%)")
+    axes.set_ylim(0, 1.15 * max(*values, 100 - float(USUAL)))
     _iterations_axis(axes, numbers)
 
 

@@ -135,7 +135,7 @@ def accuracy_table(sources: Sources, dataset: str, device: str = "cpu") -> str:
     """Errors on the test structures against seconds of training, then published errors."""
     clock = "CPU-s" if device == "cpu" else "s"
     header = ["", f"training, {clock}", "of it data", "seeds", "steps", "parameters", "E MAE, meV/atom", "E RMSE"]
-    header += ["F MAE, meV/Å", "F RMSE", "validation F MAE"]
+    header += ["F MAE, meV/Å", "F RMSE", "validation E MAE", "validation F MAE"]
     rows = [
         [
             sources.label(group.variant),
@@ -148,6 +148,7 @@ def accuracy_table(sources: Sources, dataset: str, device: str = "cpu") -> str:
             group.show("errors", "test", "energy_rmse"),
             group.show("errors", "test", "force_mae"),
             group.show("errors", "test", "force_rmse"),
+            group.show("errors", "valid", "energy_mae"),
             group.show("errors", "valid", "force_mae"),
         ]
         for group in group_runs(sources.runs, dataset, device)
@@ -156,7 +157,7 @@ def accuracy_table(sources: Sources, dataset: str, device: str = "cpu") -> str:
     for entry in sources.published if device == "cpu" else []:
         if entry["dataset"] == dataset:
             errors = [number(entry["errors"].get(key)) for key in keys]
-            rows.append([f"{entry['model']} (published)", *[BLANK] * 5, *errors, BLANK])
+            rows.append([f"{entry['model']} (published)", *[BLANK] * 5, *errors, BLANK, BLANK])
     return markdown(header, rows)
 
 

@@ -149,7 +149,11 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
     write_structures(tmp_path / "train.extxyz", [known])
     monkeypatch.setattr("mlip.scoring.load_potential", lambda folder, device, precision: FakePotential())
     usual = {"50": 0.05, "95": 0.15, "99": 0.25}
-    write_json(tmp_path / "training.json", {"uncertainty": {"shift": {"force_uncertainty": usual}}}, checked=True)
+    write_json(
+        tmp_path / "training.json",
+        {"uncertainty": {"source": "validation", "shift": {"force_uncertainty": usual}}},
+        checked=True,
+    )
     plan = WalkerPlan(
         source=StartingStructure(file=str(tmp_path / "start.traj")),
         ensemble="nvt",
