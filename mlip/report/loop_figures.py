@@ -116,7 +116,13 @@ def exploration(config: Config, loop: LoopRecord) -> Picture | None:
         panels.append(Panel("How walkers ended", _in_words("Walkers per iteration", series), draw))
     shifts = [(number, entry["shift"]) for number, entry in ends if entry.get("shift")]
     if shifts:
-        panels.append(Panel("Shift of distribution", _shift_in_words(shifts), partial(_draw_shift, shifts=shifts)))
+        panels.append(
+            Panel(
+                "Shift of distribution",
+                _shift_in_words(shifts),
+                partial(_draw_shift, shifts=shifts, numbers=[n for n, _ in ends]),
+            )
+        )
     caption = "What the walkers met: as the potential learns, uncertainty falls and walkers run to their end."
     if shifts:
         caption += (
@@ -140,11 +146,10 @@ def _shift_in_words(shifts: Sequence[tuple[int, dict[str, float]]]) -> str:
     return f"Explored atoms more uncertain than {USUAL} % of the validation atoms: {values}"
 
 
-def _draw_shift(axes: Axes, shifts: Sequence[tuple[int, dict[str, float]]]) -> None:
+def _draw_shift(axes: Axes, shifts: Sequence[tuple[int, dict[str, float]]], numbers: Sequence[int]) -> None:
     """Explored atoms above the validation data's quantile, which ``100 - USUAL`` per cent of equal ones would be."""
-    numbers = [number for number, _ in shifts]
     values = [100 * shift[USUAL] for _, shift in shifts]
-    axes.plot(numbers, values, "o-", color=BLUE)
+    axes.plot([number for number, _ in shifts], values, "o-", color=BLUE)
     limit_line(axes, 100 - float(USUAL), "like validation data", side="left")
     axes.set(xlabel="iteration", ylabel=f"atoms above the {USUAL} % quantile (%)")
     axes.set_ylim(0, 1.15 * max(*values, 100 - float(USUAL)))

@@ -25,7 +25,7 @@ from mlip.config import Train
 from mlip.evaluation import evaluate_potential
 from mlip.potential import load_potential
 from mlip.training import train_committee
-from mlip.training.data import build_dataset, find_frame, fit_isolated_energies, prepare_pairs
+from mlip.training.data import build_dataset, find_frame, fit_isolated_energies, prepare_pairs, resolve_cutoff
 
 FRACTIONS = (0.15, 0.3)
 COLUMNS = ("energy_mae", "force_mae", "force_rmse", "coverage", "spearman")
@@ -63,7 +63,8 @@ def measure_geometry(train: list[Atoms], settings: Train) -> float:
     """CPU-seconds that neighbour lists and geometry of 200 structures take."""
     began = time.process_time()
     structures = train[:200]
-    pairs = prepare_pairs(structures, settings.cutoff)
+    settings = resolve_cutoff(structures, settings, None)
+    pairs = prepare_pairs(structures, settings.radius)
     frame = find_frame(structures, pairs, settings)
     build_dataset(structures, pairs, frame, fit_isolated_energies(structures, frame, None), "cpu")
     return time.process_time() - began
