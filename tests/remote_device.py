@@ -33,7 +33,12 @@ NAME = "remote"
 _setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
 ATEN = torch.ops.aten
-HOST_DECIDES = (ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.repeat_interleave.Tensor)
+HOST_DECIDES = (
+    ATEN._local_scalar_dense.default,
+    ATEN.nonzero.default,
+    ATEN.repeat_interleave.Tensor,
+    ATEN.bincount.default,
+)
 """Operations whose result the host has to see before it can go on."""
 WAITS: list[str] = []
 """Operations so far for which host and device have waited for each other, as they would with CUDA."""

@@ -59,7 +59,9 @@ class PairPotential(nn.Module):
         self.register_buffer("reference", torch.tensor(energies, dtype=torch.float64))
         self.to(device=device, dtype=dtype).requires_grad_(False).eval()
         # Tables that are made at first use: made under torch.export's tracing, they would not be numbers.
-        spherical_harmonics(torch.zeros(1, 3, 1, dtype=dtype, device=device), potential.frame.l_max)
+        one = torch.ones(1, 1, dtype=dtype, device=device)
+        spherical_harmonics(one[:, None].expand(1, 3, 1), potential.frame.l_max)
+        radial_basis(one, one, self.cutoff, self.frame.n_radial)
 
     def forward(self, species: Tensor, centers: Tensor, neighbors: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Energies [N] (eV, E0 and repulsion included) and d(sum of energies)/d(vectors) [E, 3] (eV/Å).

@@ -93,6 +93,7 @@ def load_potential(folder: str | Path, device: str = "cpu", precision: Precision
     Raises:
         PotentialFileError: when files are missing, truncated, altered or of an unknown version.
     """
+    import torch
     from safetensors import SafetensorError
 
     keep_freed_memory()
@@ -108,7 +109,7 @@ def load_potential(folder: str | Path, device: str = "cpu", precision: Precision
         potential = _load_backend(description, weights, device)
         _check_probe(potential, description, folder)
         return potential.in_precision(precision)
-    except PotentialFileError:
+    except (PotentialFileError, torch.OutOfMemoryError):  # the file is sound, the GPU is full
         raise
     except (SafetensorError, MemoryError, RuntimeError) as error:
         raise PotentialFileError(f"{folder / WEIGHTS}: cannot be loaded as {DESCRIPTION} says: {error}") from error

@@ -152,14 +152,18 @@ def _lookup(table: dict[str, Any], name: str, what: str) -> Any:
     return table[name]
 
 
+CUEQ = ("cuequivariance_torch", "cuequivariance_ops_torch")
+
+
 def uses_cueq(device: str, wanted: bool) -> bool:
     """Whether cuEquivariance runs the networks: where it is wanted, installed and of use (a GPU)."""
     if not (wanted and device.startswith("cuda")):
         return False
-    if importlib.util.find_spec("cuequivariance_torch") is None:
-        log.info("MACE runs without cuEquivariance: cuequivariance-torch is not installed")
-        return False
-    return True
+    # Without its kernels it converts to a form that mace-torch cannot use on a GPU.
+    missing = [name for name in CUEQ if importlib.util.find_spec(name) is None]
+    if missing:
+        log.info("MACE runs without cuEquivariance: %s not installed", " and ".join(missing))
+    return not missing
 
 
 def accelerate(network: torch.nn.Module, device: str, wanted: bool) -> torch.nn.Module:

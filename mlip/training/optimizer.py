@@ -75,9 +75,13 @@ class Soap:
             moment.lerp_(square, 1.0 - CURVATURE)
             basis = self.bases[name][side]
             if step == 0:
-                basis.copy_(torch.linalg.eigh(moment)[1].flip(-1))
+                # Of hardly any rank so early, which CUDA's solver is known to fail on in float32.
+                exact = moment.double().cpu() if moment.is_cuda else moment
+                basis.copy_(torch.linalg.eigh(exact)[1].flip(-1))
             elif step % REFRESH == 0 or step in EARLY:
-                basis.copy_(torch.linalg.qr(moment @ basis)[0])
+                turned = torch.linalg.qr(moment @ basis)[0]
+                sound = turned.isfinite().flatten(-2).all(-1)[..., None, None]
+                basis.copy_(torch.where(sound, turned, basis))
 
     def _rotate(self, name: str, matrix: Tensor, *, back: bool = False) -> Tensor:
         """``matrix`` in the eigenvectors' axes, or ``back`` from them."""

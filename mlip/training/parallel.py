@@ -95,11 +95,10 @@ def join_processes(device: str) -> Iterator[tuple[Processes, str]]:
     own = not torch.distributed.is_initialized()
     if own:
         torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size()), device
-    finally:
-        if own:
-            torch.distributed.destroy_process_group()
+    yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size()), device
+    # Not after an error: NCCL would wait for processes that wait for this one, and torchrun could not end them.
+    if own:
+        torch.distributed.destroy_process_group()
 
 
 def share_settings(

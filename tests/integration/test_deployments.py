@@ -95,6 +95,16 @@ def test_pair_potential_is_the_potential(potential, atoms):
     assert torch.allclose(gradients, expected.gradients[:, 0], rtol=0, atol=1e-10)
 
 
+def test_tracing_leaves_no_tables_behind(potential, tmp_path):
+    from mlip.potential import basis
+
+    for table in (basis._tables, basis._chebyshev_derivatives):
+        table.cache_clear()
+    for name in ("one", "two"):
+        export_program(potential, tmp_path / f"{name}.pt2", dtype=torch.float32)
+    assert len(potential.in_precision("single").predict([make_alloy(0)])) == 1
+
+
 @pytest.fixture(scope="module")
 def exported(folder, tmp_path_factory):
     """What the command writes for torch alone."""

@@ -24,6 +24,7 @@ class ProgramCalculator(Calculator):
             self.program = torch.export.load(path, extra_files=extra).module()
             about = json.loads(extra["potential.json"])
         self.index, self.dtype = {s: k for k, s in enumerate(about["species"])}, getattr(torch, about["dtype"])
+        self.device = about.get("device", "cpu")
         self.pairs = NeighborList(cutoff=float(about["cutoff"]), full_list=True)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
@@ -33,7 +34,8 @@ class ProgramCalculator(Calculator):
         i, j = torch.from_numpy(i.astype(np.int64)), torch.from_numpy(j.astype(np.int64))
         vectors = torch.from_numpy(vectors).reshape(-1, 3).to(self.dtype)
         species = torch.tensor([self.index[s] for s in atoms.get_chemical_symbols()])
-        energies, gradients = self.program(species, i, j, vectors)
+        found = self.program(*(given.to(self.device) for given in (species, i, j, vectors)))
+        energies, gradients = (value.cpu() for value in found)
         forces = torch.zeros(len(atoms), 3, dtype=self.dtype).index_add(0, i, gradients).index_add(0, j, -gradients)
         self.results = {"energy": float(energies.sum()), "forces": forces.numpy()}
         self.results["free_energy"] = self.results["energy"]
