@@ -23,6 +23,8 @@ class Sources:
     speed: list[Record]
     published: list[Record]
     labels: dict[str, str]
+    same_training: tuple[str, ...] = ()
+    """Digests of earlier training code that trains the same weights."""
 
     def label(self, variant: str) -> str:
         """The name that people read."""
@@ -43,9 +45,10 @@ def load_sources(results: Path, published: Path, config: Path, earlier: Path | N
         known = {run_key(run) for run in runs}
         runs += [run for run in load(earlier / "runs") if run_key(run) not in known]
         speed = merge_speed(speed, load(earlier / "speed"))
-    variants = yaml.safe_load(config.read_text(encoding="utf-8"))["variants"]
-    labels = {name: variant.get("label", name) for name, variant in variants.items()}
-    return Sources(runs, speed, yaml.safe_load(published.read_text(encoding="utf-8")), labels)
+    given = yaml.safe_load(config.read_text(encoding="utf-8"))
+    labels = {name: variant.get("label", name) for name, variant in given["variants"].items()}
+    figures = yaml.safe_load(published.read_text(encoding="utf-8"))
+    return Sources(runs, speed, figures, labels, tuple(given.get("same_training", ())))
 
 
 def run_key(run: Record) -> tuple[object, ...]:

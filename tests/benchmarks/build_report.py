@@ -96,7 +96,7 @@ def describe_method(sources: tables.Sources) -> str:
     machines = {f"{r['machine']['processor']}" for r in [*sources.runs, *sources.speed]}
     states = len({run["code"] for run in sources.runs if "code" in run})
     mixed = f" **Runs of Ouroboros come from {states} states of its code.**" if states > 1 else ""
-    if any(run.get("code", CODE) != CODE for run in sources.runs):
+    if any(run.get("code", CODE) not in (CODE, *sources.same_training) for run in sources.runs):
         mixed += " **Rows of Ouroboros, all or some, were made before the last change of its training.**"
     return (
         "Made by `make benchmark` (`tests/benchmarks`). Training time is process CPU time of one thread, or wall time "

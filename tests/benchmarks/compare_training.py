@@ -1,0 +1,77 @@
+"""Whether two checkouts train the same weights bit for bit, so that the one's benchmark rows are the other's.
+
+    .venv/bin/python tests/benchmarks/compare_training.py results/benchmarks/data OTHER_CHECKOUT
+
+Trains a few steps of silicon, lithium and acetylacetone in each. Where nothing differs, the other's digest may be
+listed under `same_training` in config.yaml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+CASES: dict[str, dict[str, Any]] = {
+    "Si": {},
+    "Li": {"committee_size": 1, "uncertainty": "last_layer"},
+    "acac": {"n_layers": 2, "batch_size": 8},
+}
+N_STRUCTURES, N_STEPS = 60, 30
+
+
+def train(data: Path) -> dict[str, str]:
+    """Digests of the training code and of each case's files."""
+    import records
+    import torch
+
+    from mlip.config import Train
+    from mlip.provenance import code_digest
+    from mlip.training import train_committee
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=UserWarning)
+    found = {"code": code_digest("mlip.training")}
+    for name, settings in CASES.items():
+        first, valid = (records.read_split(data / name, split)[:N_STRUCTURES] for split in ("train", "valid"))
+        with tempfile.TemporaryDirectory() as folder:
+            train_committee(first, valid, Train(n_steps=N_STEPS, **settings), Path(folder), seed=3)
+            for path in sorted(Path(folder).glob("potential.*")):
+                found[f"{name} {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return found
+
+
+def run(checkout: Path, data: Path) -> dict[str, str]:
+    """:func:`train` with the package of ``checkout``, in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(__file__).resolve()), str(data.resolve())]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Print this checkout's digests, or both checkouts' and whether they agree."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the data sets, made by prepare_data.py")
+    parser.add_argument("other", type=Path, nargs="?", help="another checkout of this repository")
+    given = parser.parse_args()
+    if given.other is None:
+        sys.stdout.write(json.dumps(train(given.data)) + "\n")
+        return
+    here, there = run(Path(__file__).parents[2], given.data), run(given.other, given.data)
+    for name, value in here.items():
+        sys.stdout.write(f"{name:28} {value} {there[name]} {'same' if value == there[name] else 'DIFFERENT'}\n")
+    if any(value != there[name] for name, value in here.items() if name != "code"):
+        sys.exit("these checkouts train different weights")
+
+
+if __name__ == "__main__":
+    main()
