@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from torch import Tensor
-from torch.library import Library
+from torch import Tensor, library
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -144,7 +143,7 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
 
 
 # What torch calls past every mode, as in torch.tensor(..., device=...).
-_FALLBACK, _OPERATORS = Library("_", "IMPL"), Library("aten", "IMPL")
+_FALLBACK, _OPERATORS = library.Library("_", "IMPL"), library.Library("aten", "IMPL")
 _FALLBACK.fallback(lambda operator, *args, **kwargs: execute(operator, args, kwargs), "PrivateUse1")
 _OPERATORS.impl("empty_strided", _empty_strided, "PrivateUse1")
 _OPERATORS.impl("_copy_from", _copy_from, "PrivateUse1")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -88,15 +88,18 @@ class Batch:
             0.5 * (strain + strain.mT),
         )
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the slots that :meth:`evaluate` reads, by name."""
-        own = {field.name: getattr(self.slots, field.name) for field in fields(self.slots) if field.name != "where"}
-        return {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    def tensors(self) -> list[Tensor]:
+        """What :meth:`evaluate` reads."""
+        return [self.shifts, self.filled, *self._slot_tensors().values()]
 
     def copy(self) -> Batch:
         """With tensors of its own."""
-        own: dict[str, Any] = {name: value.clone() for name, value in self.tensors().items()}
+        own: dict[str, Any] = {name: value.clone() for name, value in self._slot_tensors().items()}
         return replace(self, slots=replace(self.slots, **own), shifts=self.shifts.clone(), filled=self.filled.clone())
+
+    def _slot_tensors(self) -> dict[str, Tensor]:
+        own = vars(self.slots).items()
+        return {name: value for name, value in own if isinstance(value, Tensor) and name != "where"}
 
     def fits(self, other: Batch) -> bool:
         """Whether a step recorded for this batch serves ``other``, once its tensors are copied."""
@@ -108,11 +111,8 @@ class Batch:
 
     def become(self, other: Batch) -> None:
         """Copy the tensors of ``other``, which fits, into this batch's own."""
-        new = other.tensors()
-        for name, mine in self.tensors().items():
-            mine.copy_(new[name])
-        self.shifts.copy_(other.shifts)
-        self.filled.copy_(other.filled)
+        for mine, new in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(new)
 
 
 class RecordedStep:

@@ -197,12 +197,14 @@ class TorchSimModel(ModelInterface):
 
     def _renew(self, state: SimState, pairs: BatchPairs, positions: Tensor) -> RecordedStep | None:
         """A step for ``pairs``: the present one where they fit it, else a new one."""
-        batch = self.arrange(state, pairs)
-        if self._step is not None and self._step.batch.resembles(batch):
-            batch = self.arrange(state, pairs, self._step.batch)
-            if self._step.batch.fits(batch):
-                self._step.batch.become(batch)
+        earlier = None if self._step is None else self._step.batch
+        batch = self.arrange(state, pairs, earlier)
+        if self._step is not None and earlier is not None:
+            if earlier.fits(batch):
+                earlier.become(batch)
                 return self._step
+            if not earlier.resembles(batch):  # whose slots this batch need not have
+                batch = self.arrange(state, pairs)
         self._step = None  # its memory is free before the next one is recorded
         try:
             return RecordedStep(self.potential, batch, positions, pairs.cell.mT)
@@ -241,15 +243,16 @@ def find_batch_pairs(state: SimState, cutoff: float) -> BatchPairs:
     """Pairs of every system of ``state`` within ``cutoff`` (Å), each in both directions."""
     counts = state.system_idx.bincount(minlength=state.cell.shape[0])
     finite = state.positions.isfinite().all(1)
-    if not bool(finite.all()):
+    sound = bool(finite.all())
+    if not sound:
         state = state.clone()
         state.positions = torch.where(finite[:, None], state.positions, 0.0)
     if state.device.type != "cpu" and int(counts.max()) <= SMALL_SYSTEM:
         centers, neighbors, shifts = _compare_all_pairs(state, cutoff)
     else:
         centers, neighbors, shifts = _ask_vesin(state, counts.tolist(), cutoff)
-    kept = finite[centers] & finite[neighbors]
-    if not bool(kept.all()):
+    if not sound:
+        kept = finite[centers] & finite[neighbors]
         centers, neighbors, shifts = centers[kept], neighbors[kept], shifts[kept]
     cells = state.row_vector_cell
     return BatchPairs(

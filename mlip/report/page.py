@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from mlip.config import Config
 from mlip.report.drawing import Picture, svg
+from mlip.report.loop_figures import USUAL
 from mlip.report.sources import LoopRecord
 from mlip.report.summary import duration, format_error
 
@@ -201,7 +202,7 @@ def _iteration(entry: dict[str, Any], cost: dict[str, dict[str, Any]]) -> dict[s
         value = (properties.get(name) or {}).get("relative_error")
         return DASH if value is None else f"{100 * value:.2f}"
 
-    coverage, shift = calibration.get("coverage"), (exploration.get("shift") or {}).get("95")
+    coverage, shift = calibration.get("coverage"), (exploration.get("shift") or {}).get(USUAL)
     walkers = exploration.get("n_walkers") or 0
     finished = walkers - (exploration.get("n_uncertain") or 0) - (exploration.get("n_exploded") or 0)
     return {

@@ -19,6 +19,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import records
+
+from mlip.config import Train
+from mlip.provenance import code_digest
+from mlip.training import train_committee
+
 CASES: dict[str, dict[str, Any]] = {
     "Si": {},
     "Li": {"committee_size": 1, "uncertainty": "last_layer"},
@@ -29,14 +35,7 @@ N_STRUCTURES, N_STEPS = 60, 30
 
 def train(data: Path) -> dict[str, str]:
     """Digests of the training code and of each case's files."""
-    import records
-    import torch
-
-    from mlip.config import Train
-    from mlip.provenance import code_digest
-    from mlip.training import train_committee
-
-    torch.set_num_threads(1)
+    records.single_thread()
     warnings.filterwarnings("ignore", category=UserWarning)
     found = {"code": code_digest("mlip.training")}
     for name, settings in CASES.items():

@@ -46,15 +46,15 @@ def time_blocks(step: Any, n_atoms: int, seconds: float) -> dict[str, list[float
     return {"cpu_us": cpu, "wall_us": wall}
 
 
-def make_batch_step(model: Path, walkers: list[Atoms], device: str) -> Any:
+def make_batch_step(potential: Any, walkers: list[Atoms], device: str) -> Any:
     """A step of NVE of all ``walkers`` at once by TorchSim, in single precision (ours only)."""
     import torch
     import torch_sim as ts
 
-    from mlip.deployments.torchsim import load_torchsim_model
+    from mlip.deployments.torchsim import TorchSimModel
 
     dtype, units_of = torch.float32, ts.units.MetalUnits
-    batch = load_torchsim_model(model, device=device, dtype=dtype)
+    batch = TorchSimModel(potential, device=device, dtype=dtype)
     timestep = torch.tensor(0.001 * units_of.time, dtype=dtype, device=device)
     start, move = ts.nve(
         model=batch, dt=timestep, kT=torch.tensor(600.0 * units_of.temperature, dtype=dtype, device=device), seed=0
@@ -92,7 +92,7 @@ def main() -> None:
     atoms = make_silicon(given.repeat)
     if given.walkers > 1:
         walkers = [make_silicon(given.repeat) for _ in range(given.walkers)]
-        step = make_batch_step(given.model, walkers, given.device)
+        step = make_batch_step(calculator.potential, walkers, given.device)
         times = time_blocks(step, len(atoms) * len(walkers), given.seconds)
     else:
         atoms.calc = calculator
