@@ -79,7 +79,7 @@ test-slurm: $(STAMP) ## Run the tests on a Slurm of their own (as root; ten minu
 	$(if $(FAULTS),MLIP_FAULTS=results/faults $(BIN)/python -m tests.integration.faults_table)
 
 test-mace: $(STAMP_MACE) ## Run the tests of backend mace, in its own environment
-	.venv-mace/bin/python -m pytest -m mace tests/integration/test_mace.py tests/unit/test_devices.py tests/unit/test_physics.py $(PYTEST_ARGS)
+	.venv-mace/bin/python -m pytest -m mace tests/integration/test_mace.py tests/unit/potential/test_devices.py tests/unit/potential/test_physics.py $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Check format, style, types and rules
 	$(BIN)/ruff check .

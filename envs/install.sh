@@ -103,11 +103,11 @@ check_gpaw() { # the compiled extension and the PAW datasets, not only the name
 }
 
 compile_kernels() { # of the potential; without a compiler torch does the same, slower
-    "$venv/bin/python" -c 'import mlip.potential.kernels.loader as kernels; print(kernels.load_library())'
+    "$venv/bin/python" -c 'import mlip.potential.ace.kernels.loader as kernels; print(kernels.load_library())'
 }
 
 check_mace() { # read as the package reads it, without switching torch's safe loading off
-    "$venv/bin/python" -c 'import mlip.potential.mace_network as m; m.require_mace()'
+    "$venv/bin/python" -c 'import mlip.potential.mace.network as m; m.require_mace()'
 }
 
 check_machine

@@ -8,13 +8,13 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_calculator"]
 
 if TYPE_CHECKING:
-    from mlip.calculator import load_calculator
+    from mlip.potential.calculator import load_calculator
 
 
 def __getattr__(name: str) -> Any:
     """Import the calculator, and with it torch, only when somebody asks for it."""
     if name == "load_calculator":
-        from mlip.calculator import load_calculator
+        from mlip.potential.calculator import load_calculator
 
         return load_calculator
     raise AttributeError(f"module 'mlip' has no attribute {name!r}")

@@ -1,5 +1,5 @@
 """``python -m mlip``: what torchrun and machines without the ``mlip`` script start."""
 
-from mlip.cli import app
+from mlip.cli.app import app
 
 app()

@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
-from mlip.config import StartingStructure, Train
-from mlip.logs import log_step, pick_device
+from mlip.config.structures import StartingStructure
+from mlip.config.train import Train
+from mlip.jobs.job import log_step
+from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.extxyz import read_structures
-    from mlip.files import read_json
-    from mlip.structures import load_starting_structure
-    from mlip.studies.elastic.ablation import ablate_variant
-    from mlip.trajectory import read_netcdf
+    from mlip.io.extxyz import read_structures
+    from mlip.io.files import read_json
+    from mlip.io.netcdf import read_netcdf
+    from mlip.structures.starting import load_starting_structure
+    from mlip.studies.elastic.experiments.ablation import ablate_variant
 
     torch.set_num_threads(snakemake.threads)
     ablate_variant(

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mlip.logs import log_step, pick_device
+from mlip.jobs.job import log_step
+from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.studies import load_study

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from mlip.config import Assess, Budget
-from mlip.logs import log_step, pick_device
+from mlip.config.loop import Assess, Budget
+from mlip.jobs.job import log_step
+from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.assessment import assess_potential
+    from mlip.loop.assess_potential import assess_potential
 
     studies = snakemake.params.studies
     if studies:

@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
-from mlip.config import StartingStructure, Train, parse_config
-from mlip.logs import label_store, log_step, pick_device, report_progress
+from mlip.config.structures import StartingStructure
+from mlip.config.system import parse_config
+from mlip.config.train import Train
+from mlip.jobs.job import log_step, report_progress
+from mlip.jobs.resources import pick_device
+from mlip.labels.store import label_store
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.files import read_json
+    from mlip.io.files import read_json
     from mlip.potential import load_potential
-    from mlip.structures import load_starting_structure
-    from mlip.studies.eos.comparison import Plan
-    from mlip.studies.eos.experiment import run_comparison
+    from mlip.structures.starting import load_starting_structure
+    from mlip.studies.eos.experiments.comparison import Plan
+    from mlip.studies.eos.experiments.experiment import run_comparison
     from mlip.studies.eos.settings import Settings
     from mlip.studies.interface import Labelled
 

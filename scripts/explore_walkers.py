@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from mlip.config import Explore
-from mlip.logs import log_step, pick_device, report_progress
-from mlip.walkers import WalkerPlan
+from mlip.config.loop import Explore
+from mlip.config.walkers import WalkerPlan
+from mlip.jobs.job import log_step, report_progress
+from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.exploration import explore_walker
+    from mlip.loop.explore_walkers import explore_walker
 
     torch.set_num_threads(snakemake.threads)
     explore_walker(

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from mlip.config import Collect
-from mlip.logs import log_step
+from mlip.config.loop import Collect
+from mlip.jobs.job import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
-    from mlip.dataset import collect_dataset
+    from mlip.loop.collect_dataset import collect_dataset
 
     collect_dataset(
         [Path(path) for path in snakemake.input.shards],

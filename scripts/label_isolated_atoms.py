@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-from mlip.config import StartingStructure, parse_config
-from mlip.logs import label_store, log_step, report_progress, use_mpi
+from mlip.config.structures import StartingStructure
+from mlip.config.system import parse_config
+from mlip.jobs.job import log_step, report_progress
+from mlip.labels.process.launcher import use_mpi
+from mlip.labels.store import label_store
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     use_mpi(dict(snakemake.resources.items()))
-    from mlip.labels import label_isolated_atoms
-    from mlip.structures import load_starting_structure
+    from mlip.loop.label_isolated_atoms import label_isolated_atoms
+    from mlip.structures.starting import load_starting_structure
 
     structures = [load_starting_structure(StartingStructure(**source)) for source in snakemake.params.sources]
     label_isolated_atoms(

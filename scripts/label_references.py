@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-from mlip.config import StartingStructure, parse_config
-from mlip.logs import label_store, log_step, report_progress, use_mpi
+from mlip.config.structures import StartingStructure
+from mlip.config.system import parse_config
+from mlip.jobs.job import log_step, report_progress
+from mlip.labels.process.launcher import use_mpi
+from mlip.labels.store import label_store
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     use_mpi(dict(snakemake.resources.items()))
-    from mlip.labels import label_references
-    from mlip.structures import load_starting_structure
+    from mlip.loop.label_references import label_references
+    from mlip.structures.starting import load_starting_structure
 
     structure = load_starting_structure(StartingStructure(**snakemake.params.source))
     label_references(

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from mlip.config import parse_config
-from mlip.logs import label_store, log_step, report_progress, use_mpi
+from mlip.config.system import parse_config
+from mlip.jobs.job import log_step, report_progress
+from mlip.labels.process.launcher import use_mpi
+from mlip.labels.store import label_store
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     use_mpi(dict(snakemake.resources.items()))
-    from mlip.extxyz import read_structures
-    from mlip.labels import label_structures
+    from mlip.io.extxyz import read_structures
+    from mlip.loop.label_structures import label_structures
 
     # The rule's params hold only what is a reason to label again; time limits and the like are none.
     settings = parse_config(snakemake.config).at_iteration(int(snakemake.wildcards.iteration)).label

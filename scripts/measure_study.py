@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from mlip.config import StartingStructure
-from mlip.logs import log_step, pick_device, report_progress
+from mlip.config.structures import StartingStructure
+from mlip.jobs.job import log_step, report_progress
+from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.extxyz import read_structures
-    from mlip.structures import load_starting_structure
+    from mlip.io.extxyz import read_structures
+    from mlip.structures.starting import load_starting_structure
     from mlip.studies import load_study
     from mlip.studies.steps import measure_study
 

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from mlip.config import StartingStructure, Train
-from mlip.logs import log_step, pick_device
+from mlip.config.structures import StartingStructure
+from mlip.config.train import Train
+from mlip.jobs.job import log_step
+from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.labels.calculators import import_calculator
-    from mlip.structures import load_starting_structure
-    from mlip.studies.elastic.demonstration import demonstrate_fault, train_fully
+    from mlip.labels.importing import import_calculator
+    from mlip.structures.starting import load_starting_structure
+    from mlip.studies.elastic.experiments.demonstration import demonstrate_fault, train_fully
 
     torch.set_num_threads(snakemake.threads)
     label, settings = snakemake.params.label, dict(snakemake.params.settings)

@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
-from mlip.config import StartingStructure, Train
-from mlip.logs import log_step, report_progress
+from mlip.config.structures import StartingStructure
+from mlip.config.train import Train
+from mlip.jobs.job import log_step, report_progress
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.extxyz import read_structures
-    from mlip.files import read_json
+    from mlip.io.extxyz import read_structures
+    from mlip.io.files import read_json
     from mlip.seeds import derive_seed
-    from mlip.structures import load_starting_structure
-    from mlip.studies.elastic.demonstration import primitive_cell
-    from mlip.studies.elastic.omission import omit_structures, write_omission
+    from mlip.structures.starting import load_starting_structure
+    from mlip.studies.elastic.experiments.demonstration import primitive_cell
+    from mlip.studies.elastic.experiments.omission import omit_structures, write_omission
 
     torch.set_num_threads(snakemake.threads)
     plan = snakemake.params.plan

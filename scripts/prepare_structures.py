@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from mlip.config import Prepare, StartingStructure
-from mlip.logs import log_step
+from mlip.config.structures import Prepare, StartingStructure
+from mlip.jobs.job import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
-    from mlip.preparation import prepare_structures
+    from mlip.loop.prepare_structures import prepare_structures
 
     prepare_structures(
         [StartingStructure(**source) for source in snakemake.params.sources],

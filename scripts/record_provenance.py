@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from mlip.logs import log_step
+from mlip.jobs.job import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
-    from mlip.provenance import record_provenance
+    from mlip.loop.record_provenance import record_provenance
 
     files = dict(snakemake.input.items()) | {"label_structures": snakemake.params.shards}
     record_provenance(

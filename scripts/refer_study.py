@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from mlip.config import StartingStructure, parse_config
-from mlip.logs import label_store, log_step, report_progress
+from mlip.config.structures import StartingStructure
+from mlip.config.system import parse_config
+from mlip.jobs.job import log_step, report_progress
+from mlip.labels.store import label_store
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
-    from mlip.extxyz import read_structures
-    from mlip.structures import load_starting_structure
+    from mlip.io.extxyz import read_structures
+    from mlip.structures.starting import load_starting_structure
     from mlip.studies import load_study
     from mlip.studies.steps import refer_study
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from mlip.logs import log_step
+from mlip.jobs.job import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
-    from mlip.studies.elastic.ablation import write_ablation
-    from mlip.trajectory import read_netcdf
+    from mlip.io.netcdf import read_netcdf
+    from mlip.studies.elastic.experiments.ablation import write_ablation
 
     results = [Path(path) for path in snakemake.input.results]
     write_ablation(results, read_netcdf(Path(snakemake.input.reference)), Path(snakemake.output.table))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlip.logs import log_step
+from mlip.jobs.job import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.studies import load_study

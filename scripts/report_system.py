@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mlip.config import parse_config
-from mlip.logs import log_step
+from mlip.config.system import parse_config
+from mlip.jobs.job import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.report import report_system

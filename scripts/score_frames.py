@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from mlip.logs import log_step, pick_device
+from mlip.jobs.job import log_step
+from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.scoring import score_frames
+    from mlip.loop.score_frames import score_frames
 
     torch.set_num_threads(snakemake.threads)
     score_frames(

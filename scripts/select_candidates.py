@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from mlip.config import Guards, Select
-from mlip.logs import log_step
+from mlip.config.label import Guards
+from mlip.config.loop import Select
+from mlip.jobs.job import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
-    from mlip.selection import select_candidates
+    from mlip.loop.select_candidates import select_candidates
 
     select_candidates(
         Path(snakemake.input.frames),

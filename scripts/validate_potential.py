@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from mlip.config import StartingStructure
-from mlip.logs import log_step, pick_device, report_progress
+from mlip.config.structures import StartingStructure
+from mlip.jobs.job import log_step, report_progress
+from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.extxyz import read_structures
-    from mlip.files import read_json
-    from mlip.structures import load_starting_structure
-    from mlip.validation import NVESettings, validate_potential
+    from mlip.io.extxyz import read_structures
+    from mlip.io.files import read_json
+    from mlip.structures.starting import load_starting_structure
+    from mlip.studies.validation.study import NVESettings, validate_potential
 
     torch.set_num_threads(snakemake.threads)
     validate_potential(

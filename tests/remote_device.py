@@ -169,13 +169,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def train(kind: str, device: str) -> tuple[Path, dict[str, Any]]:
     """A trained potential's folder and what training says of it."""
-    from mlip.config import Train
-    from mlip.training import train_committee
+    from mlip.config.train import Train
+    from mlip.loop.train_committee import TrainingRequest, train_committee
 
     structures, out = make_alloys(12), Path(tempfile.mkdtemp())
     settings, checkpoint = Train(**SETTINGS[kind]), out / "checkpoint"
     result = train_committee(
-        structures[:9], structures[9:], settings, out, seed=1, device=device, checkpoint=checkpoint
+        TrainingRequest(structures[:9], structures[9:], settings, out, seed=1, device=device, checkpoint=checkpoint)
     )
     return out, result
 
@@ -197,7 +197,7 @@ def compare_simulation() -> dict[str, float]:
     """Largest differences of TorchSim's model for a batch of two crystals."""
     import torch_sim as ts
 
-    from mlip.deployments.torchsim import load_torchsim_model
+    from mlip.export.torchsim import load_torchsim_model
 
     folder, _ = train("one-layer", "cpu")
     outputs = []
@@ -217,7 +217,7 @@ def repeat_step() -> dict[str, Any]:
     """Largest differences of a step in slots, on the device, from the model on the CPU, and what waited in it."""
     import torch_sim as ts
 
-    from mlip.deployments.torchsim import find_batch_pairs, load_torchsim_model
+    from mlip.export.torchsim import find_batch_pairs, load_torchsim_model
 
     folder, _ = train("two-layers", "cpu")
     state = ts.initialize_state(make_alloys(2), torch.device("cpu"), torch.float64)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlip.config import Label
-from mlip.files import sha256_of
-from mlip.labels.calculators import LabelError, is_gpaw
+from mlip.config.label import Label
+from mlip.io.files import sha256_of
 from mlip.labels.escalation import check_escalation
+from mlip.labels.importing import LabelError, is_gpaw
 
 MIN_ECUT = 50.0  # eV; below, plane waves cannot hold a valence orbital and the eigensolver fails
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ase import Atoms
 
-from mlip.config import Label
-from mlip.labels.calculators import LabelError
+from mlip.config.label import Label
+from mlip.labels.importing import LabelError
 from mlip.labels.labeller import Labeller, Outcome
-from mlip.labels.shard import Progress, report
+from mlip.loop.label_structures import Progress, report
 
 MOST_NAMED = 6
 """Failed labels that a message names: it fits on one screen."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from mlip.labels.calculators import LabelError, is_gpaw
 from mlip.labels.identity import normalise
+from mlip.labels.importing import LabelError, is_gpaw
 
 if TYPE_CHECKING:  # the child process has no use for the configuration models
-    from mlip.config import Label
+    from mlip.config.label import Label
 
 GPAW_LADDER: tuple[dict[str, Any], ...] = (
     {"mixer": {"backend": "pulay", "beta": 0.05, "nmaxold": 8, "weight": 100.0}, "maxiter": 400},

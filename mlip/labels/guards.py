@@ -8,9 +8,9 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from mlip.config import Guards
-from mlip.labels.calculators import is_gpaw
-from mlip.structures import geometry_fault, min_distance_ratio
+from mlip.config.label import Guards
+from mlip.labels.importing import is_gpaw
+from mlip.structures.geometry import geometry_fault, min_distance_ratio
 
 MIN_VOLUME = 0.1  # Å³/atom, far below any solid
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mlip.files import sha256_file, sha256_of
-from mlip.labels.calculators import LABELLER_VERSION, calculator_version, is_gpaw
+from mlip.io.files import sha256_file, sha256_of
+from mlip.labels.importing import LABELLER_VERSION, calculator_version, is_gpaw
 
 # Parameters that name what a calculator writes: a log that grows must not change the label's key.
 OUTPUTS = frozenset({"logfile", "log_file", "log", "trajectory", "outfile", "output", "stdout", "stderr"})

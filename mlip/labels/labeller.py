@@ -13,19 +13,19 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip.config import Label
-from mlip.files import sha256_of
-from mlip.labels.calculators import LabelError
+from mlip.config.label import Label
+from mlip.config.values import merge_deeply
+from mlip.io.files import sha256_of
 from mlip.labels.checks import check_settings
-from mlip.labels.ending import end_if_told, store_first
 from mlip.labels.escalation import difference, escalation_ladder, foreign_changes
 from mlip.labels.guards import check_results, check_structure, find_traps
 from mlip.labels.identity import settings_identity
-from mlip.labels.launcher import launcher_of
-from mlip.labels.process import Worker
+from mlip.labels.importing import LabelError
+from mlip.labels.process.launcher import launcher_of
+from mlip.labels.process.parent import Worker
+from mlip.labels.process.signals import end_if_told, store_first
 from mlip.labels.store import LabelStore, encode_structure, label_key
 from mlip.labels.triage import Status
-from mlip.values import merge_deeply
 
 LOG_TAIL = 4096  # characters of a failed label's log that its record keeps
 

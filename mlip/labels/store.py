@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from mlip.files import sha256_of, write_atomic
+from mlip.io.files import sha256_of, write_atomic
 
 KEY_DECIMALS = 8  # Å; structures that agree to this share a label
 
@@ -94,3 +95,12 @@ class LabelStore:
         warnings.warn(
             f"{path}: damaged label record, moved to {target.name}; the label is computed again", stacklevel=3
         )
+
+
+def label_store() -> Path:
+    """Folder of the label store: ``MLIP_LABEL_STORE``, else ``label_store`` in the working directory.
+
+    Outside ``results/``, so that a cleaned results folder costs no DFT; and no parameter of any
+    rule, so that moving the store is no reason to label again.
+    """
+    return Path(os.environ.get("MLIP_LABEL_STORE", "label_store"))

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
 
-from mlip.files import FileContentError, read_json, write_atomic, write_json
-from mlip.memory import keep_freed_memory
+from mlip.config.backends import BACKENDS, import_function
+from mlip.io.files import FileContentError, read_json, write_atomic, write_json
 from mlip.potential.interface import Potential, PotentialFileError, Precision
-from mlip.uncertainty import Calibration
+from mlip.potential.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlip.potential.committee import ACEPotential
 
 FORMAT_VERSION = 3
-"""Earlier ones are read, too: :mod:`mlip.potential.versions`."""
+"""Earlier ones are read, too: :mod:`mlip.potential.ace.versions`."""
 WEIGHTS, DESCRIPTION = "potential.safetensors", "potential.json"
-BACKENDS = {"ace": "mlip.potential.files:load_ace", "mace": "mlip.potential.mace:load_mace"}
-"""Function of each backend that makes a potential from description, weights and device."""
-LAST_LAYER = "last_layer.factor"
-"""Name among the weights; not a parameter of the network."""
-
-
-def write_potential(potential: ACEPotential, folder: Path) -> None:
-    """Write an ACE committee."""
-    last = potential.last_layer
-    tensors = potential.state if last is None else potential.state | {LAST_LAYER: last.factor.float().cpu()}
-    own = {
-        "frame": asdict(potential.frame),
-        "size": asdict(potential.size),
-        "last_layer": None if last is None else list(last.settings()),
-        "isolated_energies": potential.isolated_energies,
-        "details": potential.details,
-    }
-    write_files(potential, folder, "ace", tensors, own)
 
 
 def write_files(
@@ -120,38 +99,9 @@ def load_potential(folder: str | Path, device: str = "cpu", precision: Precision
 def _load_backend(description: dict[str, Any], weights: bytes, device: str) -> Potential:
     from safetensors.torch import load
 
-    module, _, name = BACKENDS[description["backend"]].partition(":")
-    loader = getattr(importlib.import_module(module), name)
-    potential: Potential = loader(description, load(weights), device)
+    load_backend = import_function(BACKENDS[description["backend"]].load)
+    potential: Potential = load_backend(description, load(weights), device)
     return potential
-
-
-def load_ace(description: dict[str, Any], state: dict[str, Tensor], device: str) -> Potential:
-    """The ACE committee with this description and these weights."""
-    from mlip.potential.ace import CommitteeNetwork
-    from mlip.potential.committee import ACEPotential
-    from mlip.potential.environments import Frame
-    from mlip.potential.last_layer import LastLayer
-    from mlip.potential.size import Size
-    from mlip.potential.versions import upgrade
-
-    description, state = upgrade(description, state)
-    frame, size = dict(description["frame"]), dict(description["size"])
-    network = CommitteeNetwork(Size(**(size | {"hidden": tuple(size["hidden"])})), seed=0)
-    factor, settings = state.pop(LAST_LAYER, None), description.get("last_layer")
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"weights do not fit the description: {error}") from None
-    return ACEPotential(
-        Frame(**(frame | {"species": tuple(frame["species"])})),
-        network,
-        description["isolated_energies"],
-        Calibration.from_json(description["calibration"]),
-        device=device,
-        details=description.get("details"),
-        last_layer=LastLayer(factor, *settings) if factor is not None and settings is not None else None,
-    )
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms
 
-from mlip.uncertainty import Calibration, Spread
+from mlip.potential.uncertainty import Calibration, Spread
 
 
 class PotentialFileError(ValueError):

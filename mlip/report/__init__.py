@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlip.report.summary import summary_table
 
 if TYPE_CHECKING:
-    from mlip.config import Config
+    from mlip.config.system import Config
 
 __all__ = ["report_system", "summary_table"]
 
@@ -42,8 +42,8 @@ def report_system(
     Raises:
         ValueError: without a finished iteration.
     """
-    from mlip.files import write_atomic, write_json
-    from mlip.ledger import write_ledger
+    from mlip.io.files import write_atomic, write_json
+    from mlip.jobs.ledger import write_ledger
     from mlip.report.figures import build_pictures, write_pictures
     from mlip.report.page import render_page
     from mlip.report.sources import read_loop

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import erfinv
 
-from mlip.config import Config
+from mlip.config.system import Config
 from mlip.report.drawing import (
     BLUE,
     GREEN,

@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from mlip.config import Config
-from mlip.properties import PropertyError, fit_eos
+from mlip.config.system import Config
+from mlip.properties.eos import fit_eos
+from mlip.properties.symmetry import PropertyError
 from mlip.report.drawing import BLUE, INK, PALE, Panel, Picture, png
 from mlip.report.error_figures import calibration, learning_curve, parity
 from mlip.report.loop_figures import costs, exploration

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mlip.config import Config
+from mlip.config.system import Config
 from mlip.report.drawing import (
     BLUE,
     GREEN,

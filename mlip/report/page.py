@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mlip.config import Config
+from mlip.config.system import Config
 from mlip.report.drawing import Picture, svg
 from mlip.report.loop_figures import USUAL
 from mlip.report.sources import LoopRecord

@@ -16,10 +16,10 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from mlip.files import FileContentError, read_json, read_table
-from mlip.ledger import Ledger, read_ledger
-from mlip.steps import STEPS
-from mlip.trajectory import TrajectoryError, read_netcdf
+from mlip.io.files import FileContentError, read_json, read_table
+from mlip.io.netcdf import TrajectoryError, read_netcdf
+from mlip.io.steps import STEPS
+from mlip.jobs.ledger import Ledger, read_ledger
 
 
 @dataclass(frozen=True)

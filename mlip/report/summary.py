@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlip.config import Config
+    from mlip.config.system import Config
     from mlip.report.sources import LoopRecord
 
 

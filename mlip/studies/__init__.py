@@ -7,18 +7,12 @@ A study is a package in this folder with ``settings.py`` (class ``Settings``) an
 from __future__ import annotations
 
 import importlib
-import pkgutil
-from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from mlip.config.study import study_names
 
 if TYPE_CHECKING:
     from mlip.studies.interface import Study
-
-
-@cache
-def study_names() -> tuple[str, ...]:
-    """The packages in this folder, sorted."""
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(__path__) if found.ispkg))
 
 
 def load_study(name: str, settings: Any = None) -> Study:

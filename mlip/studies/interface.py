@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import xarray as xr
 from ase import Atoms
 
-from mlip.config import Label
+from mlip.config.label import Label
+from mlip.config.study import StudySettings
 from mlip.criteria import Criterion
 from mlip.potential import Potential
-from mlip.studies.sections import StudySettings
 
 if TYPE_CHECKING:
     from mlip.report.drawing import Picture  # references are made where there is no matplotlib
@@ -66,14 +66,14 @@ class Labelled:
     @contextmanager
     def stored(self, max_labels: int | None = None) -> Iterator[Any]:
         """An ASE calculator whose every result is a label of the store: for DFT, where a label is dear."""
-        from mlip.labels.stored import StoredCalculator
+        from mlip.labels.calculator import StoredCalculator
 
         with StoredCalculator(self.settings, self.store, max_labels=max_labels, progress=self.progress) as calculator:
             yield calculator
 
     def direct(self) -> Any:
         """The calculator itself, in this process and without the store: for MD, where a label is cheap."""
-        from mlip.labels.calculators import import_calculator
+        from mlip.labels.importing import import_calculator
 
         return import_calculator(self.settings.calculator)(**self.settings.parameters)
 

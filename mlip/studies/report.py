@@ -10,12 +10,12 @@ from typing import Any
 import xarray as xr
 
 from mlip.criteria import Criterion
-from mlip.files import write_atomic, write_json
+from mlip.io.files import write_atomic, write_json
+from mlip.io.netcdf import read_netcdf
 from mlip.report.drawing import png
 from mlip.report.page import DASH, describe_criterion, embed_picture, page_environment
 from mlip.studies.interface import Quantity, Round, Study
 from mlip.studies.steps import read_round
-from mlip.trajectory import read_netcdf
 
 MAX_DECISIONS = 24
 

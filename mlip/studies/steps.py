@@ -12,13 +12,13 @@ from typing import Any
 import xarray as xr
 from ase import Atoms
 
-from mlip.config import Label
+from mlip.config.label import Label
 from mlip.criteria import Criterion
-from mlip.extxyz import read_structures, write_structures
-from mlip.files import read_json, read_table, write_table
+from mlip.io.extxyz import read_structures, write_structures
+from mlip.io.files import read_json, read_table, write_table
+from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.studies import load_study
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Progress, Round, Study, Subject, silent
-from mlip.trajectory import read_netcdf, write_netcdf
 
 PROPERTY, FRAMES = "property.nc", "frames.extxyz"
 
@@ -50,9 +50,9 @@ def measure_study(
         device: torch device.
         progress: called now and then.
     """
-    from mlip.calculator import MLIPCalculator
-    from mlip.evaluation import compare_with_labels
     from mlip.potential import load_potential
+    from mlip.potential.calculator import MLIPCalculator
+    from mlip.potential.evaluation import compare_with_labels
 
     loaded = load_potential(potential, device=device)
     calculator = MLIPCalculator(loaded, uncertainty=False)

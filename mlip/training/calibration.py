@@ -12,10 +12,10 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from mlip.potential.committee import ACEPotential
+from mlip.potential.ace.committee import ACEPotential
+from mlip.potential.ace.last_layer import REGULARIZATIONS, LastLayer, factorise, likelihood
 from mlip.potential.interface import Potential, Prediction, member_spreads
-from mlip.potential.last_layer import REGULARIZATIONS, LastLayer, factorise, likelihood
-from mlip.uncertainty import (
+from mlip.potential.uncertainty import (
     Calibration,
     Residuals,
     Spread,
@@ -145,7 +145,7 @@ def report_uncertainty(estimator: str, held: HeldOut, spreads: Mapping[str, Sequ
     ``estimator`` is the one in use. Under the name of each, ``committee`` or ``last_layer``, is its
     cross-fitted quality, so that they can be compared. ``shift`` holds the 50, 95 and 99 %
     quantiles over validation atoms of the raw spread and of the calibrated uncertainty:
-    :func:`mlip.uncertainty.measure_shift` compares an exploration with them.
+    :func:`mlip.potential.uncertainty.measure_shift` compares an exploration with them.
     """
     raw = np.concatenate([s.forces for s in spreads[estimator]])
     calibrated = np.concatenate([p.force_uncertainty for p in held.predictions])

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mlip.files import write_atomic
+from mlip.io.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,13 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from mlip.config import Train
-from mlip.files import read_json
-from mlip.neighbors import Pairs, find_pairs
-from mlip.potential.edges import compute_density, sum_forces, sum_virials
-from mlip.potential.environments import Environments, Frame, build_environments
+from mlip.config.train import Train
+from mlip.io.files import read_json
 from mlip.potential.files import DESCRIPTION
-from mlip.potential.size import Size
+from mlip.potential.frame import Frame
 from mlip.potential.zbl import pair_name
 from mlip.statistics import fit_absolute
+from mlip.structures.neighbors import Pairs, find_pairs
 
 NOMINAL_COHESION = 3.0
 """Cohesive energy (eV/atom) assumed when no energies of isolated atoms are known."""
@@ -33,26 +30,6 @@ NEIGHBOUR_DISTANCES, CUTOFF_RANGE = 2.1, (5.0, 7.0)
 
 class TrainingDataError(ValueError):
     """Structures that no potential can be trained on; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Cached geometry of all structures and what the network has to reproduce on it.
-
-    Targets exclude isolated atoms and pair repulsion. ``energies`` [n_structures] (eV),
-    ``forces`` [N, 3] (eV/Å), ``virials`` [n_structures, 3, 3] (dE/dstrain, eV), ``has_stress`` and
-    ``sizes`` [n_structures]; rows of ``environments`` and ``density`` [N, LM, C] are sorted by
-    species, and ``rows`` lists those of each structure.
-    """
-
-    environments: Environments
-    density: Tensor
-    energies: Tensor
-    forces: Tensor
-    virials: Tensor
-    has_stress: Tensor
-    sizes: Tensor
-    rows: list[Tensor]
 
 
 def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | None = None) -> None:
@@ -121,20 +98,6 @@ def find_cutoff(structures: Sequence[Atoms]) -> float:
     return round(min(max(wanted, CUTOFF_RANGE[0]), CUTOFF_RANGE[1]), 1)
 
 
-def find_size(frame: Frame, settings: Train) -> Size:
-    """Network hyperparameters for ``frame``."""
-    return Size(
-        n_members=settings.committee_size,
-        n_species=len(frame.species),
-        n_radial=frame.n_radial,
-        l_max=frame.l_max,
-        n_channels=settings.n_channels,
-        body_order=settings.body_order,
-        hidden=settings.hidden,
-        n_layers=settings.n_layers,
-    )
-
-
 def composition(structures: Sequence[Atoms], frame: Frame) -> np.ndarray:
     """Atoms of each species, [n_structures, n_species]."""
     return np.array(
@@ -174,35 +137,6 @@ def fit_isolated_energies(
 def is_lone(atoms: Atoms, cutoff: float) -> bool:
     """Whether ``atoms`` is one atom, with no image of itself within ``cutoff`` (Å)."""
     return len(atoms) == 1 and not len(find_pairs(atoms, cutoff).centers)
-
-
-def build_dataset(
-    structures: Sequence[Atoms], pairs: Sequence[Pairs], frame: Frame, isolated: dict[str, float], device: str
-) -> Dataset:
-    """Geometry in float32 on ``device``; targets are formed in float64 first."""
-    exact = build_environments(structures, frame, pairs)
-    n = len(structures)
-    edges = (exact.pair_slope[:, None] * exact.direction)[:, None]
-    repulsion = torch.zeros(n, dtype=torch.float64).index_add(0, exact.structure, exact.pair_energy)
-    reference = composition(structures, frame) @ np.array([isolated[s] for s in frame.species])
-    energies = torch.tensor([a.get_potential_energy() for a in structures], dtype=torch.float64)
-    forces = torch.from_numpy(np.concatenate([a.get_forces() for a in structures]))[exact.atoms]
-    virials, has_stress = read_virials(structures)
-    environments = exact.to(device, torch.float32)
-
-    def single(values: Tensor) -> Tensor:
-        return values.to(device=device, dtype=torch.float32)
-
-    return Dataset(
-        environments=environments,
-        density=single(compute_density(exact)),
-        energies=single(energies - repulsion - torch.from_numpy(reference)),
-        forces=single(forces - sum_forces(exact, edges)[:, 0]),
-        virials=single(virials - sum_virials(exact, edges, n)[:, 0]),
-        has_stress=single(has_stress),
-        sizes=torch.tensor([len(a) for a in structures], dtype=torch.float32, device=device),
-        rows=[torch.nonzero(environments.structure == k)[:, 0] for k in range(n)],
-    )
 
 
 def read_virials(structures: Sequence[Atoms]) -> tuple[Tensor, Tensor]:

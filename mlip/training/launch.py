@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlip.config import Train
-
-
-def count_gpus(resources: Mapping[str, Any]) -> int:
-    """GPUs of a job: its resource ``gpus`` or ``gpu``, or Slurm's ``gres``, as in ``gpu:4`` or ``gpu:a100:4``."""
-    for name in ("gpus", "gpu"):
-        if resources.get(name):
-            return int(resources[name])
-    found = re.search(r"\bgpu(?::[A-Za-z][\w.-]*)?(?::(\d+))?", str(resources.get("gres") or ""))
-    return int(found.group(1) or 1) if found else 0
+from mlip.config.train import Train
 
 
 def training_command(
@@ -46,7 +35,7 @@ def training_command(
 def train_with_processes(
     n_processes: int, train: Path, valid: Path, settings: Train, out: Path, **options: Any
 ) -> None:
-    """Run :func:`training_command` with ``settings``; results as from :func:`mlip.training.train_committee`.
+    """Run :func:`training_command` with ``settings``; results as from :func:`mlip.loop.train_committee.train_committee`.
 
     Raises:
         RuntimeError: when training failed; its messages are on the standard error before.

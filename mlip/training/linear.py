@@ -1,6 +1,6 @@
 """A small linear model, fitted to forces alone in a second, whose energies and virials judge the labels.
 
-Per centre species z and neighbour species s, on the density A of :mod:`mlip.potential.ace`,
+Per centre species z and neighbour species s, on the density A of :mod:`mlip.potential.ace.network`,
 
     E_i = sum_{s,n} c_z,sn A_i[s,n,00] + sum_{s,n,l} d_z,snl sum_m A_i[s,n,lm]^2,
 
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlip.potential.basis import tangential
-from mlip.potential.environments import Environments
-from mlip.training.data import Dataset
-from mlip.training.loss import take_batch
+from mlip.potential.ace.basis import tangential
+from mlip.potential.ace.environments import Environments
+from mlip.training.ace.data import Dataset
+from mlip.training.ace.loss import take_batch
 
 CHUNK_ATOMS = 600
 """Atoms whose edge features are held at once."""

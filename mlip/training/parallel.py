@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mlip.config import Train
+from mlip.config.train import Train
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ from typing import TypeVar
 
 import torch
 
-from mlip.potential.ace import CommitteeNetwork
-from mlip.potential.committee import ACEPotential
-from mlip.potential.environments import Frame
+from mlip.potential.ace.committee import ACEPotential
+from mlip.potential.ace.network import CommitteeNetwork
+from mlip.potential.ace.size import Size
 from mlip.potential.files import WEIGHTS, load_potential
+from mlip.potential.frame import Frame
 from mlip.potential.interface import Potential
-from mlip.potential.size import Size
 
 P = TypeVar("P", bound=Potential)
 

@@ -6,23 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ase import Atoms
-
-from mlip.evaluation import evaluate_predictions
-from mlip.files import write_json
+from mlip.io.files import write_json
+from mlip.potential.evaluation import evaluate_predictions
 from mlip.potential.interface import Potential
+from mlip.potential.uncertainty import Spread
 from mlip.training.calibration import HeldOut, report_uncertainty
+from mlip.training.request import TrainingRequest
 from mlip.training.schedule import Schedule
-from mlip.uncertainty import Spread
 
 
 def write_training(
     potential: Potential,
     trainer: Schedule,
-    train: Sequence[Atoms],
-    valid: Sequence[Atoms],
+    request: TrainingRequest,
     held: HeldOut,
-    out: Path,
     *,
     details: Mapping[str, Any],
     compared: Mapping[str, Sequence[Spread]] | None = None,
@@ -32,15 +29,15 @@ def write_training(
     Args:
         potential: as trained.
         trainer: that trained it.
-        train, valid: labelled structures.
-        held: those to calibrate on, predicted by ``potential``.
-        out: output folder.
+        request: what was asked for: its data and its output folder.
+        held: structures to calibrate on, predicted by ``potential``.
         details: what only the backend knows of ``training.json``.
         compared: raw spreads on ``held`` by other estimators, for comparison.
     """
+    train, valid = request.train, request.valid
     spreads = held.spreads(potential)
     potential.calibration, held = held.calibrate(spreads)
-    potential.save(out)
+    potential.save(Path(request.out))
     estimator = potential.estimator
     result = {
         "settings": trainer.settings.model_dump(mode="json"),
@@ -56,5 +53,5 @@ def write_training(
         "valid_errors": evaluate_predictions(valid, held.predictions[held.n_train :]) if valid else None,
         "history": trainer.history,
     }
-    write_json(out / "training.json", result, checked=True)
+    write_json(Path(request.out) / "training.json", result, checked=True)
     return result

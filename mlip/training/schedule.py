@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mlip.config import Train
+from mlip.config.train import Train
 from mlip.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from mlip.training.parallel import SINGLE, Processes
 

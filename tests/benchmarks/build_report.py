@@ -11,7 +11,7 @@ import benchmark_tables as tables
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mlip.provenance import code_digest
+from mlip.jobs.digests import code_digest
 from mlip.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, Panel, Picture, limit_line, plain_numbers, png
 
 HERE = Path(__file__).parent

@@ -21,9 +21,9 @@ from typing import Any
 
 import records
 
-from mlip.config import Train
-from mlip.provenance import code_digest
-from mlip.training import train_committee
+from mlip.config.train import Train
+from mlip.jobs.digests import code_digest
+from mlip.loop.train_committee import TrainingRequest, train_committee
 
 CASES: dict[str, dict[str, Any]] = {
     "Si": {},
@@ -41,7 +41,7 @@ def train(data: Path) -> dict[str, str]:
     for name, settings in CASES.items():
         first, valid = (records.read_split(data / name, split)[:N_STRUCTURES] for split in ("train", "valid"))
         with tempfile.TemporaryDirectory() as folder:
-            train_committee(first, valid, Train(n_steps=N_STEPS, **settings), Path(folder), seed=3)
+            train_committee(TrainingRequest(first, valid, Train(n_steps=N_STEPS, **settings), Path(folder), seed=3))
             for path in sorted(Path(folder).glob("potential.*")):
                 found[f"{name} {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return found

@@ -26,15 +26,17 @@ from ase import Atoms
 from ase.build import bulk
 from torch import Tensor
 
-from mlip.neighbors import find_pairs
-from mlip.potential import Potential, kernels, load_potential
-from mlip.potential.ace import CommitteeNetwork
-from mlip.potential.basis import spherical_harmonics, tangential
-from mlip.potential.committee import ACEPotential
-from mlip.potential.edges import compute_density, sum_edges
-from mlip.potential.environments import Frame, build_environments
-from mlip.potential.kernels.loader import load_library
-from mlip.potential.size import Size
+from mlip.potential import Potential, load_potential
+from mlip.potential.ace import kernels
+from mlip.potential.ace.basis import spherical_harmonics, tangential
+from mlip.potential.ace.committee import ACEPotential
+from mlip.potential.ace.edges import compute_density, sum_edges
+from mlip.potential.ace.environments import build_environments
+from mlip.potential.ace.kernels.loader import load_library
+from mlip.potential.ace.network import CommitteeNetwork
+from mlip.potential.ace.size import Size
+from mlip.potential.frame import Frame
+from mlip.structures.neighbors import find_pairs
 
 CUTOFF, L_MAX, SLOTS, N_RADIAL = 5.0, 3, 34, 8
 REPEATS = {64: 2, 512: 4}
@@ -78,7 +80,7 @@ def neighbor_lists(n_atoms: int) -> Iterator[Row]:
     expected = len(find_pairs(atoms, CUTOFF).centers)
     finder = NeighborList(cutoff=CUTOFF, full_list=True, sorted=True, n_threads=1)
     yield version("vesin"), lambda: finder.compute(points=positions, box=cell, periodic=True, quantities="ijDd")
-    yield "vesin in `mlip.neighbors.find_pairs`", lambda: find_pairs(atoms, CUTOFF)
+    yield "vesin in `mlip.structures.neighbors.find_pairs`", lambda: find_pairs(atoms, CUTOFF)
     if found := optional("matscipy.neighbours"):
         _same(len(found.neighbour_list("i", atoms, CUTOFF)), expected, "matscipy")
         yield version("matscipy"), lambda: found.neighbour_list("ijDd", atoms, CUTOFF)
@@ -115,7 +117,7 @@ def harmonics(n_atoms: int) -> Iterator[Row]:
         kind = str(dtype).removeprefix("torch.")
         unit = torch.nn.functional.normalize(vectors, dim=1).to(dtype)
         edges = unit.mT.reshape(-1, 3).contiguous()
-        yield f"`mlip.potential.basis`, {kind}", lambda unit=unit: spherical_harmonics(unit, L_MAX)
+        yield f"`mlip.potential.ace.basis`, {kind}", lambda unit=unit: spherical_harmonics(unit, L_MAX)
         if sphericart := optional("sphericart.torch"):
             library = sphericart.SphericalHarmonics(L_MAX)
             _compare(library, edges, unit)
@@ -209,7 +211,7 @@ def potentials(n_atoms: int, potential: Potential, compiled: dict[str, Any]) -> 
 
 def compile_programs(potential: Potential, folder: Path) -> dict[str, Any]:
     """AOTInductor packages in both precisions, and the wall seconds that each took."""
-    from mlip.deployments.programs import export_program, load_compiled
+    from mlip.export.programs import export_program, load_compiled
 
     found: dict[str, Any] = {}
     for precision, dtype in (("double", torch.float64), ("single", torch.float32)):

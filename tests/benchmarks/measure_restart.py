@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from mlip.config import Train
-from mlip.evaluation import evaluate_potential
+from mlip.config.train import Train
+from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import load_potential
-from mlip.training import train_committee
-from mlip.training.data import build_dataset, find_frame, fit_isolated_energies, prepare_pairs, resolve_cutoff
+from mlip.potential.evaluation import evaluate_potential
+from mlip.training.ace.data import build_dataset
+from mlip.training.data import find_frame, fit_isolated_energies, prepare_pairs, resolve_cutoff
 
 FRACTIONS = (0.15, 0.3)
 COLUMNS = ("energy_mae", "force_mae", "force_rmse", "coverage", "spearman")
@@ -40,7 +41,9 @@ def measure_seed(train: list[Atoms], test: list[Atoms], settings: Train, seed: i
         previous = options.pop("previous", None)
         began = time.process_time()
         result = train_committee(
-            data, valid, settings.model_copy(update=options), folder / name, seed=seed, previous=previous
+            TrainingRequest(
+                data, valid, settings.model_copy(update=options), folder / name, seed=seed, previous=previous
+            )
         )
         seconds = time.process_time() - began
         errors = evaluate_potential(load_potential(folder / name), test)

@@ -24,11 +24,11 @@ import torch
 from ase import Atoms
 from scipy.stats import mannwhitneyu
 
-from mlip.config import Train
-from mlip.evaluation import compare_with_labels
+from mlip.config.train import Train
+from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import load_potential
+from mlip.potential.evaluation import compare_with_labels
 from mlip.potential.interface import Prediction
-from mlip.training import train_committee
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "committee": {},
@@ -46,7 +46,7 @@ def measure_kind(structures: list[Atoms], kind: str, estimator: str, steps: int,
     held, valid, train = ([known[k] for k in part] for part in (order[:n], order[n : 2 * n], sorted(order[2 * n :])))
     settings = Train(n_steps=steps, consistency="off", **SETTINGS[estimator])
     with tempfile.TemporaryDirectory() as folder:
-        train_committee(train, valid, settings, Path(folder), seed=seed)
+        train_committee(TrainingRequest(train, valid, settings, Path(folder), seed=seed))
         potential = load_potential(Path(folder))
         predictions = [potential.predict(part) for part in (held, unknown)]
     quality = [describe(part, found) for part, found in zip((held, unknown), predictions, strict=True)]

@@ -13,8 +13,8 @@ from typing import Any
 import records
 from ase import Atoms
 
-from mlip.config import Train
-from mlip.training import train_committee
+from mlip.config.train import Train
+from mlip.loop.train_committee import TrainingRequest, train_committee
 
 
 def time_training(train: Sequence[Atoms], settings: dict[str, Any], n_steps: int, device: str) -> dict[str, float]:
@@ -25,13 +25,15 @@ def time_training(train: Sequence[Atoms], settings: dict[str, Any], n_steps: int
     marks: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         train_committee(
-            train,
-            [],
-            model,
-            Path(folder),
-            seed=0,
-            device=device,
-            progress=lambda entry: marks.append((entry["step"], watch.seconds)),
+            TrainingRequest(
+                train,
+                [],
+                model,
+                Path(folder),
+                seed=0,
+                device=device,
+                progress=lambda entry: marks.append((entry["step"], watch.seconds)),
+            )
         )
     (first, began), (last, ended) = marks[0], marks[-1]
     return {"seconds": ended, "step_seconds": (ended - began) / max(last - first, 1)}

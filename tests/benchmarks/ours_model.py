@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ase.calculators.calculator import Calculator
 
-from mlip.calculator import MLIPCalculator
 from mlip.potential import load_potential
+from mlip.potential.calculator import MLIPCalculator
 
 
 def load_calculator(folder: Path, device: str) -> Calculator:

@@ -51,7 +51,7 @@ def make_batch_step(potential: Any, walkers: list[Atoms], device: str) -> Any:
     import torch
     import torch_sim as ts
 
-    from mlip.deployments.torchsim import TorchSimModel
+    from mlip.export.torchsim import TorchSimModel
 
     dtype, units_of = torch.float32, ts.units.MetalUnits
     batch = TorchSimModel(potential, device=device, dtype=dtype)

@@ -8,10 +8,10 @@ from typing import Any
 
 import records
 
-from mlip.config import Train
+from mlip.config.train import Train
+from mlip.jobs.digests import code_digest
+from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import Potential, load_potential
-from mlip.provenance import code_digest
-from mlip.training import train_committee
 
 
 def evaluate(potential: Potential, folder: Path, name: str) -> dict[str, float]:
@@ -30,15 +30,17 @@ def main() -> None:
     began, watch = time.perf_counter(), records.Stopwatch(given.device)
     trained: list[float] = []
     result = train_committee(
-        train,
-        valid,
-        settings,
-        given.model,
-        seed=given.seed,
-        device=given.device,
-        isolated_energies=records.read_isolated(given.data),
-        max_seconds=given.budget,
-        progress=lambda _: trained.append(watch.seconds),
+        TrainingRequest(
+            train,
+            valid,
+            settings,
+            given.model,
+            seed=given.seed,
+            device=given.device,
+            isolated_energies=records.read_isolated(given.data),
+            max_seconds=given.budget,
+            progress=lambda _: trained.append(watch.seconds),
+        )
     )
     wall = time.perf_counter() - began
     finish = watch.seconds - trained[-1]

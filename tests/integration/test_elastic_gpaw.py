@@ -9,9 +9,9 @@ import pytest
 from ase import units
 from ase.build import bulk
 
-from mlip.config import Label
-from mlip.elastic.cubic import elastic_cubic
-from mlip.labels.stored import StoredCalculator
+from mlip.config.label import Label
+from mlip.labels.calculator import StoredCalculator
+from mlip.properties.elastic.cubic import elastic_cubic
 
 pytestmark = [pytest.mark.gpaw, pytest.mark.slow]
 pytest.importorskip("gpaw")

@@ -10,10 +10,14 @@ import yaml
 from ase import Atoms
 from ase.build import bulk
 
-from mlip.config import Label
-from mlip.extxyz import read_structures
-from mlip.files import read_json
-from mlip.labels import LabelError, LabelStore, label_isolated_atoms, label_references, label_structures
+from mlip.config.label import Label
+from mlip.io.extxyz import read_structures
+from mlip.io.files import read_json
+from mlip.labels.importing import LabelError
+from mlip.labels.store import LabelStore
+from mlip.loop.label_isolated_atoms import label_isolated_atoms
+from mlip.loop.label_references import label_references
+from mlip.loop.label_structures import label_structures
 
 pytestmark = [pytest.mark.gpaw, pytest.mark.slow]
 pytest.importorskip("gpaw")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from mlip.config import Label
-from mlip.labels.calculators import LabelError
+from mlip.config.label import Label
+from mlip.labels.importing import LabelError
 from mlip.labels.labeller import Labeller, Outcome
-from mlip.labels.launcher import mpi_launcher
+from mlip.labels.process.launcher import mpi_launcher
 from tests.workflow.conftest import ROOT, Workflow
 
 # Starts COUNT copies with a rank each and, like mpiexec, ends all when one dies.

@@ -17,9 +17,9 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip.config import Mace, Train
+from mlip.config.train import Mace, Train
+from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import PotentialFileError, UnknownSpeciesError, load_potential
-from mlip.training import train_committee
 from mlip.training.data import TrainingDataError
 from tests.integration.published_models import fetch_model
 from tests.unit.conftest import label_emt, make_alloy
@@ -44,13 +44,13 @@ def alloys() -> list[Atoms]:
 @pytest.fixture(scope="module")
 def trained(alloys: list[Atoms], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mace")
-    train_committee(alloys[:7], alloys[7:], SMALL, out, seed=3)
+    train_committee(TrainingRequest(alloys[:7], alloys[7:], SMALL, out, seed=3))
     return out
 
 
 def save_foundation(path: Path, *, numbers: tuple[int, ...] = (13, 29, 79), heads: tuple[str, ...] = ()) -> Any:
     """What mace-torch writes: a whole module, pickled."""
-    from mlip.potential.mace_network import require_mace
+    from mlip.potential.mace.network import require_mace
 
     modules = require_mace()
     from e3nn.o3 import Irreps
@@ -88,7 +88,7 @@ def save_foundation(path: Path, *, numbers: tuple[int, ...] = (13, 29, 79), head
 
 def apply_network(network: Any, structures: list[Atoms], head: int = 0) -> dict[str, Any]:
     """What mace-torch's ``network`` makes of ``structures``."""
-    from mlip.potential.mace_network import join_graphs, make_graph
+    from mlip.potential.mace.network import join_graphs, make_graph
 
     numbers = network.atomic_numbers.tolist()
     graphs = [make_graph(atoms, numbers, float(network.r_max)) for atoms in structures]
@@ -208,18 +208,22 @@ def test_a_stopped_training_continues_to_the_same_end(trained: Path, alloys: lis
     checkpoint = tmp_path / "checkpoint"
     with pytest.raises(Stopped):
         train_committee(
-            alloys[:7], alloys[7:], SMALL, tmp_path, seed=3, checkpoint=checkpoint, progress=stop_at_the_end
+            TrainingRequest(
+                alloys[:7], alloys[7:], SMALL, tmp_path, seed=3, checkpoint=checkpoint, progress=stop_at_the_end
+            )
         )
     assert checkpoint.exists()
     seen: list[int] = []
     train_committee(
-        alloys[:7],
-        alloys[7:],
-        SMALL,
-        tmp_path,
-        seed=3,
-        checkpoint=checkpoint,
-        progress=lambda entry: seen.append(entry["step"]),
+        TrainingRequest(
+            alloys[:7],
+            alloys[7:],
+            SMALL,
+            tmp_path,
+            seed=3,
+            checkpoint=checkpoint,
+            progress=lambda entry: seen.append(entry["step"]),
+        )
     )
     assert seen == [12]
     assert not checkpoint.exists()
@@ -229,14 +233,18 @@ def test_a_stopped_training_continues_to_the_same_end(trained: Path, alloys: lis
 
 def test_an_iteration_goes_on_from_the_previous_one(trained: Path, alloys: list[Atoms], tmp_path: Path) -> None:
     settings = SMALL.model_copy(update={"restart_fraction": 0.25, "checkpoint_every": 1})
-    result = train_committee(alloys[:8], alloys[8:], settings, tmp_path / "on", seed=3, previous=trained)
+    result = train_committee(
+        TrainingRequest(alloys[:8], alloys[8:], settings, tmp_path / "on", seed=3, previous=trained)
+    )
     assert result["steps"] == 3
     assert result["previous"] is not None
     before = json.loads((trained / "training.json").read_text())["history"][-1]
     assert result["history"][-1]["energy_rmse"] < 1.5 * before["energy_rmse"]
     other = settings.model_copy(update={"mace": SMALL.mace.model_copy(update={"hidden_irreps": "2x0e"}), "n_steps": 2})
     with pytest.warns(UserWarning, match="architecture"):
-        result = train_committee(alloys[:8], alloys[8:], other, tmp_path / "anew", seed=3, previous=trained)
+        result = train_committee(
+            TrainingRequest(alloys[:8], alloys[8:], other, tmp_path / "anew", seed=3, previous=trained)
+        )
     assert result["previous"] is None
     assert result["steps"] == 2
 
@@ -246,11 +254,11 @@ def test_inconsistent_labels_stop_the_training(alloys: list[Atoms], tmp_path: Pa
     energy = alloys[0].get_potential_energy() + 1.0
     twin.calc = SinglePointCalculator(twin, energy=energy, forces=alloys[0].get_forces())
     with pytest.raises(TrainingDataError, match=r"one geometry with two labels.*train\.consistency"):
-        train_committee([*alloys[:7], twin], alloys[7:], SMALL, tmp_path, seed=3)
+        train_committee(TrainingRequest([*alloys[:7], twin], alloys[7:], SMALL, tmp_path, seed=3))
     assert not list(tmp_path.iterdir())
     settings = SMALL.model_copy(update={"consistency": "warn", "n_steps": 1})
     with pytest.warns(UserWarning, match="one geometry with two labels"):
-        result = train_committee([*alloys[:7], twin], alloys[7:], settings, tmp_path, seed=3)
+        result = train_committee(TrainingRequest([*alloys[:7], twin], alloys[7:], settings, tmp_path, seed=3))
     assert len(result["warnings"]) == 1
 
 
@@ -258,14 +266,14 @@ def test_several_processes_are_refused(alloys: list[Atoms], tmp_path: Path, monk
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="one process, and torchrun started 2"):
-        train_committee(alloys[:7], alloys[7:], SMALL, tmp_path, seed=3)
+        train_committee(TrainingRequest(alloys[:7], alloys[7:], SMALL, tmp_path, seed=3))
 
 
 @pytest.mark.parametrize("heads", [(), ("small", "large")])
 def test_a_foundation_model_is_read_without_executing_it(
     alloys: list[Atoms], tmp_path: Path, heads: tuple[str, ...]
 ) -> None:
-    from mlip.potential.foundation import read_foundation, reduce_elements
+    from mlip.potential.mace.foundation import read_foundation, reduce_elements
 
     model = save_foundation(tmp_path / "foundation.model", heads=heads)
     head = len(heads) - 1 if heads else 0
@@ -290,15 +298,13 @@ def test_fine_tuning_starts_from_the_foundation_model(alloys: list[Atoms], tmp_p
     save_foundation(path)
     mace = Mace(foundation_model=str(path), learning_rate=1e-9)
     train_committee(
-        alloys[:7],
-        alloys[7:],
-        SMALL.model_copy(update={"mace": mace, "n_steps": 1}),
-        tmp_path / "tuned",
-        seed=1,
+        TrainingRequest(
+            alloys[:7], alloys[7:], SMALL.model_copy(update={"mace": mace, "n_steps": 1}), tmp_path / "tuned", seed=1
+        )
     )
     potential = load_potential(tmp_path / "tuned")
     assert potential.cutoff == 4.5
-    from mlip.potential.foundation import read_foundation
+    from mlip.potential.mace.foundation import read_foundation
 
     output = apply_network(read_foundation(path).network(), alloys[:7])
     # Members begin with readouts a few per cent apart, and nothing has been learned at this rate.
@@ -315,7 +321,7 @@ def test_fine_tuning_starts_from_the_foundation_model(alloys: list[Atoms], tmp_p
 def test_a_published_foundation_model_is_read_and_fine_tuned(
     alloys: list[Atoms], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    from mlip.potential.foundation import read_foundation, reduce_elements
+    from mlip.potential.mace.foundation import read_foundation, reduce_elements
 
     path = fetch_model(Path(request.config.cache.mkdir("foundation")))
     foundation = read_foundation(path)
@@ -330,7 +336,7 @@ def test_a_published_foundation_model_is_read_and_fine_tuned(
             np.testing.assert_allclose(output[name].detach().numpy(), wanted, atol=1e-10)
 
     settings = SMALL.model_copy(update={"mace": Mace(foundation_model=str(path)), "n_steps": 30})
-    train_committee(alloys[:7], alloys[7:], settings, tmp_path, seed=3)
+    train_committee(TrainingRequest(alloys[:7], alloys[7:], settings, tmp_path, seed=3))
     held_out, tuned = alloys[7:], load_potential(tmp_path).predict(alloys[7:])
     labels = np.concatenate([atoms.get_forces() for atoms in held_out])
     before = apply_network(foundation.network(), held_out)["forces"].detach().numpy() - labels
@@ -349,7 +355,7 @@ class Malicious:
 
 
 def test_a_malicious_foundation_model_is_refused(tmp_path: Path) -> None:
-    from mlip.potential.foundation import read_foundation
+    from mlip.potential.mace.foundation import read_foundation
 
     harm, path = tmp_path / "harm", tmp_path / "foundation.model"
     model = save_foundation(path)
@@ -367,7 +373,7 @@ def test_a_malicious_foundation_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_importing_mace_leaves_safe_loading_on(tmp_path: Path) -> None:
-    from mlip.potential.mace_network import require_mace
+    from mlip.potential.mace.network import require_mace
 
     require_mace()
     torch.save(Malicious(tmp_path / "harm"), tmp_path / "file.pt")
@@ -378,7 +384,7 @@ def test_importing_mace_leaves_safe_loading_on(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("cuequivariance_torch") is None, reason="cuequivariance-torch is not installed here")
 def test_cuequivariance_changes_no_force_and_no_weight(trained: Path, alloys: list[Atoms]) -> None:
-    from mlip.potential.mace_network import (
+    from mlip.potential.mace.network import (
         Architecture,
         build_network,
         convert_network,

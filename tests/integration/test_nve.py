@@ -12,9 +12,9 @@ from ase.md.velocitydistribution import Stationary
 from ase.md.verlet import VelocityVerlet
 
 from mlip import load_calculator
-from mlip.calculator import MLIPCalculator
+from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import Precision
-from mlip.training import train_committee
+from mlip.potential.calculator import MLIPCalculator
 from tests.unit.conftest import SMALL, label_emt
 
 TEMPERATURE = 500.0
@@ -50,7 +50,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("potential")
     settings = SMALL.model_copy(update={"n_layers": request.param})
     structures = [disturb(seed) for seed in range(24)]
-    train_committee(structures[:18], structures[18:], settings, out, seed=3)
+    train_committee(TrainingRequest(structures[:18], structures[18:], settings, out, seed=3))
     return out
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mlip.ledger import UNKNOWN, read_ledger, update_accounts
-from mlip.slurm import read_queue
+from mlip.jobs.ledger import UNKNOWN, read_ledger, update_accounts
+from mlip.jobs.slurm.queue import read_queue
 from tests.integration import slurm_cluster
 from tests.integration.slurm_cluster import SlurmCluster
 
@@ -32,7 +32,7 @@ pytestmark = [
 # A step as the workflow's scripts are, which writes to its log once and then says nothing.
 STEP = """
 import sys, time
-from mlip.logs import log_step
+from mlip.jobs.job import log_step
 with log_step(sys.argv[1], 1):
     print("begun")
     time.sleep(float(sys.argv[2]))
@@ -85,7 +85,7 @@ def test_cancelled_and_silent_jobs_are_paid_for(tmp_path: Path, monkeypatch: pyt
         assert (said[done], said[killed].split()[0]) == ("COMPLETED", "CANCELLED")
         after = read_ledger(root)
         slurm.stop("slurmdbd")
-        monkeypatch.setattr("mlip.slurm.TIMEOUT", 5.0)
+        monkeypatch.setattr("mlip.jobs.slurm.queue.TIMEOUT", 5.0)
         assert update_accounts(root) is False
     killed_before, killed_after = (
         next(entry for entry in ledger.entries if entry.part == "001") for ledger in (before, after)

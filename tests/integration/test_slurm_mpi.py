@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from mlip.attempts import read_attempts
-from mlip.config import Label
-from mlip.extxyz import read_structures
+from mlip.config.label import Label
+from mlip.io.extxyz import read_structures
+from mlip.jobs.attempts import read_attempts
 from mlip.labels.labeller import Labeller
 from tests.integration.slurm_cluster import SlurmCluster
 from tests.integration.slurm_loop import PROFILE, SLURM_MARKS, SlurmLoop

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlip.files import read_json
+from mlip.io.files import read_json
 from tests.workflow.conftest import Workflow
 
 # Every Python imports it at its start; torchrun tells its processes who they are.

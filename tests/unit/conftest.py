@@ -11,7 +11,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip.config import Train
+from mlip.config.train import Train
 
 SMALL = Train(
     n_channels=8,
@@ -61,8 +61,10 @@ def settings() -> Train:
 @pytest.fixture(scope="session")
 def potential_folder(alloys: list[Atoms], settings: Train, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a trained copper-gold potential."""
-    from mlip.training import train_committee
+    from mlip.loop.train_committee import TrainingRequest, train_committee
 
     folder = tmp_path_factory.mktemp("potential")
-    train_committee(alloys[:18], alloys[18:], settings, folder, seed=3, isolated_energies={"Au": -0.25, "Cu": 0.5})
+    train_committee(
+        TrainingRequest(alloys[:18], alloys[18:], settings, folder, seed=3, isolated_energies={"Au": -0.25, "Cu": 0.5})
+    )
     return folder

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mlip.config import Config, parse_config
+from mlip.config.system import Config, parse_config
 
 
 def synthetic_config(**changes) -> Config:

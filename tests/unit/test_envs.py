@@ -148,9 +148,9 @@ def test_labels_need_no_more_than_the_dft_environment():
     absent |= {"xarray", "netCDF4", "pandas"}  # which only the references of studies take
     code = (
         f"import sys\nsys.modules.update(dict.fromkeys({sorted(absent)}))\n"
-        "import mlip.labels, mlip.extxyz, mlip.logs\n"
-        "from mlip.config import StartingStructure\n"
-        "from mlip.structures import load_starting_structure\n"
+        "import mlip.labels, mlip.io.extxyz, mlip.jobs.job\n"
+        "from mlip.config.system import StartingStructure\n"
+        "from mlip.structures.starting import load_starting_structure\n"
         "load_starting_structure(StartingStructure(bulk={'name': 'Si'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

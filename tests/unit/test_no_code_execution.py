@@ -24,15 +24,19 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from mlip.cli import app
-from mlip.config import ConfigError, Label, StartingStructure, load_config, parse_config
-from mlip.extxyz import read_structures
-from mlip.files import read_json, write_json
-from mlip.labels import LabelStore, label_structures
+from mlip.cli.app import app
+from mlip.config.label import Label
+from mlip.config.structures import StartingStructure
+from mlip.config.system import load_config, parse_config
+from mlip.config.values import ConfigError
+from mlip.io.extxyz import read_structures
+from mlip.io.files import read_json, write_json
+from mlip.io.netcdf import read_netcdf
+from mlip.labels.store import LabelStore
+from mlip.loop.label_structures import label_structures
 from mlip.potential import PotentialFileError, load_potential
-from mlip.structures import StructureError, load_starting_structure
+from mlip.structures.starting import StructureError, load_starting_structure
 from mlip.training.checkpoint import read_checkpoint
-from mlip.trajectory import read_netcdf
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = {"system": "cu", "structures": [{"bulk": {"name": "Cu", "a": 3.6}}]}
@@ -221,7 +225,7 @@ def test_label_records_and_results(tmp_path: Path, marker: Path) -> None:
 
 @every_trap
 def test_foundation_models(tmp_path: Path, marker: Path, trap: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlip.potential import foundation
+    from mlip.potential.mace import foundation
 
     monkeypatch.setattr(foundation, "require_mace", lambda: None)
     path = tmp_path / "foundation.model"
@@ -234,7 +238,7 @@ def test_foundation_models(tmp_path: Path, marker: Path, trap: Callable, monkeyp
 def test_functions_that_a_foundation_model_names_are_not_called(
     tmp_path: Path, marker: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlip.potential import foundation
+    from mlip.potential.mace import foundation
 
     monkeypatch.setattr(foundation, "require_mace", lambda: None)
     module, _, function = name.rpartition(".")

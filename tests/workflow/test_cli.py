@@ -14,7 +14,7 @@ import pytest
 
 from tests.workflow.conftest import TINY, Workflow
 
-MLIP = [sys.executable, "-m", "mlip.cli"]
+MLIP = [sys.executable, "-m", "mlip.cli.app"]
 
 
 def mlip(*arguments: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -25,7 +25,7 @@ def mlip(*arguments: object, cwd: Path, check: bool = True) -> subprocess.Comple
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
-    code = "import sys, mlip.cli; sys.exit(any(m in sys.modules for m in ('torch', 'ase', 'numpy', 'gpaw')))"
+    code = "import sys, mlip.cli.app; sys.exit(any(m in sys.modules for m in ('torch', 'ase', 'numpy', 'gpaw')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

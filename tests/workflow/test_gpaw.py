@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from mlip.extxyz import read_structures
+from mlip.io.extxyz import read_structures
 from tests.workflow.conftest import Workflow
 
 pytestmark = pytest.mark.gpaw

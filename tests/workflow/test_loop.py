@@ -17,7 +17,7 @@ import pytest
 import xarray as xr
 
 from mlip import load_calculator
-from mlip.extxyz import read_structures
+from mlip.io.extxyz import read_structures
 from tests.workflow.conftest import ROOT, Workflow
 
 

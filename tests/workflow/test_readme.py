@@ -13,7 +13,7 @@ import pytest
 from tests.workflow.conftest import ROOT, Workflow
 
 README = (ROOT / "README.md").read_text()
-MLIP = [sys.executable, "-m", "mlip.cli"]
+MLIP = [sys.executable, "-m", "mlip.cli.app"]
 
 
 def console(prefix: str) -> list[str]:
@@ -68,4 +68,4 @@ def test_python_example_is_valid() -> None:
 def test_documented_subcommands_exist(name: str) -> None:
     done = subprocess.run([*MLIP, name, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert re.search(rf"mlip {name}|mlip/cli.py {name}|{name} \[OPTIONS\]", done.stdout)
+    assert re.search(rf"mlip {name}|mlip/cli/app.py {name}|{name} \[OPTIONS\]", done.stdout)

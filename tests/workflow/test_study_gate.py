@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mlip.io.netcdf import read_netcdf
 from mlip.studies.diffusion.study import FORCE_RMSE, FORCE_UNCERTAINTY
-from mlip.trajectory import read_netcdf
 
 from .conftest import TINY, Workflow
 
@@ -45,7 +45,7 @@ def configuration(relative_error: float) -> dict:
         "structures": [argon],
         "prepare": {"n_structures": 12, "volume_range": [0.0, 0.4], "vacancies": False},
         "label": {
-            "calculator": "mlip.lennard_jones.LennardJones",
+            "calculator": "mlip.calculators.lennard_jones.LennardJones",
             "parameters": {"sigma": 3.405, "epsilon": 0.01032, "rc": 6.0},
             "isolated_atoms": {"Ar": 0.0},
             "guards": {"min_distance_factor": 0.8},

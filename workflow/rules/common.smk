@@ -13,9 +13,10 @@ ROOT = str(Path(workflow.basedir).resolve())
 sys.path.insert(0, ROOT)
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")])))
 
-from mlip.config import ConfigError, parse_config
-from mlip.files import read_json
-from mlip.planning import lighten_planning, resume_collection, shared_digest
+from mlip.config.backends import BACKENDS
+from mlip.config.system import ConfigError, parse_config
+from mlip.io.files import read_json
+from mlip.jobs.planning import lighten_planning, resume_collection, shared_digest
 
 lighten_planning()
 
@@ -31,12 +32,14 @@ except ConfigError as error:
 
 # Steps that train or evaluate the potential run in its backend's environment, and when the
 # backend's own code changes.
-MACE = CONFIG.train.backend == "mace"
-POTENTIAL_ENVIRONMENT = "../../envs/mace.yaml" if MACE else "../../envs/training.yaml"
-POTENTIAL_CODE = ["mlip.potential.mace"] if MACE else []
-TRAINING_CODE = ["mlip.training.mace"] if MACE else []
+BACKEND = BACKENDS[CONFIG.train.backend]
+POTENTIAL_ENVIRONMENT = f"../../envs/{BACKEND.environment}"
 
-if MACE and find_spec("mace") is None and DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+if (
+    BACKEND.package
+    and find_spec(BACKEND.package) is None
+    and DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method
+):
     raise WorkflowError(
         "train.backend is mace, but mace-torch is not installed in this environment. `make setup-mace` makes .venv-mace, "
         "which has it: run .venv-mace/bin/mlip run ...; or add --software-deployment-method conda (envs/mace.yaml)"
@@ -57,7 +60,7 @@ wildcard_constraints:
 
 
 def code_digest(*modules):
-    """What code a step depends on, as a parameter: see mlip.provenance.code_digest."""
+    """What code a step depends on, as a parameter: see mlip.jobs.digests.code_digest."""
     return shared_digest(*modules, is_driver=workflow.is_main_process)
 
 
@@ -153,7 +156,7 @@ def previous_potential(wildcards):
 def weights_to_start_from(wildcards):
     """The potential that training starts from; none where it starts from scratch."""
     train = settings_at(wildcards).train
-    return previous_potential(wildcards) if train.restart == "previous" and train.backend == "ace" else []
+    return previous_potential(wildcards) if train.restart == "previous" and BACKEND.restarts else []
 
 
 def shard_files(suffix):
@@ -173,7 +176,7 @@ def walker_files(wildcards):
 
 def walker_plan(wildcards):
     """What one walker simulates; other walkers' settings do not concern it."""
-    from mlip.walkers import plan_walkers
+    from mlip.config.walkers import plan_walkers
 
     current = settings_at(wildcards)
     return plan_walkers(current.structures, current.explore.walkers)[int(wildcards.walker)].model_dump(mode="json")

@@ -1,9 +1,9 @@
 # One driver per system, and one configuration per run; no rule is defined here.
 from snakemake.logging import logger
 
-from mlip.files import explain_os_error
-from mlip.lease import DriverRunning, freeze, hold
-from mlip.submission import make_executor_patient
+from mlip.io.files import explain_os_error
+from mlip.jobs.lease import DriverRunning, freeze, hold
+from mlip.jobs.slurm.submission import make_executor_patient
 
 
 def run_alone(execute):

@@ -131,7 +131,7 @@ rule label_candidates:
         runtime=scaled(240),
     params:
         settings=study_label_settings,
-        code=code_digest("mlip.labels.shard"),
+        code=code_digest("mlip.loop.label_structures"),
     message:
         "label_candidates: {wildcards.study}, round {wildcards.round}, shard {wildcards.shard}"
     script:
@@ -160,7 +160,7 @@ rule join_labels:
         settings=section("collect"),
         screens=collect_screens,
         first_iteration=CONFIG.max_iterations,
-        code=code_digest("mlip.dataset"),
+        code=code_digest("mlip.loop.collect_dataset"),
     message:
         "join_labels: {wildcards.study}, round {wildcards.round}"
     script:
@@ -185,7 +185,7 @@ use rule train_committee as train_study with:
     params:
         settings=final_settings("train"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.training", "mlip.extxyz", *TRAINING_CODE),
+        code=code_digest("mlip.loop.train_committee", "mlip.io.extxyz", BACKEND.training_code),
     message:
         "train_study: {wildcards.study}, round {wildcards.round}"
 

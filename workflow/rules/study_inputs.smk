@@ -1,5 +1,5 @@
 # What the rules of studies take; no rule is defined here.
-from mlip.studies import study_names
+from mlip.config.study import study_names
 
 STUDY = "results/{system}/studies/{study}"
 
@@ -14,7 +14,7 @@ def study_settings(wildcards):
 
 
 def study_code(wildcards):
-    return code_digest("mlip.studies.steps", f"mlip.studies.{wildcards.study}.study", *POTENTIAL_CODE)
+    return code_digest("mlip.studies.steps", f"mlip.studies.{wildcards.study}.study", BACKEND.potential_code)
 
 
 def final_settings(*names):
@@ -51,7 +51,7 @@ def dataset_of_round(wildcards, before=0):
 def weights_before(wildcards):
     """The potential that a round's training starts from; none where the loop starts from scratch."""
     train = CONFIG.at_iteration(last_iteration()).train
-    return potential_of_round(wildcards, before=1) if train.restart == "previous" and train.backend == "ace" else []
+    return potential_of_round(wildcards, before=1) if train.restart == "previous" and BACKEND.restarts else []
 
 
 def study_label_settings(wildcards):

@@ -21,7 +21,7 @@ rule train_committee:
     params:
         settings=section("train"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.training", "mlip.extxyz", *TRAINING_CODE),
+        code=code_digest("mlip.loop.train_committee", "mlip.io.extxyz", BACKEND.training_code),
     message:
         "iter_{wildcards.iteration} train_committee: train and calibrate"
     script:

@@ -18,7 +18,7 @@ rule label_elasticity:
         runtime=scaled(240),
     params:
         settings=section("label"),
-        code=code_digest("mlip.elasticity"),
+        code=code_digest("mlip.studies.validation.reference"),
     message:
         "label_elasticity: elastic constants by the labeller"
     script:
@@ -54,7 +54,7 @@ rule validate_potential:
         source=CONFIG.structures[0].model_dump(mode="json"),
         nve={"duration": 50000, "timestep": 1.0, "temperature": 600},
         seed=CONFIG.seed,
-        code=code_digest("mlip.validation", *POTENTIAL_CODE),
+        code=code_digest("mlip.studies.validation.study", BACKEND.potential_code),
     message:
         "validate_potential: results/{wildcards.system}/validate_potential/validation.md"
     script:

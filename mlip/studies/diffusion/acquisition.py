@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
+from mlip.loop.score_frames import describe_structures, descriptor_scale
 from mlip.potential import Potential
-from mlip.scoring import describe_structures, descriptor_scale
 from mlip.studies.interface import Acquisition
 
 FLOOR = 0.05

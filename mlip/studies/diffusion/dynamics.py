@@ -14,9 +14,8 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
-from mlip.explosion import is_too_hot
-from mlip.stability import make_supercell
-from mlip.structures import scale_volume
+from mlip.dynamics.limits import is_too_hot
+from mlip.structures.geometry import make_supercell, scale_volume
 from mlip.studies.diffusion.settings import Settings
 from mlip.studies.diffusion.transport import DiffusionError
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mlip.config_section import Positive
-from mlip.studies.sections import StudySettings
+from mlip.config.base import Positive
+from mlip.config.study import StudySettings
 
 
 class Settings(StudySettings):

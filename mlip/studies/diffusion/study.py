@@ -66,7 +66,7 @@ class Diffusion(Study):
         return gather(atoms, blocks, self.settings)
 
     def _run_members(self, atoms: Atoms, potential: Potential, subject: Subject) -> list[Transport]:
-        from mlip.calculator import MLIPCalculator
+        from mlip.potential.calculator import MLIPCalculator
 
         calculators = [MLIPCalculator(potential.member(k), uncertainty=False) for k in range(potential.n_members)]
         return [

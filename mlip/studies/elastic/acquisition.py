@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from ase import Atoms, units
 
-from mlip.elastic.strains import StrainPath
 from mlip.potential import Potential
+from mlip.properties.elastic.strains import StrainPath
 from mlip.seeds import derive_rng
 from mlip.studies.interface import Acquisition, Measurement
 

@@ -9,8 +9,8 @@ from ase import Atoms
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
-from mlip.equilibrium import at_equilibrium
-from mlip.properties import PropertyError, find_symmetry
+from mlip.properties.equilibrium import at_equilibrium
+from mlip.properties.symmetry import PropertyError, find_symmetry
 
 MAX_STEPS = 300
 CUBIC = range(195, 231)  # space groups

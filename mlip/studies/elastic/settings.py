@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mlip.config_section import Positive
-from mlip.studies.sections import StudySettings
+from mlip.config.base import Positive
+from mlip.config.study import StudySettings
 
 FAULTS = ("wrong_labels", "short_cutoff", "missing_shear")
 """What the target `faults` can plant."""

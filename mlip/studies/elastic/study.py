@@ -11,10 +11,10 @@ from ase import Atoms
 
 from mlip.criteria import Criterion
 from mlip.potential import Potential
+from mlip.properties.elastic.constants import measure_elasticity
 from mlip.studies.elastic.acquisition import choose_strained, offer_strained
-from mlip.studies.elastic.diagnosis import diagnose
+from mlip.studies.elastic.attribution.diagnosis import diagnose
 from mlip.studies.elastic.equilibrium import find_equilibrium
-from mlip.studies.elastic.measurement import measure_elasticity
 from mlip.studies.elastic.tables import tabulate
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
 
@@ -48,8 +48,8 @@ class Elastic(Study):
         data = tabulate(found)
         if self.settings.attribute and subject.potential is not None and subject.training:
             # Not on top: references are computed where there is no torch.
-            from mlip.potential.committee import ACEPotential
-            from mlip.studies.elastic.attribution import attribution_table
+            from mlip.potential.ace.committee import ACEPotential
+            from mlip.studies.elastic.attribution.table import attribution_table
 
             if isinstance(subject.potential, ACEPotential):
                 subject.progress({"part": "attribution"})
@@ -113,7 +113,7 @@ class Elastic(Study):
 
     def draw(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[Picture]:
         """Energy over strain, constants of all rounds, influence of the training structures."""
-        from mlip.studies.elastic.pictures import draw_elasticity
+        from mlip.studies.elastic.figures import draw_elasticity
 
         return draw_elasticity(rounds, reference)
 
@@ -123,7 +123,7 @@ class Elastic(Study):
         found = diagnose(data, reference, self.settings.tolerance)
         texts = [] if found is None else found.describe()
         if found is not None and found.place != "nowhere":
-            from mlip.studies.elastic.attribution import suspected_causes
+            from mlip.studies.elastic.attribution.table import suspected_causes
 
             texts += suspected_causes(data, reference)
         committee = worst_member_spread(data)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from mlip.studies.elastic.measurement import Elasticity
+from mlip.properties.elastic.constants import Elasticity
 
 VOIGT_NAMES = ["xx", "yy", "zz", "yz", "xz", "xy"]
 

@@ -9,12 +9,11 @@ import numpy as np
 import xarray as xr
 from ase import Atoms, units
 
+from mlip.dynamics.replicas import Evaluate, Trace, batched, one_by_one, run_nvt
 from mlip.potential import Potential
-from mlip.replicas import Evaluate, Trace, batched, one_by_one, run_nvt
 from mlip.seeds import derive_rng
-from mlip.stability import make_supercell
 from mlip.statistics import block_average, detect_equilibration
-from mlip.structures import scale_volume
+from mlip.structures.geometry import make_supercell, scale_volume
 from mlip.studies.eos.settings import Settings
 from mlip.studies.interface import Progress
 

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mlip.config_section import Positive
-from mlip.studies.sections import StudySettings
+from mlip.config.base import Positive
+from mlip.config.study import StudySettings
 
 RelativeDensity = Annotated[float, Field(gt=0.05, le=3)]
 

@@ -12,7 +12,8 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.stats import t as student
 
 from mlip.potential import Potential
-from mlip.properties import PropertyError, birch_murnaghan, fit_eos
+from mlip.properties.eos import birch_murnaghan, fit_eos
+from mlip.properties.symmetry import PropertyError
 
 PARAMETERS = ("E0", "V0", "B0", "B0_prime")
 CONFIDENCE = 0.95

@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "benchmarks")]
 
 from records import describe_machine  # noqa: E402
 
-from mlip.extxyz import write_structures  # noqa: E402
+from mlip.io.extxyz import write_structures  # noqa: E402
 from tests.integration.slurm_cluster import SlurmCluster, missing_programs  # noqa: E402
 
 IDEAL_SECONDS = 30.0  # of every run, if nothing but the labels took time

@@ -45,7 +45,7 @@ rule ablate_elastic:
         settings=final_settings("train"),
         source=CONFIG.structures[0].model_dump(mode="json"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.studies.elastic.ablation", "mlip.training", *TRAINING_CODE),
+        code=code_digest("mlip.studies.elastic.experiments.ablation", "mlip.loop.train_committee", BACKEND.training_code),
     message:
         "ablate_elastic: {wildcards.variant}"
     script:
@@ -63,7 +63,7 @@ rule report_ablation:
     conda:
         "../../../envs/mlip.yaml"
     params:
-        code=code_digest("mlip.studies.elastic.ablation"),
+        code=code_digest("mlip.studies.elastic.experiments.ablation"),
     message:
         "report_ablation: results/{wildcards.system}/studies/elastic/ablation/ablation.md"
     script:
@@ -95,7 +95,7 @@ rule omit_structures:
         settings=final_settings("train"),
         source=CONFIG.structures[0].model_dump(mode="json"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.studies.elastic.omission", "mlip.training", *TRAINING_CODE),
+        code=code_digest("mlip.studies.elastic.experiments.omission", "mlip.loop.train_committee", BACKEND.training_code),
     message:
         "omit_structures: results/{wildcards.system}/studies/elastic/influence/influence.md"
     script:
@@ -124,7 +124,7 @@ rule mend_elastic:
         label=label_settings,
         source=CONFIG.structures[0].model_dump(mode="json"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.studies.elastic.demonstration", "mlip.training", *TRAINING_CODE),
+        code=code_digest("mlip.studies.elastic.experiments.demonstration", "mlip.loop.train_committee", BACKEND.training_code),
     message:
         "mend_elastic: plant {wildcards.fault}, find and mend it"
     script:

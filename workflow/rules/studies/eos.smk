@@ -35,7 +35,7 @@ rule compare_acquisitions:
         plan=EOS_PLAN,
         source=CONFIG.structures[0].model_dump(mode="json"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.studies.eos.experiment", "mlip.training", *TRAINING_CODE),
+        code=code_digest("mlip.studies.eos.experiments.experiment", "mlip.loop.train_committee", BACKEND.training_code),
     message:
         "compare_acquisitions: results/{wildcards.system}/studies/eos/comparison/comparison.md"
     script:

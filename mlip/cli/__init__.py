@@ -1,0 +1,4 @@
+"""The command line: ``mlip`` and what drives Snakemake.
+
+May import: everything.
+"""

@@ -1,0 +1,174 @@
+"""The configuration of one system: typed, strict, and free of heavy imports.
+
+These models are the single source of the defaults, of the JSON schema
+(``workflow/schemas/config.schema.yaml``) and of ``config/README.md``; ``mlip config-docs``
+rewrites both, and a test fails when they drift. Section ``label`` is in :mod:`mlip.config.label`,
+``train`` in :mod:`mlip.config.train`, a study's section in the study. The Snakefile validates before it
+includes any rule, so none of these modules imports torch or ASE.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from mlip.config.base import Section
+from mlip.config.label import Label
+from mlip.config.loop import AnySection, Assess, Budget, Collect, Explore, Select
+from mlip.config.structures import Prepare, StartingStructure
+from mlip.config.studies import Studies
+from mlip.config.train import Train
+from mlip.config.values import ConfigError, describe_problems, is_bounded, merge_deeply, read_yaml
+
+
+class Override(Section):
+    """Settings that change from one iteration on."""
+
+    from_iteration: int = Field(ge=0, description="First iteration that the settings apply to.")
+    label: dict[str, Any] = Field(
+        default_factory=dict, description="Keys of `label`; settings that alter label values are refused."
+    )
+    train: dict[str, Any] = Field(default_factory=dict, description="Keys of `train`.")
+    explore: dict[str, Any] = Field(default_factory=dict, description="Keys of `explore`.")
+    select: dict[str, Any] = Field(default_factory=dict, description="Keys of `select`.")
+    assess: dict[str, Any] = Field(default_factory=dict, description="Keys of `assess`.")
+
+
+class Config(Section):
+    """One system and everything the loop needs to know about it."""
+
+    system: str = Field(
+        max_length=100,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="Name of the system; results go to `results/<system>/`.",
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed from which every random choice is derived.")
+    max_iterations: int = Field(5, ge=1, le=999, description="Iterations planned at most, the first included.")
+    min_iterations: int = Field(2, ge=1, description="Iterations run at least before the loop may converge.")
+    structures: tuple[StartingStructure, ...] = Field(min_length=1, description="Starting structures.")
+    prepare: Prepare = Field(default_factory=Prepare, description="Structures of iteration 0.")
+    label: Label = Field(default_factory=Label, description="Labeller.")
+    collect: Collect = Field(default_factory=Collect, description="Data set.")
+    train: Train = Field(default_factory=Train, description="Committee.")
+    explore: Explore = Field(default_factory=Explore, description="Exploration MD.")
+    select: Select = Field(default_factory=Select, description="Batch selection.")
+    assess: Assess = Field(default_factory=Assess, description="Convergence.")
+    budget: Budget = Field(default_factory=Budget, description="Limits.")
+    studies: Studies = Field(default_factory=Studies, description="Studies of properties.")
+    overrides: tuple[Override, ...] = Field((), description="Settings that change from a given iteration on.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.min_iterations > self.max_iterations:
+            raise ValueError(f"min_iterations ({self.min_iterations}) exceeds max_iterations ({self.max_iterations})")
+        self._check_iteration(0)
+        for override in self.overrides:
+            for (section, key), why in FIXED.items():
+                if key in getattr(override, section):
+                    raise ValueError(f"overrides: {section}.{key} cannot change between iterations: {why}")
+            self._check_iteration(override.from_iteration)
+        return self
+
+    def _check_iteration(self, iteration: int) -> None:
+        try:
+            current = self.at_iteration(iteration)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"])
+            raise ValueError(f"overrides at iteration {iteration}: {error.title}.{key}: {problem['msg']}") from None
+        if current.assess.audit_force_rmse is not None and current.select.n_audit < 2:
+            raise ValueError(
+                f"select.n_audit is {current.select.n_audit} at iteration {iteration}, but assess.audit_force_rmse "
+                "needs at least 2 audit frames for an interval (4 or more are wise); or set it to null"
+            )
+
+    @property
+    def n_walkers(self) -> int:
+        """Walkers of an iteration: structures × groups × temperatures × volumes."""
+        return len(self.structures) * sum(len(g.temperatures) * len(g.volumes) for g in self.explore.walkers)
+
+    def at_iteration(self, iteration: int) -> Config:
+        """The configuration with every override up to ``iteration`` applied."""
+        applied = [o for o in sorted(self.overrides, key=lambda o: o.from_iteration) if o.from_iteration <= iteration]
+        if not applied:
+            return self
+        sections = {}
+        for name in OVERRIDABLE:
+            section = getattr(self, name)
+            values = section.model_dump()
+            for override in applied:
+                values = merge_deeply(values, getattr(override, name))
+            sections[name] = type(section).model_validate(values)
+        return self.model_copy(update=sections)
+
+
+OVERRIDABLE = ("label", "train", "explore", "select", "assess")
+FIXED = {
+    ("label", "calculator"): "labels of two settings do not mix",
+    ("label", "parameters"): "labels of two settings do not mix",
+    ("label", "isolated_atoms"): "every potential shares them",
+    ("label", "isolated_atom_parameters"): "every potential shares them",
+    ("assess", "eos_volumes"): "the reference is labelled once",
+    ("assess", "studies"): "convergence means the same all along",
+    ("train", "backend"): "the steps of one run share an environment",
+}
+
+
+def parse_config(values: dict[str, Any], source: str = "config") -> Config:
+    """Validate ``values``; ``source`` names their file in the message.
+
+    Raises:
+        ConfigError: listing every offending key with its value and the remedy.
+    """
+    return validate_section(Config, values, source)
+
+
+def validate_section(section: type[AnySection], values: Any, source: str) -> AnySection:
+    """The section that ``values`` describe, e.g. ``Train`` alone; ``source`` names their file in the message.
+
+    Raises:
+        ConfigError: listing every offending key with its value and the remedy.
+    """
+    if not is_bounded(values):
+        raise ConfigError(f"{source}: too many, too deeply nested or endless values; a configuration is a short text")
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(describe_problems(error, source, _descriptions(section), _keys())) from None
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and validate a YAML configuration.
+
+    Raises:
+        ConfigError: when the file is missing, is not YAML or does not validate.
+    """
+    return parse_config(read_yaml(path), str(path))
+
+
+def _keys() -> set[str]:
+    """Every key of every section, for suggestions."""
+    waiting, keys = [Section], set()
+    while waiting:
+        section = waiting.pop()
+        keys |= set(section.model_fields)
+        waiting += section.__subclasses__()
+    return keys
+
+
+def _descriptions(section: type[Section], path: str = "") -> dict[str, str]:
+    """What each key of ``section`` means, by its dotted path without list positions."""
+    found: dict[str, str] = {}
+    for name, field in section.model_fields.items():
+        found[f"{path}{name}"] = field.description or ""
+        for child in _sections_in(field.annotation):
+            found |= _descriptions(child, f"{path}{name}.")
+    return found
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]

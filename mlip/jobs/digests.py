@@ -1,0 +1,104 @@
+"""Digests of the code that a step depends on."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+VALUES_NOT_CODE = {
+    "mlip.config.system",
+    "mlip.config.label",
+    "mlip.config.base",
+    "mlip.config.train",
+    "mlip.loop.record_provenance",
+    "mlip.config.studies",
+}
+"""Modules left out of digests: what steps take from them arrives as parameters."""
+
+
+@functools.cache
+def code_digest(*modules: str) -> str:
+    """Digest of ``modules`` and every ``mlip`` module they import, blind to layout, comments and types of arguments.
+
+    Rules pass it as a parameter: Snakemake then reruns a step when code it depends on changes
+    its meaning, and not when a comment, a docstring or white space does.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(set().union(*(_closure(module) for module in modules))):
+        digest.update(f"{name}:{_meaning(name)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _closure(module: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in VALUES_NOT_CODE and _source(name) is not None:
+            found.add(name)
+            waiting.extend(_imports(name))
+    return found
+
+
+def _source(module: str) -> Path | None:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    path = _source(module)
+    if path is None:
+        raise ValueError(f"no module {module} in {PACKAGE}")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            _strip_docstring(node)
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
+    return tree
+
+
+def _strip_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    kept = [s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    node.body = kept or [ast.Pass()]
+
+
+@functools.cache
+def _meaning(module: str) -> str:
+    digest = hashlib.sha256(ast.dump(_tree(module)).encode())
+    path = _source(module)
+    if path is not None and path.name == "__init__.py":
+        for compiled in sorted(path.parent.glob("*.cpp")):
+            digest.update(compiled.read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _imports(module: str) -> tuple[str, ...]:
+    return tuple(_find_imports(module))
+
+
+def _find_imports(module: str) -> Iterable[str]:
+    path = _source(module)
+    package = module if path is not None and path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "mlip")
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([base] if base else [])])
+            if base.split(".")[0] == "mlip":
+                yield base
+                yield from (f"{base}.{alias.name}" for alias in node.names)

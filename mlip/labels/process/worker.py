@@ -1,0 +1,166 @@
+"""The child process in which DFT runs: reads requests, answers with results or a classified failure.
+
+Messages are JSON, so that nothing is unpickled. Started by :class:`mlip.labels.process.parent.Worker`
+with a plain interpreter instead of ``multiprocessing``'s spawn, which would execute the
+parent's main script, a workflow's rule, a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mlip.labels.importing import LabelError, import_calculator, is_gpaw, scf_converged
+from mlip.labels.store import decode_structure
+from mlip.labels.triage import classify_failure
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Serve label requests on ``descriptor`` until it closes or the process ``parent`` dies."""
+    die_with_parent(parent)
+    os.set_inheritable(descriptor, False)  # a program started by the calculator must not hold the pipe open
+    with contextlib.suppress(BrokenPipeError):
+        serve(Pipe(Connection(descriptor)))
+
+
+class Messages(Protocol):
+    """Where requests come from and answers go."""
+
+    def receive(self) -> dict[str, Any]:
+        """The next request; EOFError when there will be none."""
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Answer it, with the CPU seconds used so far as ``cpu``."""
+
+
+class Pipe:
+    """The messages of a single process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def receive(self) -> dict[str, Any]:
+        """The next request."""
+        return json.loads(self._connection.recv_bytes())
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Answer it."""
+        self._connection.send_bytes(json.dumps(message | {"cpu": cpu_seconds()}).encode())
+
+
+def serve(messages: Messages) -> None:
+    """Import the calculator that the first request names, then answer label requests until there are no more."""
+    try:
+        path = messages.receive()["calculator"]
+        try:
+            factory = import_calculator(path)
+        except LabelError as error:
+            messages.send({"status": "config_error", "reason": str(error)})
+            return
+        messages.send({"status": "ready"})
+        while True:
+            answer = _answer(factory, messages.receive())
+            messages.send(answer)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            gc.collect()  # calculators hold large arrays in reference cycles
+    except EOFError:
+        return
+
+
+def die_with_parent(parent: int) -> None:
+    """Make the kernel kill this process when its parent ends; elsewhere than on Linux, look every second."""
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it ended before the call above
+        os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its finished children, s."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
+    constructing = True
+    try:
+        calculator = _construct(factory, request)
+        constructing = False
+        answer = _calculate(calculator, request["structure"])
+        # Slurm ends all processes of a job at once; what is finished is handed over before.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also SystemExit: a code that exits must not take the worker along
+        traceback.print_exc()
+        failure = classify_failure(error, request["parameters"], constructing)
+        answer = {"status": failure.status, "reason": failure.reason}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return answer
+
+
+def _construct(factory: Callable[..., Any], request: dict[str, Any]) -> Any:
+    parameters = dict(request["parameters"])
+    scratch = Path(request["scratch"])
+    if is_gpaw(request["calculator"]):
+        return factory(**parameters, txt=str(scratch / "scf.txt"))
+    calculator = factory(**parameters)
+    if "directory" not in parameters and hasattr(calculator, "directory"):
+        calculator.directory = str(scratch)  # files of external programs go there
+    return calculator
+
+
+def _calculate(calculator: Any, structure: dict[str, Any]) -> dict[str, Any]:
+    """Results in eV, eV/Å and eV/Å³.
+
+    The energy is the one that the forces and the stress are derivatives of: with smeared
+    occupations, the free energy, not its extrapolation to zero smearing.
+    """
+    atoms = decode_structure(structure)
+    atoms.calc = calculator
+    implemented = getattr(calculator, "implemented_properties", ())
+    consistent = "free_energy" in implemented
+    energy = float(atoms.get_potential_energy(force_consistent=consistent))
+    forces = np.asarray(atoms.get_forces(), dtype=float)
+    stress = _stress(atoms) if atoms.pbc.all() and "stress" in implemented else None
+    if not scf_converged(calculator):
+        return {"status": "unconverged", "reason": "the calculator reports that its SCF did not converge"}
+    results = {"energy": energy, "forces": forces.tolist(), "stress": stress}
+    if consistent:
+        results["energy_without_smearing"] = float(atoms.get_potential_energy())
+    return {"status": "ok", "results": results}
+
+
+def _stress(atoms: Any) -> list[float] | None:
+    try:
+        return np.asarray(atoms.get_stress(voigt=True), dtype=float).tolist()
+    except (NotImplementedError, AttributeError) as error:  # e.g. GPAW's LCAO mode
+        warnings.warn(f"no stress: {type(error).__name__}: {error}", stacklevel=1)
+        return None

@@ -1,0 +1,305 @@
+"""The cumulative data set: labels collected, screened and split by hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from mlip.config.loop import Collect
+from mlip.io.extxyz import read_structures, write_structures
+from mlip.io.files import REBUILD, FileContentError, read_json, write_json
+from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
+
+SPLITS = ("train", "valid", "test")
+
+
+class DatasetError(ValueError):
+    """Too few labels to go on; the message lists what failed and what to change."""
+
+
+def read_labelled(path: Path) -> list[Atoms]:
+    """Structures of a file that a user gives to train on or to compare with.
+
+    Raises:
+        ExtxyzError: when the file is cut short, malformed or changed.
+        DatasetError: when it holds none, or one that no potential can be evaluated for; labels are
+            judged by :mod:`mlip.training.consistency`.
+    """
+    structures = read_structures(path)
+    if not structures:
+        raise DatasetError(f"{path}: holds no structures; give an extended XYZ file with energies and forces")
+    for number, atoms in enumerate(structures):
+        fault = _structure_fault(atoms)
+        if fault:
+            raise DatasetError(f"{path}: structure {number} ({atoms.get_chemical_formula()}): {fault}")
+    return structures
+
+
+def _structure_fault(atoms: Atoms) -> str | None:
+    if len(atoms) == 0:
+        return "has no atoms; remove it"
+    if atoms.numbers.min() < 1:
+        return "atoms of no known element; name real elements"
+    fault = geometry_fault(atoms)
+    if fault is None and min_distance_ratio(atoms) < COINCIDENT:
+        fault = "two atoms (nearly) coincide; remove it or repair the cell"
+    results = getattr(atoms.calc, "results", {})
+    for name, shape in {"energy": (), "free_energy": (), "forces": (len(atoms), 3), "stress": (6,)}.items():
+        values = np.asarray(results.get(name, np.zeros(shape)))
+        if values.dtype.kind not in "fiu" or values.shape != shape:
+            return (
+                f"its {name} is not {' × '.join(map(str, shape)) or 'a'} number{'s' * bool(shape)}; repair or remove it"
+            )
+    return fault
+
+
+def collect_dataset(
+    shards: Sequence[Path],
+    records: Sequence[Path],
+    previous: Path | None,
+    *,
+    iteration: int,
+    settings: Collect,
+    energy_window: float,
+    max_failed_fraction: float,
+    out: Path,
+) -> None:
+    """Join this iteration's labels with all earlier ones and write train, valid, test and new sets.
+
+    Args:
+        shards: Labelled structures of this iteration, one file a shard.
+        records: The shards' label records, in the same order.
+        previous: ``collect_dataset`` folder of the previous iteration, or None.
+        iteration: Number of this iteration.
+        settings: Split fractions.
+        energy_window: Largest distance of an energy from the data's median, eV/atom.
+        max_failed_fraction: Share of failed labels above which the loop stops.
+        out: Folder for ``{train,valid,test,new}.extxyz`` and ``dataset.json``.
+
+    Raises:
+        DatasetError: when more than ``max_failed_fraction`` of the labels failed, or all, and when
+            labels of different settings meet.
+    """
+    labelled = _read_shards(shards, records)
+    failures, planned, cost, warnings = _read_records(records)
+    _check_failures(failures, planned, len(labelled), max_failed_fraction, first=previous is None)
+    old, earlier = _read_previous(previous)
+    earlier_data = [atoms for structures in old.values() for atoms in structures]
+    _check_settings([*earlier_data, *labelled])
+    fresh = _without_duplicates(labelled, {atoms.info["label_key"] for atoms in earlier_data})
+    new, outliers = screen_energies(fresh, earlier_data, energy_window)
+    splits = {split: list(old[split]) for split in SPLITS}
+    for atoms in new:
+        splits[split_of(atoms, settings)].append(atoms)
+    _fill_empty_valid(splits)
+    for split, structures in splits.items():
+        write_structures(out / f"{split}.extxyz", structures)
+    write_structures(out / "new.extxyz", new)
+    summary = _summarise(iteration, splits, new, failures, outliers, planned, cost, earlier)
+    write_json(out / "dataset.json", summary | {"warnings": warnings}, checked=True)
+
+
+def _read_shards(shards: Sequence[Path], records: Sequence[Path]) -> list[Atoms]:
+    """The labelled structures, as many as the records say."""
+    labelled = []
+    for path, record_file in zip(shards, records, strict=True):
+        structures = read_structures(path)
+        finished = sum(record["status"] == "ok" for record in _read_shard(record_file)["records"])
+        if len(structures) != finished:
+            raise DatasetError(
+                f"{path}: holds {len(structures)} structures where {record_file} names {finished} labels; one of both"
+                " is damaged: delete both and run again, finished labels come from the label store"
+            )
+        labelled += structures
+    return labelled
+
+
+def _read_shard(path: Path) -> dict[str, Any]:
+    shard = read_json(path)
+    if not isinstance(shard, dict) or not {"planned", "records"} <= set(shard):
+        raise FileContentError(f"{path}: no records of labels; {REBUILD}, finished labels come from the label store")
+    return shard
+
+
+def _read_previous(folder: Path | None) -> tuple[dict[str, list[Atoms]], dict[str, Any]]:
+    """Structures by split and summary of the previous iteration, which must agree."""
+    if folder is None:
+        return {split: [] for split in SPLITS}, {}
+    old, summary = (
+        {split: read_structures(folder / f"{split}.extxyz") for split in SPLITS},
+        read_json(folder / "dataset.json"),
+    )
+    for split, structures in old.items():
+        if len(structures) != summary[split]:
+            raise DatasetError(
+                f"{folder / split}.extxyz: holds {len(structures)} structures where dataset.json says {summary[split]};"
+                f" {REBUILD}, finished labels come from the label store"
+            )
+    return old, summary
+
+
+def split_of(atoms: Atoms, settings: Collect) -> str:
+    """``train``, ``valid`` or ``test``, from the structure's identity alone, so that it never changes.
+
+    Frames of one walker go together: neighbours in time are nearly alike, and a validation set
+    that resembles the training set makes errors and uncertainties look better than they are.
+    Unperturbed starting structures always train, so that every element is known.
+    """
+    if atoms.info.get("origin") == "start":
+        return "train"
+    if atoms.info.get("origin") == "walker":
+        key = f"iteration {atoms.info['iteration']}, walker {atoms.info['walker']}"
+    else:
+        key = atoms.info["label_key"]
+    position = int(hashlib.sha256(f"split/{key}".encode()).hexdigest()[:8], 16) / 16**8
+    if position < settings.valid_fraction:
+        return "valid"
+    return "test" if position < settings.valid_fraction + settings.test_fraction else "train"
+
+
+def screen_energies(
+    new: Sequence[Atoms], known: Sequence[Atoms], window: float
+) -> tuple[list[Atoms], list[dict[str, Any]]]:
+    """The structures of ``new`` within ``window`` (eV/atom) of the median, and records of the others.
+
+    Energies count after a robust fit of one energy per element to ``known`` and ``new``, so that
+    alloys of different composition are judged alike and an outlier does not tilt the fit.
+    """
+    if not new:
+        return [], []
+    residuals = composition_residuals([*new, *known])
+    deviation = np.abs(residuals - np.median(residuals))[: len(new)]
+    outliers = [
+        {
+            "structure_id": atoms.info.get("structure_id", "?"),
+            "status": "outlier",
+            "reason": f"energy {d:.2f} eV/atom from the median, more than label.guards.energy_window ({window})",
+        }
+        for atoms, d in zip(new, deviation, strict=True)
+        if d > window
+    ]
+    return [atoms for atoms, d in zip(new, deviation, strict=True) if d <= window], outliers
+
+
+def composition_residuals(structures: Sequence[Atoms], n_rounds: int = 50) -> np.ndarray:
+    """Energy per atom left after fitting one energy per element, ``[n]`` eV/atom.
+
+    Least absolute deviations by iteratively reweighted least squares (E. J. Schlossmacher,
+    J. Am. Stat. Assoc. 68, 857 (1973)): each round weights a structure by its inverse residual.
+    """
+    elements = sorted({int(z) for atoms in structures for z in atoms.numbers})
+    counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in elements] for atoms in structures], float)
+    sizes = counts.sum(axis=1)
+    energies = np.array([atoms.get_potential_energy() for atoms in structures]) / sizes
+    fractions = counts / sizes[:, None]
+    residuals = energies - np.median(energies)
+    for _ in range(n_rounds):
+        weights = np.sqrt(1 / np.maximum(np.abs(residuals), 1e-4))
+        offsets = np.linalg.lstsq(fractions * weights[:, None], energies * weights, rcond=None)[0]
+        residuals = energies - fractions @ offsets
+    return residuals
+
+
+def _check_settings(structures: Sequence[Atoms]) -> None:
+    settings = Counter(str(atoms.info.get("label_settings")) for atoms in structures)
+    if len(settings) > 1:
+        found = ", ".join(f"{n} with settings {name[:12]}" for name, n in settings.most_common())
+        raise DatasetError(
+            f"collect_dataset: labels of different settings do not mix: {found}. The calculator's version, data sets "
+            "or parameters have changed since the first labels; go back to the old ones, or label everything anew with "
+            "`snakemake --cores N --configfile CONFIG --forcerun label_structures label_references "
+            "label_isolated_atoms`."
+        )
+
+
+def _read_records(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, dict[str, float], dict[str, int]]:
+    failures, planned = [], 0
+    warnings: Counter[str] = Counter()
+    cost = {"core_seconds": 0.0, "wall_seconds": 0.0}
+    for path in paths:
+        shard = _read_shard(path)
+        planned += shard["planned"]
+        failed = [record["status"] for record in shard["records"] if record["status"] != "ok"]
+        if failed and len(failed) == shard["planned"]:
+            reasons = ", ".join(f"{n} {status}" for status, n in sorted(Counter(failed).items()))
+            warnings[f"{path.stem}: every label failed ({reasons})"] += len(failed)
+        for record in shard["records"]:
+            for name in cost:
+                cost[name] += record[name]
+            if record["status"] != "ok":
+                failures.append({**record, "shard_file": str(path)})
+            for warning in record.get("warnings", []):
+                warnings[warning] += 1
+    return failures, planned, cost, dict(warnings)
+
+
+def _check_failures(
+    failures: Sequence[Mapping[str, Any]], planned: int, n_ok: int, allowed: float, *, first: bool
+) -> None:
+    if planned and not n_ok:
+        problem = f"all {planned} labels of this iteration failed"
+    elif planned and len(failures) / planned > allowed:
+        problem = f"{len(failures)} of {planned} labels failed, more than label.max_failed_fraction = {allowed}"
+    elif first and not n_ok:
+        problem = "there is nothing to train on: iteration 0 has no structures"
+    else:
+        return
+    counts = Counter(f["status"] for f in failures)
+    lines = [f"collect_dataset: {problem} (" + ", ".join(f"{n} {s}" for s, n in sorted(counts.items())) + ")"]
+    lines += [f"  {f['structure_id']}: {f['status']}: {f['reason']}" for f in list(failures)[:4]]
+    if len(failures) > 4:
+        lines.append(f"  ... and {len(failures) - 4} more")
+    shards = " ".join(sorted({f["shard_file"] for f in failures}))
+    lines.append(
+        "  Finished labels are kept. Mend the cause (SCF settings, time limit, guards) in the configuration and run"
+    )
+    lines.append("  again, or, when the machine was to blame, label once more with")
+    lines.append(f"    snakemake --cores N --configfile CONFIG --forcerun {shards}")
+    lines.append("  Only what failed is computed anew. Raising label.max_failed_fraction goes on without it.")
+    raise DatasetError("\n".join(lines))
+
+
+def _without_duplicates(structures: Sequence[Atoms], known: set[str]) -> list[Atoms]:
+    fresh: dict[str, Atoms] = {}
+    for atoms in structures:
+        if atoms.info["label_key"] not in known:
+            fresh.setdefault(atoms.info["label_key"], atoms)
+    return list(fresh.values())
+
+
+def _fill_empty_valid(splits: dict[str, list[Atoms]]) -> None:
+    """Give a validation set to a tiny data set that the hash left without one."""
+    if not splits["valid"] and len(splits["train"]) > 2:
+        splits["valid"].append(splits["train"].pop())
+
+
+def _summarise(
+    iteration: int,
+    splits: Mapping[str, Sequence[Atoms]],
+    new: Sequence[Atoms],
+    failures: list[dict[str, Any]],
+    outliers: list[dict[str, Any]],
+    planned: int,
+    cost: Mapping[str, float],
+    earlier: Mapping[str, Any],
+) -> dict[str, Any]:
+    tagged = [{**record, "iteration": iteration} for record in failures + outliers]
+    return {
+        "iteration": iteration,
+        **{split: len(structures) for split, structures in splits.items()},
+        "labels_new": planned,
+        "usable_new": len(new),
+        "failed_new": len(tagged),
+        "labels_total": planned + earlier.get("labels_total", 0),
+        "failed_total": len(tagged) + earlier.get("failed_total", 0),
+        "core_seconds": cost["core_seconds"] + earlier.get("core_seconds", 0.0),
+        "wall_seconds": cost["wall_seconds"] + earlier.get("wall_seconds", 0.0),
+        "origins": dict(Counter(str(a.info.get("origin", "?")) for s in splits.values() for a in s)),
+        "failures": tagged + list(earlier.get("failures", [])),
+    }

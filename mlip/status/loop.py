@@ -1,0 +1,314 @@
+"""Where a loop is, from its files alone: no Snakemake, no torch, and any file may be half-written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from mlip.config.loop import Budget
+from mlip.config.system import Config
+from mlip.io.layout import (
+    assessment_path,
+    count_labels,
+    error_in,
+    iteration_folder,
+    mapping,
+    modified,
+    number_or_none,
+    read_failures,
+    read_object,
+)
+from mlip.io.steps import STEPS
+from mlip.jobs.slurm.queue import QueuedJob
+from mlip.status.costs import JobCounts, Spending, read_costs
+from mlip.status.studies import StudyStatus, read_studies
+
+State = Literal["done", "started", "failed", "waiting"]
+
+FIRST_ONLY = ("prepare_structures", "label_references", "label_isolated_atoms")
+SHARED = {
+    "label_references": "label_references/references.extxyz",
+    "label_isolated_atoms": "label_references/isolated_atoms.json",
+}
+"""Outputs that belong to no iteration; the first one waits for them."""
+OUTPUTS = {
+    "prepare_structures": "candidates.extxyz",
+    "collect_dataset": "dataset.json",
+    "train_committee": "potential.json",
+    "score_frames": "frames.nc",
+    "select_candidates": "decisions.csv",
+    "assess_potential": "assessment.json",
+}
+CHEAP_LABEL = 2.0
+"""Seconds a label, below which other steps take the time and labels forecast nothing."""
+
+
+@dataclass(frozen=True)
+class StepStatus:
+    """One step of one iteration: its state and, where it has several outputs, how many are there."""
+
+    name: str
+    state: State
+    done: int = 0
+    planned: int = 1
+    message: str = ""
+    """Last line of the log of a step that failed."""
+
+
+@dataclass(frozen=True)
+class IterationStatus:
+    """The steps of one iteration and its labels."""
+
+    number: int
+    steps: tuple[StepStatus, ...]
+    labels_done: int = 0
+    labels_planned: int = 0
+    force_rmse: float | None = None
+    """Of the potential before on this iteration's labels, eV/Å."""
+    uncertainty: float | None = None
+    """Mean force uncertainty of the explored frames, eV/Å."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step is done."""
+        return all(step.state == "done" for step in self.steps)
+
+    @property
+    def started(self) -> bool:
+        """Whether anything happened yet."""
+        return any(step.state != "waiting" for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Status:
+    """A whole loop. Forces in eV/Å, times in seconds; ``None`` where nothing is known yet."""
+
+    system: str
+    max_iterations: int
+    iterations: tuple[IterationStatus, ...]
+    current: int
+    """Number of the iteration under way, or of the last one when the loop has ended."""
+    force_rmse: float | None = None
+    force_rmse_interval: tuple[float, float] | None = None
+    uncertainty: float | None = None
+    stop_reason: str | None = None
+    """Why the loop ended; None while it has not, or while a part of it is being done again."""
+    next_steps: tuple[str, ...] = ()
+    seconds_left: float | None = None
+    """At most: the loop may converge earlier."""
+    failures: tuple[dict[str, Any], ...] = field(default=())
+    """Failed labels: iteration, structure_id, status, reason."""
+    report: Path | None = None
+    budget: Budget = field(default_factory=Budget)
+    studies: tuple[StudyStatus, ...] = ()
+    """Studies that have begun."""
+    jobs: JobCounts | None = None
+    """Jobs and costs; None where they were not asked for."""
+    spending: Spending | None = None
+
+    @property
+    def jobs_done(self) -> int:
+        """Jobs up to the current iteration whose output is there."""
+        return sum(step.done for entry in self.iterations[: self.current + 1] for step in entry.steps)
+
+    @property
+    def labels_done(self) -> int:
+        """Labels finished, failed ones included, up to the current iteration."""
+        return sum(iteration.labels_done for iteration in self.iterations[: self.current + 1])
+
+    @property
+    def labels_planned(self) -> int:
+        """Labels planned up to the current iteration; later ones may never be computed."""
+        return sum(iteration.labels_planned for iteration in self.iterations[: self.current + 1])
+
+
+def read_status(
+    config: Config,
+    results: Path,
+    now: float | None = None,
+    *,
+    costs: bool = True,
+    queue: Sequence[QueuedJob] | None = None,
+) -> Status:
+    """Where the loop of ``config`` is.
+
+    Args:
+        config: Configuration of the system.
+        results: Folder ``results/<system>``; it need not exist yet.
+        now: Time in seconds since the epoch; the clock's when None.
+        costs: Whether to count jobs and costs as well.
+        queue: The loop's jobs in Slurm's queue; None where there is none.
+    """
+    root = results
+    now = time.time() if now is None else now
+    iterations = _read_iterations(config, root)
+    assessments = [read_object(assessment_path(root, entry.number)) for entry in iterations]
+    iterations = tuple(map(_with_errors, iterations, assessments))
+    stop_at, stop_reason = _find_stop(config, iterations, assessments)
+    if stop_at is not None:
+        iterations = iterations[: stop_at + 1]
+    open_ones = [entry.number for entry in iterations if not entry.finished]
+    current = open_ones[0] if open_ones else iterations[-1].number
+    rmse, interval, uncertainty = _errors(assessments)
+    report = root / "report.html"
+    ended = stop_reason is not None
+    planned = iterations[current].labels_planned
+    counted = costs and read_costs(config, root, current=current, n_labels=planned, ended=ended, queue=queue, now=now)
+    return Status(
+        system=config.system,
+        max_iterations=config.max_iterations,
+        iterations=iterations,
+        current=current,
+        force_rmse=rmse,
+        force_rmse_interval=interval,
+        uncertainty=uncertainty,
+        stop_reason=stop_reason,
+        next_steps=_next_steps(root, iterations[current], ended),
+        seconds_left=0.0 if ended else _forecast(config, root, iterations[current], now),
+        failures=tuple(read_failures(root, range(len(iterations)))),
+        report=report if report.exists() else None,
+        budget=config.budget,
+        studies=read_studies(config, root),
+        jobs=counted[0] if counted else None,
+        spending=counted[1] if counted else None,
+    )
+
+
+# Steps ---------------------------------------------------------------------------------------
+
+
+def _read_iterations(config: Config, root: Path) -> tuple[IterationStatus, ...]:
+    """Every planned iteration; the file system is asked only up to the first one not begun."""
+    found: list[IterationStatus] = []
+    for number in range(config.max_iterations):
+        if found and not found[-1].started:
+            found.append(IterationStatus(number, found[-1].steps if number > 1 else _iteration(config, root, 1).steps))
+        else:
+            found.append(_iteration(config, root, number))
+    return tuple(found)
+
+
+def _iteration(config: Config, root: Path, number: int) -> IterationStatus:
+    settings = config.at_iteration(number)
+    steps = []
+    for name in STEPS:
+        if name in FIRST_ONLY and number > 0:
+            continue
+        steps.append(_step(root, number, name, _outputs(root, number, name, settings)))
+    done, planned = count_labels(root, number, settings.label.n_shards)
+    return IterationStatus(number, tuple(steps), done, planned)
+
+
+def _outputs(root: Path, number: int, name: str, settings: Config) -> list[Path]:
+    folder = iteration_folder(root, number) / name
+    if name in SHARED:
+        return [root / SHARED[name]]
+    if name == "label_structures":
+        return [folder / f"shard_{k:03d}.json" for k in range(settings.label.n_shards)]
+    if name == "explore_walkers":
+        return [folder / f"walker_{k:02d}.nc" for k in range(settings.n_walkers)]
+    return [folder / OUTPUTS[name]]
+
+
+def _step(root: Path, number: int, name: str, outputs: list[Path]) -> StepStatus:
+    done = sum(path.exists() for path in outputs)
+    if done == len(outputs):
+        return StepStatus(name, "done", done, len(outputs))
+    logs = _logs(root, number, name)
+    for log in logs:
+        message = error_in(log)
+        if message and not _output_of(log, outputs).exists():
+            return StepStatus(name, "failed", done, len(outputs), message)
+    return StepStatus(name, "started" if done or logs else "waiting", done, len(outputs))
+
+
+def _logs(root: Path, number: int, name: str) -> list[Path]:
+    if name in SHARED:
+        return sorted((root / "logs").glob(f"{name}*.log"))
+    return sorted((root / "logs" / f"iter_{number:02d}").glob(f"{name}*.log"))
+
+
+def _output_of(log: Path, outputs: list[Path]) -> Path:
+    """The output that a job's log belongs to: ``label_structures-003.log`` to ``shard_003.json``."""
+    part = log.stem.partition("-")[2]
+    return next((path for path in outputs if part and path.stem.endswith(f"_{part}")), outputs[0])
+
+
+def _next_steps(root: Path, iteration: IterationStatus, ended: bool) -> tuple[str, ...]:
+    if not ended:
+        return tuple(step.name for step in iteration.steps if step.state != "done")[:2]
+    outputs = {"deploy_potential": root / "potential" / "potential.json", "report_system": root / "report.html"}
+    return tuple(name for name, path in outputs.items() if not path.exists())
+
+
+# Progress ----------------------------------------------------------------------------------------
+
+
+def _find_stop(
+    config: Config, iterations: tuple[IterationStatus, ...], assessments: list[dict[str, Any]]
+) -> tuple[int | None, str | None]:
+    for entry, assessment in zip(iterations, assessments, strict=True):
+        if not entry.finished:  # also when an earlier run had ended: something is being done again
+            break
+        if assessment.get("stop") is True:
+            return entry.number, str(assessment.get("reason") or "stopped")
+    if all(entry.finished for entry in iterations):
+        return iterations[-1].number, f"iteration limit: all {config.max_iterations} iterations used"
+    return None, None
+
+
+def _with_errors(iteration: IterationStatus, assessment: dict[str, Any]) -> IterationStatus:
+    rmse, _, uncertainty = _errors([assessment])
+    return replace(iteration, force_rmse=rmse, uncertainty=uncertainty)
+
+
+def _errors(assessments: list[dict[str, Any]]) -> tuple[float | None, tuple[float, float] | None, float | None]:
+    """Latest force RMSE (audit if there is one), its interval, and mean uncertainty of the exploration."""
+    uncertainty = None
+    for assessment in reversed(assessments):
+        exploration, audit, fresh = (mapping(assessment, name) for name in ("exploration", "audit", "fresh"))
+        uncertainty = number_or_none(exploration.get("mean_uncertainty")) if uncertainty is None else uncertainty
+        rmse = number_or_none(audit.get("force_rmse"))
+        if rmse is not None:
+            ends = audit.get("interval")
+            values = (
+                [number_or_none(end) for end in ends] if isinstance(ends, list) and len(ends) == 2 else [None, None]
+            )
+            low, high = values
+            return rmse, None if low is None or high is None else (low, high), uncertainty
+        rmse = number_or_none(fresh.get("force_rmse"))
+        if rmse is not None:
+            return rmse, None, uncertainty
+    return None, None, uncertainty
+
+
+def _forecast(config: Config, root: Path, iteration: IterationStatus, now: float) -> float | None:
+    """Seconds left at most, from the time that finished iterations took.
+
+    The first iteration labels other structures than the later ones, so it counts only as long
+    as it is the only one. The median keeps a break between two runs out. Before any iteration
+    is finished, the rate of its labels stands for everything.
+    """
+    current = iteration.number
+    ends = [modified(iteration_folder(root, 0) / "prepare_structures" / "candidates.extxyz")]
+    ends += [modified(assessment_path(root, number)) for number in range(current)]
+    spans = [b - a for a, b in pairwise(ends) if a is not None and b is not None and b > a]
+    if not spans:
+        return _forecast_from_labels(config, iteration, ends[0], now)
+    spans = sorted(spans[1:] or spans)
+    typical = spans[len(spans) // 2]
+    began = ends[-1] if ends[-1] is not None else now
+    return max(0.0, typical * (config.max_iterations - current) - min(max(0.0, now - began), typical))
+
+
+def _forecast_from_labels(config: Config, iteration: IterationStatus, began: float | None, now: float) -> float | None:
+    if began is None or not 0 < iteration.labels_done < iteration.labels_planned or now <= began:
+        return None
+    if (now - began) / iteration.labels_done < CHEAP_LABEL:
+        return None
+    later = sum(config.at_iteration(number).select.n_structures for number in range(config.max_iterations - 1))
+    return (now - began) / iteration.labels_done * (max(0, iteration.labels_planned - iteration.labels_done) + later)

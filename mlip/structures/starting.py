@@ -1,0 +1,198 @@
+"""Starting structures: read or built, and checked."""
+
+from __future__ import annotations
+
+import codecs
+import math
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.io import read
+
+from mlip.config.structures import StartingStructure
+from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
+
+FULL_OCCUPANCY = 0.999
+"""Occupancy from which a site counts as full; files round."""
+
+MAX_ATOMS = 5000
+"""Largest structure accepted for DFT labelling; beyond it a plane-wave label is hopeless."""
+
+
+MAX_FILE_BYTES = 200_000_000
+"""Largest structure file that is opened: one of 5000 atoms is far smaller, a trajectory may fill the memory."""
+
+
+class StructureError(ValueError):
+    """A structure that cannot be used; the message names it, the fault and the remedy."""
+
+
+def load_starting_structure(source: StartingStructure) -> Atoms:
+    """The structure that ``source`` describes, repeated as asked.
+
+    Raises:
+        StructureError: when the file cannot be read or the structure is not physical.
+    """
+    atoms = _build_bulk(source) if source.bulk is not None else _read_file(Path(str(source.file)))
+    check_structure(atoms, name_source(source))
+    n_atoms = len(atoms) * math.prod(source.repeat)
+    if n_atoms > MAX_ATOMS:
+        raise StructureError(
+            f"{name_source(source)}: repeat {list(source.repeat)} makes {n_atoms} atoms, more than {MAX_ATOMS}; "
+            "repeat less"
+        )
+    clean = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    if atoms.has("initial_magmoms"):
+        clean.set_initial_magnetic_moments(atoms.get_initial_magnetic_moments())
+    if atoms.has("initial_charges"):
+        clean.set_initial_charges(atoms.get_initial_charges())
+    return clean.repeat(source.repeat)
+
+
+def name_source(source: StartingStructure) -> str:
+    """What messages call ``source``."""
+    return f"structures: {source.bulk.name if source.bulk is not None else source.file}"
+
+
+def _build_bulk(source: StartingStructure) -> Atoms:
+    spec = source.bulk
+    if spec is None:
+        raise StructureError("no bulk crystal given")
+    try:
+        return bulk(spec.name, crystalstructure=spec.crystalstructure, a=spec.a, cubic=spec.cubic)
+    except (ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise StructureError(
+            f"structures: bulk {spec.name!r} ({spec.crystalstructure or 'default lattice'}) cannot be built: {error}. "
+            "Give `crystalstructure` and `a`, or a structure `file`."
+        ) from None
+
+
+def _read_file(path: Path) -> Atoms:
+    if not path.is_file():
+        raise StructureError(f"structures: no file {path}; give a path relative to the working directory {Path.cwd()}")
+    size = path.stat().st_size
+    if size == 0:
+        raise StructureError(f"structures: {path} is empty; give a file that holds one structure")
+    if size > MAX_FILE_BYTES:
+        raise StructureError(
+            f"structures: {path} has {size / 1e6:.0f} MB, more than any single structure needs (limit"
+            f" {MAX_FILE_BYTES / 1e6:.0f} MB); take one structure out of it into a file of its own"
+        )
+    _check_encoding(path)
+    problems = []
+    for reader in (_read_with_ase, _read_with_pymatgen):
+        try:
+            return reader(path)
+        except StructureError:
+            raise
+        except Exception as error:
+            # Readers of dozens of formats raise whatever they meet in a broken file.
+            problem = f"{reader.__name__.removeprefix('_read_with_')}: {type(error).__name__}: {error}"[:200]
+            problems.append("".join(c if c.isprintable() else " " for c in problem))
+    raise StructureError(
+        f"structures: {path} is not a structure file that ASE or pymatgen reads; repair or convert it\n  "
+        + "\n  ".join(problems)
+    )
+
+
+def _check_encoding(path: Path) -> None:
+    """Refuse the mark that some editors put before a text: readers take it for a part of the first number or name."""
+    with path.open("rb") as stream:
+        begin = stream.read(3)
+    if begin.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise StructureError(f"structures: {path} begins with a byte order mark; save it as UTF-8 without one")
+
+
+def _read_with_ase(path: Path) -> Atoms:
+    if path.suffix in (".xyz", ".extxyz"):
+        _check_atom_count(path)
+    images = read(path, index=slice(None), do_not_split_by_at_sign=True)
+    if not isinstance(images, list) or not images or not isinstance(images[0], Atoms):
+        raise TypeError("the file holds no structure")
+    if len(images) > 1:
+        raise StructureError(
+            f"structures: {path}: {len(images)} structures in one file;"
+            " split it and give each structure a file of its own"
+        )
+    _check_occupancy(images[0], path)
+    return images[0]
+
+
+def _check_atom_count(path: Path) -> None:
+    """Refuse a first line that is no number of atoms: ASE would look for all of them beyond the end of the file."""
+    with path.open("rb") as stream:
+        header, n_lines = stream.readline(100).strip(), sum(1 for _ in stream)
+    if not header.isdigit() or int(header) > n_lines - 1:
+        raise StructureError(
+            f"structures: {path} has {n_lines} lines after the first, which should be the number of atoms and is"
+            f" {header[:40].decode(errors='replace')!r}; the file is cut short or no XYZ file"
+        )
+
+
+def _check_occupancy(atoms: Atoms, path: Path) -> None:
+    """Refuse partly occupied or mixed sites, of which ASE silently makes full ones."""
+    sites = atoms.info.get("occupancy", {})
+    partial = {symbol for site in sites.values() for symbol, share in site.items() if share < FULL_OCCUPANCY}
+    # PDB files keep occupancies per atom, and programs that know none write zero.
+    shares = atoms.arrays.get("occupancy", np.ones(len(atoms)))
+    partial |= {atoms.symbols[k] for k in np.flatnonzero((shares > 0) & (shares < FULL_OCCUPANCY))}
+    if partial:
+        raise _partial_occupancy(path, partial)
+
+
+def _partial_occupancy(path: Path, symbols: Iterable[str]) -> StructureError:
+    return StructureError(
+        f"structures: {path}: sites of {', '.join(sorted(symbols))} are occupied only partly; "
+        "give an ordered supercell in which every site holds one whole atom"
+    )
+
+
+def _read_with_pymatgen(path: Path) -> Atoms:
+    from pymatgen.core import Structure
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        structure = Structure.from_file(str(path))
+        if not structure.is_ordered:
+            mixed = {str(element) for site in structure if not site.is_ordered for element in site.species.elements}
+            raise _partial_occupancy(path, mixed)
+        return AseAtomsAdaptor.get_atoms(structure)
+
+
+def check_structure(atoms: Atoms, name: str) -> None:
+    """Refuse structures that no calculator can treat.
+
+    Raises:
+        StructureError: for no atoms, too many, unknown elements, non-finite numbers, flat, tiny or
+            boundless cells, left-handed cells and coincident atoms.
+    """
+    if len(atoms) == 0:
+        raise StructureError(f"{name}: no atoms; give a structure that has some")
+    if len(atoms) > MAX_ATOMS:
+        raise StructureError(
+            f"{name}: {len(atoms)} atoms; labels by DFT are limited to {MAX_ATOMS}. Use a smaller cell"
+        )
+    if np.any(atoms.numbers < 1) or np.any(atoms.numbers > 118):
+        wrong = atoms.numbers[(atoms.numbers < 1) | (atoms.numbers > 118)][0]
+        raise StructureError(f"{name}: unknown element (atomic number {wrong}); name real elements")
+    fault = geometry_fault(atoms)
+    if fault:
+        raise StructureError(f"{name}: {fault}")
+    _check_initial(atoms, name)
+    if atoms.pbc.all() and np.linalg.det(atoms.cell.array) < 0:
+        raise StructureError(f"{name}: left-handed cell; swap two cell vectors")
+    if len(atoms) > 1 and min_distance_ratio(atoms) < COINCIDENT:
+        raise StructureError(f"{name}: two atoms (nearly) coincide; remove duplicates or repair the cell")
+
+
+def _check_initial(atoms: Atoms, name: str) -> None:
+    """Refuse initial moments and charges that are no numbers; a calculator would fail on every label."""
+    for key, unit in (("initial_magmoms", "µB"), ("initial_charges", "e")):
+        values = atoms.arrays.get(key)
+        if values is not None and (values.dtype.kind not in "fiub" or not np.isfinite(values).all()):
+            raise StructureError(f"{name}: {key} are not all numbers ({unit}); repair or remove them")

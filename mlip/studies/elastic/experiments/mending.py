@@ -1,0 +1,205 @@
+"""From detection through attribution to mending: find what makes constants wrong, repair it, measure again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlip.config.train import Train
+from mlip.potential.ace.committee import ACEPotential
+from mlip.seeds import derive_rng
+from mlip.studies.elastic.acquisition import offer_strained
+from mlip.studies.elastic.attribution.causes import (
+    Cause,
+    Fit,
+    find_cause,
+    measure_potential,
+    relative_error,
+    unlabelled_rows,
+)
+from mlip.studies.elastic.attribution.influence import Attribution, attribute
+
+FaultName = Literal["wrong_labels", "short_cutoff", "missing_shear"]
+WRONG_SHARE = 0.2
+SHORT_CUTOFF = 1.1
+"""Over the distance of nearest neighbours: the first shell alone, and only while it is hardly strained."""
+Labeller = Callable[[Atoms], Atoms]
+
+
+@dataclass(frozen=True)
+class Mending:
+    """What was found and done.
+
+    Attributes:
+        cause: found before mending.
+        before, after: constants by energy, [n_states, n_constants], GPa.
+        error_before, error_after: RMS relative errors.
+        n_labels: labels that mending took.
+        attribution: of the training data before.
+        settings: after mending.
+    """
+
+    cause: Cause
+    before: np.ndarray
+    after: np.ndarray
+    error_before: float
+    error_after: float
+    n_labels: int
+    attribution: Attribution
+    settings: Train
+
+
+def label_with(calculator: Any) -> Labeller:
+    """A labeller from an ASE calculator: for stand-ins, where a label is cheap."""
+
+    def label(atoms: Atoms) -> Atoms:
+        found = atoms.copy()
+        found.calc = calculator
+        results = {"energy": found.get_potential_energy(), "forces": found.get_forces()}
+        found.calc = SinglePointCalculator(found, stress=found.get_stress(), **results)
+        return found
+
+    return label
+
+
+def training_structures(crystal: Atoms, n: int, seed: int, *, shear: bool = True) -> list[Atoms]:
+    """A training set of ``crystal``: volumes, strains and displaced atoms.
+
+    With ``shear=False`` there are volumes, and one displaced atom in every third structure.
+    """
+    rng = derive_rng(seed, "elastic", "training")
+    structures = []
+    for k in range(n):
+        atoms = crystal.copy()
+        strain = np.eye(3) * rng.uniform(-0.025, 0.025)
+        if shear:
+            own = rng.uniform(-0.04, 0.04, (3, 3))
+            strain = strain + 0.5 * (own + own.T)
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+        if shear:
+            atoms.positions += rng.normal(0.0, rng.choice([0.02, 0.05, 0.1]), (len(atoms), 3))
+        elif k % 3 == 0:
+            atoms.positions[0] += rng.normal(0.0, 0.02, 3)
+        atoms.info = {"structure_id": f"train-{k:03d}"}
+        structures.append(atoms)
+    return structures
+
+
+def plant_fault(
+    fault: FaultName, crystal: Atoms, n: int, settings: Train, label: Labeller, mislabel: Labeller, seed: int
+) -> tuple[list[Atoms], Train, tuple[int, ...]]:
+    """Training data and settings with one fault, and which labels are wrong.
+
+    Args:
+        fault: which.
+        crystal: conventional cell.
+        n: structures.
+        settings: that would do.
+        label: right labels.
+        mislabel: labels by other settings, which must not be mixed with them.
+        seed: of structures.
+    """
+    structures = training_structures(crystal, n, seed, shear=fault != "missing_shear")
+    wrong: tuple[int, ...] = ()
+    if fault == "wrong_labels":
+        chosen = derive_rng(seed, "elastic", "wrong").choice(n, max(1, round(WRONG_SHARE * n)), replace=False)
+        wrong = tuple(sorted(chosen.tolist()))
+    if fault == "short_cutoff":
+        distances = crystal.get_all_distances(mic=True)
+        settings = settings.model_copy(
+            update={"cutoff": round(SHORT_CUTOFF * float(distances[distances > 0].min()), 2)}
+        )
+    return [mislabel(a) if k in wrong else label(a) for k, a in enumerate(structures)], settings, wrong
+
+
+def mend(
+    training: Sequence[Atoms],
+    settings: Train,
+    crystal: Atoms,
+    reference: xr.Dataset,
+    label: Labeller,
+    fit: Fit,
+    *,
+    tolerance: float = 0.05,
+    n_labels: int = 12,
+    strain: float = 0.04,
+    rattle: float = 0.03,
+    seed: int = 0,
+) -> Mending:
+    """Train, measure, find the cause, repair it, train and measure again.
+
+    Args:
+        training: labelled structures.
+        settings: section ``train``, its cutoff a number.
+        crystal: starting structure.
+        reference: constants of the labeller.
+        label: the labeller.
+        fit: trains a potential.
+        tolerance: RMS relative error that needs no mending.
+        n_labels: strained structures that may be labelled.
+        strain: their largest strain.
+        rattle: displacements of their atoms, Å.
+        seed: of what is random.
+
+    Raises:
+        PropertyError: when the potential has no equilibrium crystal at all.
+    """
+    training = list(training)
+    potential = fit(training, settings)
+    found, before = measure_potential(potential, crystal)
+    attribution = attribute(potential, training, settings, found)
+    paths = [own.path for own in found.samples["clamped"]]
+    frames = offer_strained(crystal, paths, strain, rattle, seed)
+    cause = find_cause(
+        potential, training, settings, found, attribution, reference, frames, tolerance=tolerance, seed=seed
+    )
+    taken = 0
+    if cause.name == "wrong labels":
+        taken = len(cause.suspects)
+        training = [label(a) if k in cause.suspects else a for k, a in enumerate(training)]
+    elif cause.name == "missing strains":
+        wanted = [a for a in frames if a.info["path"] in cause.paths]
+        chosen = choose_informative(potential, attribution, wanted, settings, n_labels)
+        taken = len(chosen)
+        training += [label(wanted[k]) for k in chosen]
+    elif cause.name == "descriptor":
+        settings = settings.model_copy(update=dict(cause.settings))
+    changed = cause.name not in ("none", "unknown")
+    after = measure_potential(fit(training, settings), crystal)[1] if changed else before
+    errors = relative_error(before, reference), relative_error(after, reference)
+    return Mending(cause, before, after, *errors, taken, attribution, settings)
+
+
+def choose_informative(
+    potential: ACEPotential, attribution: Attribution, frames: Sequence[Atoms], settings: Train, n_labels: int
+) -> list[int]:
+    """Greedy choice of ``frames`` that shrink the posterior variance of all constants most (c-optimal design).
+
+    By the first member's last layer. Each constant counts by the logarithm of its variance.
+    """
+    rows = unlabelled_rows(potential, frames, settings, 0)
+    inverse, gradients = attribution.readouts[0].inverse, attribution.gradients[0]
+    chosen: list[int] = []
+    for _ in range(min(n_labels, len(frames))):
+        scores = []
+        for k, own in enumerate(rows):
+            if k in chosen:
+                scores.append(np.inf)
+                continue
+            after = _updated(inverse, own)
+            scores.append(float(np.log(np.einsum("nd,de,ne->n", gradients, after, gradients)).sum()))
+        chosen.append(int(np.argmin(scores)))
+        inverse = _updated(inverse, rows[chosen[-1]])
+    return chosen
+
+
+def _updated(inverse: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """G^-1 with ``rows`` added to the fit."""
+    shared = rows @ inverse
+    return inverse - shared.T @ np.linalg.solve(np.eye(len(rows)) + shared @ rows.T, shared)

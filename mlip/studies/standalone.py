@@ -1,0 +1,89 @@
+"""A study without the workflow: one measurement of a potential or of any ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import xarray as xr
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlip.config.system import Config
+from mlip.io.netcdf import read_netcdf, write_netcdf
+from mlip.jobs.job import report_progress
+from mlip.labels.store import label_store
+from mlip.studies import load_study
+from mlip.studies.interface import Labelled, Round, Subject
+from mlip.studies.report import write_report
+from mlip.studies.steps import write_measurement
+
+
+def study_alone(
+    name: str,
+    potential: str,
+    config: Config,
+    out: Path,
+    *,
+    reference: Path | None = None,
+    refer: bool = False,
+    device: str = "cpu",
+) -> bool:
+    """Measure, compare and report into ``out``: ``property.nc``, ``report.html``, ``result.json``.
+
+    Args:
+        name: the study.
+        potential: folder of a potential, or import path of an ASE calculator that needs no arguments but
+            ``label.parameters`` where it is the labeller's.
+        config: configuration of the system.
+        out: folder written.
+        reference: ``reference.nc`` computed before.
+        refer: compute the reference with the labeller, into ``out``.
+        device: torch device.
+
+    Returns:
+        Whether every criterion passed.
+    """
+    from mlip.structures.geometry import scale_volume
+    from mlip.structures.starting import load_starting_structure
+
+    study = load_study(name, getattr(config.studies, name))
+    structures = [load_starting_structure(source) for source in config.structures]
+    # The scan that the loop labels as its references.
+    volumes = config.assess.eos_volumes if structures[0].pbc.all() else ()
+    scan = [scale_volume(structures[0], change) for change in volumes]
+    known = read_netcdf(reference) if reference is not None else xr.Dataset()
+    if refer:
+        labeller = Labelled(config.label, label_store(), report_progress())
+        known = study.refer(structures, _label(scan, labeller), labeller, config.seed)
+        write_netcdf(out / "reference.nc", known)
+    found = study.measure(_subject(potential, config, structures, scan, device))
+    write_measurement(found, out)
+    return write_report(study, config.system, [Round(0, found.data, study.compare(found.data, known))], known, out)
+
+
+def _label(structures: Sequence[Atoms], labeller: Labelled) -> list[Atoms]:
+    labelled = []
+    with labeller.stored() as calculator:
+        for atoms in structures:
+            copy = atoms.copy()
+            copy.calc = calculator
+            copy.get_potential_energy()
+            copy.calc = SinglePointCalculator(copy, **calculator.results)
+            labelled.append(copy)
+    return labelled
+
+
+def _subject(potential: str, config: Config, structures: list[Atoms], scan: list[Atoms], device: str) -> Subject:
+    if Path(potential).is_dir():
+        from mlip.potential import load_potential
+        from mlip.potential.calculator import MLIPCalculator
+
+        loaded = load_potential(potential, device=device)
+        calculator = MLIPCalculator(loaded, uncertainty=False)
+        return Subject(calculator, loaded, structures, scan, config.seed, report_progress())
+    from mlip.labels.importing import import_calculator
+
+    parameters = config.label.parameters if potential == config.label.calculator else {}
+    found = import_calculator(potential)(**parameters)
+    return Subject(found, None, structures, scan, config.seed, report_progress())

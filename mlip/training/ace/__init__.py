@@ -1,0 +1,4 @@
+"""Training of backend ``ace``.
+
+May import: ``mlip.training``, ``mlip.potential`` and below.
+"""

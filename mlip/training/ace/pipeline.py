@@ -1,0 +1,170 @@
+"""What happens before and after the optimisation: data, statistics, calibration, files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlip.config.train import Train
+from mlip.potential.ace.committee import ACEPotential
+from mlip.potential.ace.network import CommitteeNetwork
+from mlip.potential.frame import Frame
+from mlip.potential.uncertainty import Calibration
+from mlip.statistics import fit_absolute
+from mlip.training.ace.data import Dataset, build_dataset, find_size
+from mlip.training.ace.trainer import Trainer
+from mlip.training.calibration import HeldOut, compare_last_layer, fit_last_layer
+from mlip.training.consistency import check_consistency
+from mlip.training.data import (
+    TrainingDataError,
+    check_structures,
+    composition,
+    find_frame,
+    fingerprint,
+    fit_isolated_energies,
+    prepare_pairs,
+)
+from mlip.training.parallel import Processes, join_processes
+from mlip.training.request import TrainingRequest
+from mlip.training.restart import Previous, load_previous
+from mlip.training.results import write_training
+
+USUAL_FORCES = 0.995
+"""Share of the force components that tell their typical size: one wrong label must not."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything the optimisation needs."""
+
+    frame: Frame
+    network: CommitteeNetwork
+    data: Dataset
+    isolated: dict[str, float]
+    fingerprint: str
+    warnings: list[str]
+    keys: list[str]
+    valid: Dataset | None = None
+    previous: Previous | None = None
+
+    def start(self, settings: Train) -> float:
+        """Share of the schedule that weights of an earlier potential spare."""
+        return 1.0 - settings.restart_fraction if self.previous is not None else 0.0
+
+
+def train_ace_committee(request: TrainingRequest) -> dict[str, Any]:
+    """Train, calibrate and write an ACE committee; returns and errors of :func:`mlip.loop.train_committee`."""
+    with join_processes(request.device) as (processes, own_device):
+        return _train(replace(request, device=own_device), processes)
+
+
+def _train(request: TrainingRequest, processes: Processes) -> dict[str, Any]:
+    """The training of one process of ``processes``; an empty result for all but the first."""
+    began = time.perf_counter()
+    settings = request.settings
+    prepared = prepare_training(request)
+    trainer = Trainer(
+        prepared.network,
+        prepared.data,
+        prepared.valid,
+        settings=settings,
+        seed=request.seed,
+        identity=_identity(request, prepared),
+        max_seconds=request.max_seconds,
+        checkpoint=request.checkpoint,
+        progress=request.progress,
+        start=prepared.start(settings),
+        keys=prepared.keys,
+        processes=processes,
+    )
+    trainer.run()
+    if not processes.first:
+        return {}
+    result = write_results(prepared, trainer, request, time.perf_counter() - began)
+    if request.checkpoint is not None:
+        request.checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def _identity(request: TrainingRequest, prepared: Prepared) -> str:
+    """Digest of all that decides the weights: a checkpoint of another training does not fit."""
+    origin = prepared.previous.sha256 if prepared.previous is not None else None
+    kind = request.device.partition(":")[0]
+    decisive = [prepared.fingerprint, request.settings.model_dump(), request.seed, kind]
+    decisive += [request.isolated_energies, request.max_seconds, origin]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+
+
+def prepare_training(request: TrainingRequest) -> Prepared:
+    """Check the data, cache their geometry and initialise the network: with their statistics, or from earlier weights."""
+    train, valid, settings = request.train, request.valid, request.settings
+    isolated_energies = request.isolated_energies
+    if not train:
+        raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
+    check_structures(train, "train")
+    pairs = prepare_pairs(train, settings.radius)
+    frame = find_frame(train, pairs, settings)
+    check_structures(valid, "valid", known=set(frame.species))
+    size = find_size(frame, settings)
+    earlier = load_previous(request.start_from, frame, size)
+    if earlier is not None:
+        frame = earlier.merge_frame(frame)
+        # What was fitted once stays: it only says what the network's energies count from.
+        isolated_energies = isolated_energies or earlier.potential.isolated_energies
+    isolated = fit_isolated_energies(train, frame, isolated_energies)
+    data = build_dataset(train, pairs, frame, isolated, request.device)
+    watched = (
+        build_dataset(valid, prepare_pairs(valid, settings.radius), frame, isolated, request.device) if valid else None
+    )
+    suspicions = check_consistency(
+        train, data, len(frame.species), settings.consistency, valid=valid, valid_data=watched
+    )
+    for suspicion in suspicions:
+        warnings.warn(suspicion, stacklevel=2)
+    network = CommitteeNetwork(size, request.seed).to(request.device)
+    if earlier is not None:
+        earlier.fill(network, isolated)
+    else:
+        network.fit_statistics(data.environments, data.density)
+        _fit_energy_scales(network, data, composition(train, frame))
+    keys = [fingerprint([atoms]) for atoms in train]
+    return Prepared(frame, network, data, isolated, fingerprint([*train, *valid]), suspicions, keys, watched, earlier)
+
+
+@torch.no_grad()
+def _fit_energy_scales(network: CommitteeNetwork, data: Dataset, counts: np.ndarray) -> None:
+    """Shift: typical energy per atom of each species. Scale: typical force, but for the largest, times 1 Å."""
+    shift = fit_absolute(counts, data.energies.double().cpu().numpy())
+    network.shift.copy_(torch.from_numpy(shift))
+    forces = data.forces.abs().double().cpu().numpy()
+    usual = np.minimum(forces, np.quantile(forces, USUAL_FORCES))
+    network.scale.fill_(max(float(np.sqrt(np.mean(usual**2))), 1e-3))
+
+
+def write_results(prepared: Prepared, trainer: Trainer, request: TrainingRequest, seconds: float) -> dict[str, Any]:
+    """Write potential and ``training.json``; returns the latter's content."""
+    train, valid, device = request.train, request.valid, request.device
+    potential = ACEPotential(prepared.frame, prepared.network, prepared.isolated, Calibration(), device=device)
+    held = HeldOut.predict(potential, train, valid)
+    compared = {}
+    if trainer.settings.uncertainty == "last_layer":
+        potential.last_layer = fit_last_layer(potential, train, held).to(device)
+        held = HeldOut.predict(potential, train, valid)
+    else:
+        compared["last_layer"] = compare_last_layer(potential, train, held)
+    parameters = sum(p.numel() for p in prepared.network.parameters())
+    details = {
+        "device": device,
+        "n_parameters": parameters // prepared.network.size.n_members,
+        "previous": prepared.previous.sha256 if prepared.previous is not None else None,
+        "warnings": prepared.warnings,
+        "seconds": round(seconds, 3),
+    }
+    return write_training(potential, trainer, request, held, details=details, compared=compared)

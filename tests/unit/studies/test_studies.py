@@ -1,0 +1,162 @@
+"""Studies are plug-ins: found by folder, configured, drawn and judged without being named anywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from ase import Atoms
+from ase.build import bulk
+
+from mlip.config.study import StudySettings, study_names
+from mlip.config.system import parse_config
+from mlip.config.values import ConfigError
+from mlip.criteria import Criterion
+from mlip.io.extxyz import read_structures
+from mlip.io.files import FileContentError, read_table
+from mlip.io.netcdf import write_netcdf
+from mlip.studies import load_study
+from mlip.studies.interface import Acquisition, Measurement, Quantity, Study, Subject
+from mlip.studies.report import report_study
+from mlip.studies.steps import acquire_candidates, gate_criteria, read_round, write_measurement
+
+ROOT = Path(__file__).resolve().parents[3]
+MINIMAL = {"system": "x", "structures": [{"bulk": {"name": "Cu"}}]}
+
+
+class Counting(Study):
+    """Measures the number of atoms."""
+
+    name, title = "counting", "Counting"
+
+    def measure(self, subject: Subject) -> Measurement:
+        return Measurement(xr.Dataset({"n": ((), float(len(subject.structures[0])), {"units": "1"})}))
+
+    def compare(self, data: xr.Dataset, reference: xr.Dataset) -> list[Criterion]:
+        return [Criterion("error of the number", abs(float(data.n - reference.n)), 0.5)]
+
+    def acquire(self, measurement: Measurement, reference: xr.Dataset, potential: object, seed: int) -> Acquisition:
+        chosen = [bulk("Cu"), bulk("Ag")]
+        chosen[0].info = {"structure_id": "to be replaced", "reason": "far off"}
+        return Acquisition(chosen, [{"frame": 0, "score": 1 / 3, "decision": "taken"}])
+
+    def summarise(self, data: xr.Dataset, reference: xr.Dataset) -> list[Quantity]:
+        return [Quantity("number", float(data.n), "1", model_error=0.25, reference=float(reference.n))]
+
+    def draw(self, rounds: object, reference: xr.Dataset) -> list:
+        return []
+
+    def remarks(self, rounds: object, reference: xr.Dataset) -> list[str]:
+        return ["Counted <b>twice</b>."]
+
+
+def test_every_study_loads_with_its_defaults() -> None:
+    assert "eos" in study_names()
+    for name in study_names():
+        study = load_study(name)
+        assert isinstance(study, Study)
+        assert study.name == name
+        assert isinstance(study.settings, StudySettings)
+        assert getattr(parse_config(MINIMAL).studies, name) == study.settings
+
+
+def test_an_unknown_study_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="no study is called 'eso'"):
+        load_study("eso")
+    with pytest.raises(ConfigError, match="did you mean `eos`"):
+        parse_config(MINIMAL | {"studies": {"eso": {}}})
+    with pytest.raises(ConfigError, match=r"assess\.studies"):
+        parse_config(MINIMAL | {"assess": {"studies": ["eso"]}})
+
+
+def test_a_wrong_key_of_a_study_is_explained() -> None:
+    with pytest.raises(ConfigError, match="did you mean `rounds`"):
+        parse_config(MINIMAL | {"studies": {"eos": {"round": 3}}})
+
+
+def test_a_new_folder_is_all_that_a_study_needs(tmp_path: Path) -> None:
+    """Configuration, schema and command line learn of it by themselves."""
+    folder = tmp_path / "melting"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "settings.py").write_text(
+        "from mlip.config.studies import StudySettings\n"
+        "class Settings(StudySettings):\n"
+        '    """Melting point."""\n'
+        "    pressure: float = 0.0\n"
+    )
+    program = f"""
+import mlip.studies
+mlip.studies.__path__.append({str(tmp_path)!r})
+from mlip.config.system import Config, parse_config
+config = parse_config({MINIMAL!r} | {{"studies": {{"melting": {{"pressure": 3}}}}}})
+assert config.studies.melting.pressure == 3 and config.studies.melting.rounds == 1
+assert "melting" in str(Config.model_json_schema())
+from mlip.config.schema import render_reference
+assert "Melting point." in render_reference()
+from mlip.cli.app import app
+assert "melting" in [command.name for command in app.registered_commands]
+import sys
+assert not {{"torch", "ase", "matplotlib"}} & set(sys.modules), "heavy imports"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_module_outside_studies_names_one() -> None:
+    for path in [*(ROOT / "mlip").glob("*.py"), ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]:
+        for name in study_names():
+            assert f"studies.{name}" not in path.read_text(), path
+
+
+def test_candidates_carry_who_asked_for_them_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlip.potential.load_potential", lambda *args, **kwargs: None)
+    study = Counting(StudySettings())
+    write_measurement(Measurement(xr.Dataset({"n": 4.0}), [bulk("Cu")]), tmp_path)
+    write_netcdf(tmp_path / "reference.nc", xr.Dataset())
+    out, decisions = tmp_path / "candidates.extxyz", tmp_path / "decisions.csv"
+    acquire_candidates(
+        study, tmp_path, tmp_path / "reference.nc", tmp_path, number=2, seed=0, out=out, decisions=decisions
+    )
+    infos = [atoms.info for atoms in read_structures(out)]
+    assert [info["structure_id"] for info in infos] == ["counting-round_03-000", "counting-round_03-001"]
+    assert {info["origin"] for info in infos} == {"counting"}
+    assert [info["reason"] for info in infos] == ["far off", "acquired"]
+    assert read_table(decisions).split() == ["frame,score,decision", "0,0.333333,taken"]
+    decisions.write_text(decisions.read_text().replace("0.333333", "0.333334"))
+    with pytest.raises(FileContentError, match=r"decisions\.csv.*delete it and run again"):
+        read_round(study, tmp_path, 0, xr.Dataset())
+
+
+def test_report_shows_both_errors_rounds_and_remarks(tmp_path: Path) -> None:
+    write_netcdf(tmp_path / "reference.nc", xr.Dataset({"n": 4.0}))
+    for k, n in enumerate((6.0, 4.0)):
+        write_measurement(Measurement(xr.Dataset({"n": n})), tmp_path / f"round_{k:02d}")
+    assert report_study(Counting(StudySettings()), "copper", tmp_path, n_rounds=1, out=tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "0.25" in page
+    assert "Counted &lt;b&gt;twice" in page
+    assert not report_study(Counting(StudySettings()), "copper", tmp_path, n_rounds=0, out=tmp_path)
+
+
+def test_gate_judges_each_study_by_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlip.studies.steps.load_study", lambda name, settings: Counting(StudySettings()))
+    for name, n in (("reference.nc", 4.0), ("good.nc", 4.0), ("bad.nc", 7.0)):
+        write_netcdf(tmp_path / name, xr.Dataset({"n": n}))
+    references = [tmp_path / "reference.nc"] * 2
+    found = gate_criteria({"a": {}, "b": {}}, [tmp_path / "good.nc", tmp_path / "bad.nc"], references)
+    assert [(c.name, c.passed) for c in found] == [("a: error of the number", True), ("b: error of the number", False)]
+
+
+def test_measurement_survives_its_files(tmp_path: Path) -> None:
+    from mlip.studies.steps import read_measurement
+
+    frame = Atoms("Ar", cell=[5, 5, 5], pbc=True, info={"density": 0.7})
+    write_measurement(Measurement(xr.Dataset({"p": ("t", np.arange(3.0), {"units": "GPa"})}), [frame]), tmp_path)
+    again = read_measurement(tmp_path)
+    assert again.data.p.attrs["units"] == "GPa"
+    assert again.frames[0].info["density"] == 0.7
