@@ -267,7 +267,7 @@ def doctor(config: Annotated[Path | None, typer.Argument(help="Configuration to 
 def config_docs(
     check: Annotated[bool, typer.Option("--check", help="Only say whether the files are up to date.")] = False,
 ) -> None:
-    """Write the configuration's JSON schema and reference from mlip/config/system.py."""
+    """Write the configuration's JSON schema and reference from mlip/config/."""
     from mlip.config.schema import stale_documents, write_documents
 
     if check:

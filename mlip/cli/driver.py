@@ -18,7 +18,7 @@ from mlip.jobs.lease import refuse_if_held
 from mlip.status.loop import read_status
 from mlip.status.text import progress_line
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 POLL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 60.0
 LOG_TAIL = 40

@@ -13,14 +13,14 @@ from pydantic.fields import FieldInfo
 from mlip.config.base import Section
 from mlip.config.system import Config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 REFERENCE = ROOT / "config" / "README.md"
 
 INTRODUCTION = """\
 # Configuration
 
-Generated from `mlip/config/system.py` by `mlip config-docs`; edit there. One file describes one
+Generated from `mlip/config/` by `mlip config-docs`; edit there. One file describes one
 system: copy `silicon.yaml`, change it and give it to Snakemake with `--configfile`. A key that
 is not listed here is an error. Threads, memory and partitions are no science: they live in the
 rules and in `workflow/profiles`.

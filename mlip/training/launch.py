@@ -35,7 +35,7 @@ def training_command(
 def train_with_processes(
     n_processes: int, train: Path, valid: Path, settings: Train, out: Path, **options: Any
 ) -> None:
-    """Run :func:`training_command` with ``settings``; results as from :func:`mlip.loop.train_committee.train_committee`.
+    """Run :func:`training_command` with ``settings``; results as from :mod:`mlip.loop.train_committee`.
 
     Raises:
         RuntimeError: when training failed; its messages are on the standard error before.

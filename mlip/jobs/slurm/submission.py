@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BIN = Path(__file__).resolve().parent.parent / "workflow" / "bin"
+BIN = Path(__file__).resolve().parents[3] / "workflow" / "bin"
 POLL_SECONDS = 15.0
 PATIENCE_SECONDS = 24 * 3600.0
 # Slurm's words for "nobody answers"; anything else is about the job, and the user's to mend.

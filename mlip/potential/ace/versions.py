@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlip.potential.ace.files import LAST_LAYER
+from mlip.potential.ace.last_layer import LAST_LAYER
 
 
 def upgrade(description: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -103,7 +103,7 @@ def _identity(request: TrainingRequest, prepared: Prepared) -> str:
 
 
 def prepare_training(request: TrainingRequest) -> Prepared:
-    """Check the data, cache their geometry and initialise the network: with their statistics, or from earlier weights."""
+    """Check the data, cache their geometry and initialise the network: by statistics, or with earlier weights."""
     train, valid, settings = request.train, request.valid, request.settings
     isolated_energies = request.isolated_energies
     if not train:

@@ -513,7 +513,8 @@ def test_molecules_have_no_stress(bench):
 
 def test_label_jobs_do_without_torch() -> None:
     code = (
-        "import sys; from mlip.loop.label_structures import label_structures; from mlip.structures.starting import min_distance_ratio;"
+        "import sys; from mlip.loop.label_structures import label_structures;"
+        "from mlip.structures.geometry import min_distance_ratio;"
         "from ase.build import bulk; min_distance_ratio(bulk('Cu')); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

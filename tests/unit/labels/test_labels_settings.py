@@ -13,13 +13,13 @@ from ase import Atoms
 from mlip.config.label import Label
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json, sha256_of
+from mlip.jobs import digests
 from mlip.labels.calculator import FailedLabelError, StoredCalculator
 from mlip.labels.checks import check_settings
 from mlip.labels.escalation import GPAW_LADDER, difference, escalation_ladder, foreign_changes
 from mlip.labels.identity import settings_identity
 from mlip.labels.importing import LabelError
 from mlip.labels.store import LabelStore
-from mlip.loop import record_provenance as provenance
 from mlip.loop.label_references import label_references
 from mlip.loop.label_structures import label_structures
 
@@ -226,19 +226,21 @@ def test_where_labels_must_agree_a_marked_one_is_refused(tmp_path):
         label_references(box, settings, [0.0], store=tmp_path, out=tmp_path / "r.extxyz")
 
 
-@pytest.mark.parametrize("module", [f"mlip.labels{end}" for end in ("", ".shard", ".references", ".isolated")])
+@pytest.mark.parametrize("module", ["label_structures", "label_references", "label_isolated_atoms"])
 def test_the_digest_of_labels_contains_the_worker(module):
-    assert {"mlip.labels.process.worker", "mlip.labels.triage", "mlip.labels.identity"} <= provenance._closure(module)
+    assert {"mlip.labels.process.worker", "mlip.labels.triage", "mlip.labels.identity"} <= digests._closure(
+        f"mlip.loop.{module}"
+    )
 
 
 def test_a_changed_worker_changes_the_digest(monkeypatch):
-    before = provenance.code_digest.__wrapped__("mlip.labels")
-    meaning = provenance._meaning
-    monkeypatch.setattr(provenance, "_meaning", lambda name: meaning(name) + "x" * name.endswith(".worker"))
-    assert provenance.code_digest.__wrapped__("mlip.labels") != before
+    before = digests.code_digest.__wrapped__("mlip.loop.label_structures")
+    meaning = digests._meaning
+    monkeypatch.setattr(digests, "_meaning", lambda name: meaning(name) + "x" * name.endswith(".worker"))
+    assert digests.code_digest.__wrapped__("mlip.loop.label_structures") != before
 
 
 def test_labels_do_not_depend_on_how_properties_are_computed():
     """Else a change of the assessment would label, and so train, everything again."""
     for module in ("mlip.loop.label_structures", "mlip.loop.label_isolated_atoms"):
-        assert "mlip.properties.eos" not in provenance._closure(module)
+        assert "mlip.properties.eos" not in digests._closure(module)
