@@ -7,6 +7,10 @@ import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlip.config.backends import Backend
 
 PACKAGE = Path(__file__).parents[1]
 VALUES_NOT_CODE = {
@@ -18,6 +22,33 @@ VALUES_NOT_CODE = {
     "mlip.config.studies",
 }
 """Modules left out of digests: what steps take from them arrives as parameters."""
+
+STEP_CODE: dict[str, tuple[str, ...]] = {
+    "prepare_structures": ("mlip.loop.prepare_structures",),
+    "label_references": ("mlip.loop.label_references",),
+    "label_isolated_atoms": ("mlip.loop.label_isolated_atoms",),
+    "label_structures": ("mlip.loop.label_structures",),
+    "collect_dataset": ("mlip.loop.collect_dataset",),
+    "train_committee": ("mlip.loop.train_committee", "mlip.io.extxyz", "{backend.training_code}"),
+    "explore_walkers": ("mlip.loop.explore_walkers", "{backend.potential_code}"),
+    "score_frames": ("mlip.loop.score_frames", "{backend.potential_code}"),
+    "select_candidates": ("mlip.loop.select_candidates",),
+    "assess_potential": ("mlip.loop.assess_potential", "{backend.potential_code}"),
+    "report_system": ("mlip.report",),
+    "refer_study": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
+    "measure_study": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
+    "acquire_candidates": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
+    "label_candidates": ("mlip.loop.label_structures",),
+    "join_labels": ("mlip.loop.collect_dataset",),
+    "train_study": ("mlip.loop.train_committee", "mlip.io.extxyz", "{backend.training_code}"),
+    "report_study": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
+}
+"""What code makes a step's results, by the name of its rule: these modules and all that they import.
+
+Steps that evaluate or train the potential depend on the code of its backend, too
+(:class:`mlip.config.backends.Backend`), those of a study on the study's own. Steps without an entry
+run again only when their files change.
+"""
 
 
 @functools.cache
@@ -31,6 +62,11 @@ def code_digest(*modules: str) -> str:
     for name in sorted(set().union(*(_closure(module) for module in modules))):
         digest.update(f"{name}:{_meaning(name)}".encode())
     return digest.hexdigest()[:16]
+
+
+def modules_of_step(step: str, backend: Backend, study: str = "") -> tuple[str, ...]:
+    """The modules that ``step`` (a key of :data:`STEP_CODE`) starts from, for the potential's ``backend``."""
+    return tuple(module.format(backend=backend, study=study) for module in STEP_CODE[step])
 
 
 def _closure(module: str) -> set[str]:

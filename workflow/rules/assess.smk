@@ -37,7 +37,7 @@ checkpoint assess_potential:
         settings=section("assess", "budget"),
         min_iterations=CONFIG.min_iterations,
         studies=gate_settings,
-        code=code_digest("mlip.loop.assess_potential", BACKEND.potential_code),
+        code=code_of_step("assess_potential"),
     message:
         "iter_{wildcards.iteration} assess_potential: errors, calibration, properties; go on or stop"
     script:

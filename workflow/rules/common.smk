@@ -16,6 +16,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [ROOT, os.environ.get(
 from mlip.config.backends import BACKENDS
 from mlip.config.system import ConfigError, parse_config
 from mlip.io.files import read_json
+from mlip.jobs.digests import modules_of_step
 from mlip.jobs.planning import lighten_planning, resume_collection, shared_digest
 
 lighten_planning()
@@ -57,6 +58,11 @@ wildcard_constraints:
     iteration=r"\d{2,3}",
     shard=r"\d{3}",
     walker=r"\d{2,3}",
+
+
+def code_of_step(step, study=""):
+    """The digest of what a step depends on, as a parameter: see mlip.jobs.digests.STEP_CODE."""
+    return code_digest(*modules_of_step(step, BACKEND, study))
 
 
 def code_digest(*modules):

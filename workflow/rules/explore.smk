@@ -23,7 +23,7 @@ rule explore_walkers:
         plan=walker_plan,
         settings=walker_settings,
         seed=CONFIG.seed,
-        code=code_digest("mlip.loop.explore_walkers", BACKEND.potential_code),
+        code=code_of_step("explore_walkers"),
     message:
         "iter_{wildcards.iteration} explore_walkers: walker {wildcards.walker}"
     script:
@@ -50,7 +50,7 @@ rule score_frames:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
-        code=code_digest("mlip.loop.score_frames", BACKEND.potential_code),
+        code=code_of_step("score_frames"),
     message:
         "iter_{wildcards.iteration} score_frames: uncertainty and novelty of every frame"
     script:
@@ -74,7 +74,7 @@ rule select_candidates:
         settings=section("select"),
         guards=guards_in_force,
         seed=CONFIG.seed,
-        code=code_digest("mlip.loop.select_candidates"),
+        code=code_of_step("select_candidates"),
     message:
         "iter_{wildcards.iteration} select_candidates: choose what the next iteration labels"
     script:

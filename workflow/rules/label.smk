@@ -20,7 +20,7 @@ rule prepare_structures:
         sources=[source.model_dump(mode="json") for source in CONFIG.structures],
         ensembles=sorted({group.ensemble for group in CONFIG.explore.walkers}),
         seed=CONFIG.seed,
-        code=code_digest("mlip.loop.prepare_structures"),
+        code=code_of_step("prepare_structures"),
     message:
         "iter_00 prepare_structures: perturb the starting structures"
     script:
@@ -46,7 +46,7 @@ rule label_references:
         settings=label_settings,
         source=CONFIG.structures[0].model_dump(mode="json"),
         volumes=CONFIG.assess.eos_volumes,
-        code=code_digest("mlip.loop.label_references"),
+        code=code_of_step("label_references"),
     message:
         "label_references: equation of state"
     script:
@@ -71,7 +71,7 @@ rule label_isolated_atoms:
     params:
         settings=isolated_settings,
         sources=[source.model_dump(mode="json") for source in CONFIG.structures],
-        code=code_digest("mlip.loop.label_isolated_atoms"),
+        code=code_of_step("label_isolated_atoms"),
     message:
         "label_isolated_atoms: energies of isolated atoms"
     script:
@@ -98,7 +98,7 @@ rule label_structures:
         runtime=scaled(240),
     params:
         settings=shard_settings,
-        code=code_digest("mlip.loop.label_structures"),
+        code=code_of_step("label_structures"),
     message:
         "iter_{wildcards.iteration} label_structures: shard {wildcards.shard}"
     script:
@@ -125,7 +125,7 @@ rule collect_dataset:
     params:
         settings=section("collect"),
         screens=collect_screens,
-        code=code_digest("mlip.loop.collect_dataset"),
+        code=code_of_step("collect_dataset"),
     message:
         "iter_{wildcards.iteration} collect_dataset: join, screen and split the labels"
     script:

@@ -45,7 +45,7 @@ rule report_system:
     params:
         # The script reads the configuration; here stands what makes the report outdated.
         config=CONFIG.model_dump(mode="json", exclude={"max_iterations", "studies"}),
-        code=code_digest("mlip.report"),
+        code=code_of_step("report_system"),
     message:
         "report_system: results/{wildcards.system}/report.html"
     script:

@@ -21,7 +21,7 @@ rule train_committee:
     params:
         settings=section("train"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.loop.train_committee", "mlip.io.extxyz", BACKEND.training_code),
+        code=code_of_step("train_committee"),
     message:
         "iter_{wildcards.iteration} train_committee: train and calibrate"
     script:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mlip.config.backends import BACKENDS
 from mlip.io.steps import STEPS
 from mlip.jobs import digests
 
@@ -64,3 +65,12 @@ def test_every_step_of_the_workflow_has_code() -> None:
     clear()
     found = {name: digests.code_digest(f"mlip.loop.{name}") for name in STEPS}
     assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_modules_that_steps_name_exist(backend: str) -> None:
+    clear()
+    for step in digests.STEP_CODE:
+        modules = digests.modules_of_step(step, BACKENDS[backend], study="eos")
+        assert all(digests._source(module) for module in modules), modules
+    assert BACKENDS[backend].training_code in digests.modules_of_step("train_committee", BACKENDS[backend])
