@@ -34,7 +34,7 @@ Evaluated = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Batch:
+class SlotBatch:
     """Pairs of several systems in slots: ``shifts`` [N, M, 3] counts cells, ``filled`` [N, M] tells which hold one."""
 
     slots: Slots
@@ -52,8 +52,8 @@ class Batch:
         shifts: Tensor,
         system: Tensor,
         n_systems: int,
-        earlier: Batch | None = None,
-    ) -> Batch:
+        earlier: SlotBatch | None = None,
+    ) -> SlotBatch:
         """From pairs ``centers``, ``neighbors`` [E], sorted by centre, and ``shifts`` [E, 3].
 
         ``species`` and ``system`` are [N]. There are no fewer slots than in ``earlier``: what was recorded for that
@@ -76,7 +76,7 @@ class Batch:
         slots, dtype = self.slots, potential.dtype
         own = positions.double()[slots.atoms]
         vectors = own[slots.neighbors] - own[:, None] + torch.bmm(self.shifts, cells.double()[slots.structure])
-        vectors = torch.where(self.filled[..., None], vectors, far_away(potential.frame, vectors))
+        vectors = torch.where(self.filled[..., None], vectors, far_away(potential.basis, vectors))
         env = slots.fill(vectors, potential.tables, dtype, switched_zbl)
         energies, edges, _ = potential.evaluate_environments(env)
         strain = torch.bmm(edges[:, 0].double(), vectors)
@@ -92,7 +92,7 @@ class Batch:
         """What :meth:`evaluate` reads."""
         return [self.shifts, self.filled, *self._slot_tensors().values()]
 
-    def copy(self) -> Batch:
+    def copy(self) -> SlotBatch:
         """With tensors of its own."""
         own: dict[str, Any] = {name: value.clone() for name, value in self._slot_tensors().items()}
         return replace(self, slots=replace(self.slots, **own), shifts=self.shifts.clone(), filled=self.filled.clone())
@@ -101,15 +101,15 @@ class Batch:
         own = vars(self.slots).items()
         return {name: value for name, value in own if isinstance(value, Tensor) and name != "where"}
 
-    def fits(self, other: Batch) -> bool:
+    def fits(self, other: SlotBatch) -> bool:
         """Whether a step recorded for this batch serves ``other``, once its tensors are copied."""
         return self.slots.slots == other.slots.slots and self.resembles(other)
 
-    def resembles(self, other: Batch) -> bool:
+    def resembles(self, other: SlotBatch) -> bool:
         """Whether ``other`` has as many systems, and as many atoms of each species."""
         return (self.slots.groups, self.n_systems) == (other.slots.groups, other.n_systems)
 
-    def become(self, other: Batch) -> None:
+    def become(self, other: SlotBatch) -> None:
         """Copy the tensors of ``other``, which fits, into this batch's own."""
         for mine, new in zip(self.tensors(), other.tensors(), strict=True):
             mine.copy_(new)
@@ -122,7 +122,7 @@ class RecordedStep:
         RuntimeError: where the recording fails, or gives other numbers than the evaluation.
     """
 
-    def __init__(self, potential: ACEPotential, batch: Batch, positions: Tensor, cells: Tensor) -> None:
+    def __init__(self, potential: ACEPotential, batch: SlotBatch, positions: Tensor, cells: Tensor) -> None:
         self.potential, self.batch = potential, batch.copy()
         self.inputs = (positions.clone(), cells.clone())
         expected = batch.evaluate(potential, positions, cells)

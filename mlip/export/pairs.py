@@ -47,12 +47,12 @@ class PairPotential(nn.Module):
                 f"the potential passes messages (n_layers {potential.size.n_layers}); a program holds one layer only. "
                 "Train with n_layers: 1, or run it with TorchSim, ASE or mlip.export.lammps"
             )
-        self.species, self.cutoff, self.frame = potential.species, potential.cutoff, potential.frame
+        self.species, self.cutoff, self.basis = potential.species, potential.cutoff, potential.basis
         network = CommitteeNetwork(potential.size, seed=0)
         network.load_state_dict(potential.state)
         network.double()  # with the quadrature in full precision, before any rounding
         self.networks = nn.ModuleList(_restrict(network, k) for k in range(len(self.species)))
-        tables = PairTables.of(potential.frame)
+        tables = PairTables.of(potential.basis)
         for name in ("charge", "inner", "outer"):
             self.register_buffer(name, getattr(tables, name))
         energies = [potential.isolated_energies[s] for s in self.species]
@@ -60,8 +60,8 @@ class PairPotential(nn.Module):
         self.to(device=device, dtype=dtype).requires_grad_(False).eval()
         # Tables that are made at first use: made under torch.export's tracing, they would not be numbers.
         one = torch.ones(1, 1, dtype=dtype, device=device)
-        spherical_harmonics(one[:, None].expand(1, 3, 1), potential.frame.l_max)
-        radial_basis(one, one, self.cutoff, self.frame.n_radial)
+        spherical_harmonics(one[:, None].expand(1, 3, 1), potential.basis.l_max)
+        radial_basis(one, one, self.cutoff, self.basis.n_radial)
 
     def forward(self, species: Tensor, centers: Tensor, neighbors: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Energies [N] (eV, E0 and repulsion included) and d(sum of energies)/d(vectors) [E, 3] (eV/Å).
@@ -75,7 +75,7 @@ class PairPotential(nn.Module):
         direction = vectors / r[:, None]
         first, second = species[centers], species[neighbors]
         radial, radial_slope = self._radial(r, self.inner[first, second])
-        values, slopes = spherical_harmonics(direction.T[None], self.frame.l_max)
+        values, slopes = spherical_harmonics(direction.T[None], self.basis.l_max)
         angular, angular_slope = values[0].T, tangential(direction.T[None], slopes)[0].permute(2, 0, 1)
         row = centers * len(self.species) + second
         n_rows = species.shape[0] + (1 if len(self.species) > 1 else 0)
@@ -89,7 +89,7 @@ class PairPotential(nn.Module):
 
     def _radial(self, r: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
         """Radial functions and their slopes, [E, n_radial]."""
-        values, slopes = radial_basis(r[None], inner[None], self.cutoff, self.frame.n_radial)
+        values, slopes = radial_basis(r[None], inner[None], self.cutoff, self.basis.n_radial)
         return values[0].T, slopes[0].T
 
     def _density(self, radial: Tensor, angular: Tensor, row: Tensor, n_rows: int) -> Tensor:
@@ -154,7 +154,7 @@ def place(potential: Potential, device: str | torch.device, dtype: torch.dtype) 
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype is {dtype}; choose torch.float32 or torch.float64")
     return ACEPotential(
-        potential.frame,
+        potential.basis,
         potential.network,
         potential.isolated_energies,
         potential.calibration,

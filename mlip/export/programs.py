@@ -27,7 +27,7 @@ from mlip.export.pairs import PairPotential
 from mlip.potential import Potential
 from mlip.potential.interface import PotentialFileError
 
-PairFunction = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+PairProgram = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 METADATA = "potential.json"
 OPERATION = re.compile(
     r"torch\.ops\.(aten|prims)\.(?!save|load|from_file)\w+\.\w+"
@@ -185,7 +185,7 @@ def _is_harmless(node: ast.AST) -> bool:
     return True
 
 
-def load_program(path: str | Path) -> tuple[PairFunction, dict[str, Any]]:
+def load_program(path: str | Path) -> tuple[PairProgram, dict[str, Any]]:
     """The function of a ``torch.export`` file and its metadata, refusing pickles."""
     check_program(path)
     extra = {METADATA: ""}
@@ -193,7 +193,7 @@ def load_program(path: str | Path) -> tuple[PairFunction, dict[str, Any]]:
     return program.module(), json.loads(extra[METADATA])
 
 
-def load_compiled(path: str | Path) -> tuple[PairFunction, dict[str, Any]]:
+def load_compiled(path: str | Path) -> tuple[PairProgram, dict[str, Any]]:
     """The function of a compiled package and its metadata. This runs machine code from the file."""
     from torch._inductor import aoti_load_package
 

@@ -24,7 +24,7 @@ from torch_sim.neighbors import torch_nl_n2
 from torch_sim.state import SimState
 from vesin import NeighborList
 
-from mlip.export.batch import Batch, Evaluated, RecordedStep
+from mlip.export.batch import Evaluated, RecordedStep, SlotBatch
 from mlip.export.pairs import place
 from mlip.potential import Potential, load_potential
 from mlip.potential.ace.committee import CHUNK_ROWS
@@ -215,9 +215,9 @@ class TorchSimModel(ModelInterface):
             self.record = False
             return None
 
-    def arrange(self, state: SimState, pairs: BatchPairs, earlier: Batch | None = None) -> Batch:
+    def arrange(self, state: SimState, pairs: BatchPairs, earlier: SlotBatch | None = None) -> SlotBatch:
         """``pairs`` of ``state`` in slots, as many as in ``earlier`` where they suffice."""
-        return Batch.arrange(
+        return SlotBatch.arrange(
             self.potential,
             self._species(state),
             pairs.centers,

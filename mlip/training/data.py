@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mlip.config.train import Train
 from mlip.io.files import read_json
+from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.files import DESCRIPTION
-from mlip.potential.frame import Frame
 from mlip.potential.zbl import pair_name
 from mlip.statistics import fit_absolute
 from mlip.structures.neighbors import Pairs, find_pairs
@@ -58,7 +58,7 @@ def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | N
             )
 
 
-def find_frame(structures: Sequence[Atoms], pairs: Sequence[Pairs], settings: Train) -> Frame:
+def find_atomic_basis(structures: Sequence[Atoms], pairs: Sequence[Pairs], settings: Train) -> AtomicBasis:
     """Elements and shortest distances of the training data, with the sizes of ``settings``."""
     species = tuple(sorted({s for atoms in structures for s in atoms.get_chemical_symbols()}))
     shortest: dict[str, float] = {}
@@ -68,7 +68,7 @@ def find_frame(structures: Sequence[Atoms], pairs: Sequence[Pairs], settings: Tr
         for a, b in {pair for pair in zip(first.tolist(), second.tolist(), strict=True) if pair[0] <= pair[1]}:
             distance = float(found.distances[(first == a) & (second == b)].min())
             shortest[pair_name(a, b)] = min(distance, shortest.get(pair_name(a, b), np.inf))
-    return Frame(species, settings.radius, settings.n_radial, settings.l_max, dict(sorted(shortest.items())))
+    return AtomicBasis(species, settings.radius, settings.n_radial, settings.l_max, dict(sorted(shortest.items())))
 
 
 def resolve_cutoff(structures: Sequence[Atoms], settings: Train, previous: Path | None) -> Train:
@@ -98,15 +98,15 @@ def find_cutoff(structures: Sequence[Atoms]) -> float:
     return round(min(max(wanted, CUTOFF_RANGE[0]), CUTOFF_RANGE[1]), 1)
 
 
-def composition(structures: Sequence[Atoms], frame: Frame) -> np.ndarray:
+def composition(structures: Sequence[Atoms], basis: AtomicBasis) -> np.ndarray:
     """Atoms of each species, [n_structures, n_species]."""
     return np.array(
-        [np.bincount(frame.indices(atoms), minlength=len(frame.species)) for atoms in structures], dtype=float
+        [np.bincount(basis.indices(atoms), minlength=len(basis.species)) for atoms in structures], dtype=float
     )
 
 
 def fit_isolated_energies(
-    structures: Sequence[Atoms], frame: Frame, given: dict[str, float] | None
+    structures: Sequence[Atoms], basis: AtomicBasis, given: dict[str, float] | None
 ) -> dict[str, float]:
     """Energies of isolated atoms: those ``given``, else labels of lone atoms, else a fit over compositions.
 
@@ -117,21 +117,21 @@ def fit_isolated_energies(
         TrainingDataError: when ``given`` lacks an element or is not finite.
     """
     if given is not None:
-        missing = [s for s in frame.species if not np.isfinite(given.get(s, np.nan))]
+        missing = [s for s in basis.species if not np.isfinite(given.get(s, np.nan))]
         if missing:
             raise TrainingDataError(
                 f"no energy of an isolated atom for {', '.join(missing)}; give all elements or none"
             )
-        return {s: float(given[s]) for s in frame.species}
-    lone = {atoms.symbols[0]: atoms.get_potential_energy() for atoms in structures if is_lone(atoms, frame.cutoff)}
-    counts, unknown = composition(structures, frame), [s not in lone for s in frame.species]
-    measured = counts @ np.array([lone.get(s, 0.0) for s in frame.species])
+        return {s: float(given[s]) for s in basis.species}
+    lone = {atoms.symbols[0]: atoms.get_potential_energy() for atoms in structures if is_lone(atoms, basis.cutoff)}
+    counts, unknown = composition(structures, basis), [s not in lone for s in basis.species]
+    measured = counts @ np.array([lone.get(s, 0.0) for s in basis.species])
     energies = np.array([atoms.get_potential_energy() for atoms in structures]) - measured
     bound = counts[:, unknown].any(1)
-    fitted = np.zeros(len(frame.species))
+    fitted = np.zeros(len(basis.species))
     if any(unknown):
         fitted[unknown] = fit_absolute(counts[bound][:, unknown], energies[bound]) + NOMINAL_COHESION
-    return {s: lone.get(s, float(energy)) for s, energy in zip(frame.species, fitted, strict=True)}
+    return {s: lone.get(s, float(energy)) for s, energy in zip(basis.species, fitted, strict=True)}
 
 
 def is_lone(atoms: Atoms, cutoff: float) -> bool:

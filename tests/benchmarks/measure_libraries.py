@@ -35,7 +35,7 @@ from mlip.potential.ace.environments import build_environments
 from mlip.potential.ace.kernels.loader import load_library
 from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.ace.size import Size
-from mlip.potential.frame import Frame
+from mlip.potential.atomic_basis import AtomicBasis
 from mlip.structures.neighbors import find_pairs
 
 CUTOFF, L_MAX, SLOTS, N_RADIAL = 5.0, 3, 34, 8
@@ -228,8 +228,8 @@ def compile_programs(potential: Potential, folder: Path) -> dict[str, Any]:
 
 def loops(n_atoms: int) -> Iterator[Row]:
     """The network of the defaults in single precision, with the compiled loops and without."""
-    frame = Frame(("Si",), CUTOFF, N_RADIAL, L_MAX, {"Si-Si": 2.0})
-    environments = build_environments([make_silicon(n_atoms)], frame)
+    basis = AtomicBasis(("Si",), CUTOFF, N_RADIAL, L_MAX, {"Si-Si": 2.0})
+    environments = build_environments([make_silicon(n_atoms)], basis)
     density, environments = compute_density(environments).float(), environments.to("cpu", torch.float32)
     network = CommitteeNetwork(Size(1, 1, N_RADIAL, L_MAX, 32, 4, (32, 32)), seed=0)
     network.fit_statistics(environments, density)

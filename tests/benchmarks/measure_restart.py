@@ -26,7 +26,7 @@ from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import load_potential
 from mlip.potential.evaluation import evaluate_potential
 from mlip.training.ace.data import build_dataset
-from mlip.training.data import find_frame, fit_isolated_energies, prepare_pairs, resolve_cutoff
+from mlip.training.data import find_atomic_basis, fit_isolated_energies, prepare_pairs, resolve_cutoff
 
 FRACTIONS = (0.15, 0.3)
 COLUMNS = ("energy_mae", "force_mae", "force_rmse", "coverage", "spearman")
@@ -68,8 +68,8 @@ def measure_geometry(train: list[Atoms], settings: Train) -> float:
     structures = train[:200]
     settings = resolve_cutoff(structures, settings, None)
     pairs = prepare_pairs(structures, settings.radius)
-    frame = find_frame(structures, pairs, settings)
-    build_dataset(structures, pairs, frame, fit_isolated_energies(structures, frame, None), "cpu")
+    basis = find_atomic_basis(structures, pairs, settings)
+    build_dataset(structures, pairs, basis, fit_isolated_energies(structures, basis, None), "cpu")
     return time.process_time() - began
 
 

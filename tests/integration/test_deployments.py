@@ -74,7 +74,7 @@ def potential(folder):
 
 def pair_tensors(potential, atoms):
     pairs = find_pairs(atoms, potential.cutoff)
-    arrays = potential.frame.indices(atoms), pairs.centers, pairs.neighbors, pairs.vectors
+    arrays = potential.basis.indices(atoms), pairs.centers, pairs.neighbors, pairs.vectors
     return [torch.from_numpy(a) for a in arrays]
 
 

@@ -18,8 +18,8 @@ from mlip.potential.ace.environments import Environments, PairTables, arrange_en
 from mlip.potential.ace.last_layer import LAST_LAYER, LastLayer
 from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.ace.pairs import PairEvaluation, PairList, join_structures, sum_forces, sum_strain
+from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.files import write_files
-from mlip.potential.frame import Frame
 from mlip.potential.interface import Estimator, Potential, Precision, Prediction, summarise
 from mlip.potential.uncertainty import Calibration, Spread
 from mlip.structures.neighbors import find_pairs
@@ -36,7 +36,7 @@ class ACEPotential(Potential):
     """Committee of ACE networks.
 
     Args:
-        frame: elements, cutoff and basis sizes.
+        basis: elements, cutoff and numbers of basis functions.
         network: weights of all members; a copy is evaluated.
         isolated_energies: E0 of each element, eV.
         calibration: uncertainty scales.
@@ -49,7 +49,7 @@ class ACEPotential(Potential):
 
     def __init__(
         self,
-        frame: Frame,
+        basis: AtomicBasis,
         network: CommitteeNetwork,
         isolated_energies: dict[str, float],
         calibration: Calibration,
@@ -59,8 +59,8 @@ class ACEPotential(Potential):
         details: dict[str, Any] | None = None,
         last_layer: LastLayer | None = None,
     ) -> None:
-        self.frame, self.size, self.device, self.precision = frame, network.size, device, precision
-        self.species, self.cutoff, self.n_members = frame.species, frame.cutoff, network.size.n_members
+        self.basis, self.size, self.device, self.precision = basis, network.size, device, precision
+        self.species, self.cutoff, self.n_members = basis.species, basis.cutoff, network.size.n_members
         self.isolated_energies, self.calibration, self.details = dict(isolated_energies), calibration, details or {}
         self.dtype = DTYPES[precision]
         self.state = {name: value.detach().float().cpu().clone() for name, value in network.state_dict().items()}
@@ -69,7 +69,7 @@ class ACEPotential(Potential):
         self.network = (self.network.double() if precision == "double" else self.network).to(device)
         self.network.requires_grad_(False)
         self.last_layer = last_layer.to(device) if last_layer is not None else None
-        self.tables = PairTables.of(frame, device)
+        self.tables = PairTables.of(basis, device)
         reference = [self.isolated_energies[s] for s in self.species]
         self._reference = torch.tensor(reference, dtype=torch.float64, device=device)
 
@@ -139,7 +139,7 @@ class ACEPotential(Potential):
         if precision == self.precision:
             return self
         return ACEPotential(
-            self.frame,
+            self.basis,
             self.network,
             self.isolated_energies,
             self.calibration,
@@ -162,7 +162,7 @@ class ACEPotential(Potential):
         network = CommitteeNetwork(replace(self.size, n_members=len(members)), seed=0)
         network.load_state_dict(state)
         return ACEPotential(
-            self.frame,
+            self.basis,
             network,
             self.isolated_energies,
             self.calibration,
@@ -175,7 +175,7 @@ class ACEPotential(Potential):
         last = self.last_layer
         tensors = self.state if last is None else self.state | {LAST_LAYER: last.factor.float().cpu()}
         own = {
-            "frame": asdict(self.frame),
+            "frame": asdict(self.basis),
             "size": asdict(self.size),
             "last_layer": None if last is None else list(last.settings()),
             "isolated_energies": self.isolated_energies,
@@ -199,7 +199,7 @@ class ACEPotential(Potential):
             size += len(pairs[-1].centers)
             if size >= MAX_PAIRS or k + 1 == len(structures):
                 chunk = structures[start : k + 1]
-                yield chunk, join_structures(chunk, pairs, self.frame, self.device)
+                yield chunk, join_structures(chunk, pairs, self.basis, self.device)
                 pairs, start, size = [], k + 1, 0
 
     def _rows(self, pairs: PairList) -> Iterator[tuple[slice, slice, Environments]]:

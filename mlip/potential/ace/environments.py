@@ -14,11 +14,11 @@ from ase.data import atomic_numbers
 from torch import Tensor
 
 from mlip.potential.ace.basis import radial_basis, spherical_harmonics
-from mlip.potential.frame import Frame
+from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.zbl import inner_radii, outer_radii, repulsion
 from mlip.structures.neighbors import Pairs, find_pairs
 
-PairFunction = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+PairRepulsion = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Energy and slope of a repulsion: :func:`repulsion`, or :func:`mlip.potential.zbl.switched_zbl`, which decides nothing
 on the host."""
 SHARED = ("radial", "radial_slope", "angular", "angular_slope")
@@ -102,18 +102,20 @@ class Environments:
         return replace(self, structure=position[self.structure])
 
 
-def build_environments(structures: Sequence[Atoms], frame: Frame, pairs: Sequence[Pairs] | None = None) -> Environments:
+def build_environments(
+    structures: Sequence[Atoms], basis: AtomicBasis, pairs: Sequence[Pairs] | None = None
+) -> Environments:
     """Environments of all atoms of ``structures`` in float64 on the CPU, sorted by species."""
-    pairs = pairs if pairs is not None else [find_pairs(atoms, frame.cutoff) for atoms in structures]
+    pairs = pairs if pairs is not None else [find_pairs(atoms, basis.cutoff) for atoms in structures]
     sizes = [len(atoms) for atoms in structures]
     starts = np.cumsum([0, *sizes[:-1]])
-    species = np.concatenate([frame.indices(atoms) for atoms in structures])
+    species = np.concatenate([basis.indices(atoms) for atoms in structures])
     return arrange_environments(
         torch.from_numpy(species),
         torch.from_numpy(np.concatenate([p.centers + s for p, s in zip(pairs, starts, strict=True)])),
         torch.from_numpy(np.concatenate([p.neighbors + s for p, s in zip(pairs, starts, strict=True)])),
         torch.from_numpy(np.concatenate([p.vectors for p in pairs]).reshape(-1, 3)),
-        PairTables.of(frame),
+        PairTables.of(basis),
         torch.float64,
         torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes)),
     )
@@ -123,19 +125,19 @@ def build_environments(structures: Sequence[Atoms], frame: Frame, pairs: Sequenc
 class PairTables:
     """What depends on a pair of species: radii of clamp and repulsion [S, S] (Å), charges [S]."""
 
-    frame: Frame
+    basis: AtomicBasis
     inner: Tensor
     outer: Tensor
     charge: Tensor
 
     @classmethod
-    def of(cls, frame: Frame, device: str | torch.device = "cpu") -> PairTables:
-        """Tables of ``frame``'s species in float64."""
-        inner = inner_radii(frame.species, frame.shortest, frame.margin)
-        outer = outer_radii(frame.species, frame.shortest, frame.margin)
-        charge = [float(atomic_numbers[s]) for s in frame.species]
+    def of(cls, basis: AtomicBasis, device: str | torch.device = "cpu") -> PairTables:
+        """Tables of ``basis``'s species in float64."""
+        inner = inner_radii(basis.species, basis.shortest, basis.margin)
+        outer = outer_radii(basis.species, basis.shortest, basis.margin)
+        charge = [float(atomic_numbers[s]) for s in basis.species]
         return cls(
-            frame,
+            basis,
             torch.tensor(inner, dtype=torch.float64, device=device),
             torch.tensor(outer, dtype=torch.float64, device=device),
             torch.tensor(charge, dtype=torch.float64, device=device),
@@ -166,7 +168,7 @@ class Slots:
         return padded.view(*self.neighbors.shape, *empty.shape)
 
     def fill(
-        self, vectors: Tensor, tables: PairTables, dtype: torch.dtype, pair: PairFunction = repulsion
+        self, vectors: Tensor, tables: PairTables, dtype: torch.dtype, pair: PairRepulsion = repulsion
     ) -> Environments:
         """Environments in ``dtype`` from vectors [N, M, 3], Å; those of empty slots are longer than the cutoff."""
         return Environments(
@@ -193,18 +195,18 @@ def arrange_environments(
 ) -> Environments:
     """Environments of ``species`` [N] from pairs ``centers``, ``neighbors`` [E], sorted by centre, ``vectors`` [E, 3].
 
-    Species are indices into the frame's. ``neighbor_species`` [E] is given where neighbours are
+    Species are indices into the basis's. ``neighbor_species`` [E] is given where neighbours are
     not among the N atoms; ``neighbors`` of the result then means nothing. Everything stays on the
     device of ``vectors`` (Å); distances are formed in its precision, what follows in ``dtype``.
     """
-    slots = arrange_slots(species, centers, neighbors, len(tables.frame.species), structure, neighbor_species)
-    return slots.fill(slots.pad(vectors, far_away(tables.frame, vectors)), tables, dtype)
+    slots = arrange_slots(species, centers, neighbors, len(tables.basis.species), structure, neighbor_species)
+    return slots.fill(slots.pad(vectors, far_away(tables.basis, vectors)), tables, dtype)
 
 
-def far_away(frame: Frame, like: Tensor) -> Tensor:
+def far_away(basis: AtomicBasis, like: Tensor) -> Tensor:
     """The vector [3] of empty slots, where every basis function and its slope vanish."""
     vector = like.new_zeros(3)
-    vector[:1].fill_(2.0 * frame.cutoff)  # on CUDA, an item assigned would be copied from the host
+    vector[:1].fill_(2.0 * basis.cutoff)  # on CUDA, an item assigned would be copied from the host
     return vector
 
 
@@ -286,10 +288,10 @@ def _edge_geometry(
     others: Tensor | None,
     tables: PairTables,
     dtype: torch.dtype,
-    pair: PairFunction,
+    pair: PairRepulsion,
 ) -> dict[str, Tensor]:
     """Basis functions, their derivatives and the repulsion of the edges ``vectors`` [N, M, 3]."""
-    frame = tables.frame
+    basis = tables.basis
     exact = torch.sqrt((vectors * vectors).sum(-1))
     if others is not None:
         inner, outer = tables.inner[species][:, others], tables.outer[species][:, others]
@@ -299,8 +301,8 @@ def _edge_geometry(
     energy, slope = pair(exact, first, second, outer)
     direction = (vectors / exact[..., None]).to(dtype).permute(0, 2, 1).contiguous()
     r = exact.to(dtype)
-    radial, radial_slope = radial_basis(r, inner.to(dtype), frame.cutoff, frame.n_radial)
-    angular, angular_slope = spherical_harmonics(direction, frame.l_max)
+    radial, radial_slope = radial_basis(r, inner.to(dtype), basis.cutoff, basis.n_radial)
+    angular, angular_slope = spherical_harmonics(direction, basis.l_max)
     return {
         "radial": radial,
         "radial_slope": radial_slope,

@@ -11,14 +11,14 @@ from mlip.potential.ace.last_layer import LAST_LAYER, LastLayer
 from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.ace.size import Size
 from mlip.potential.ace.versions import upgrade
-from mlip.potential.frame import Frame
+from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.uncertainty import Calibration
 
 
 def load_ace(description: dict[str, Any], state: dict[str, Tensor], device: str) -> ACEPotential:
     """The ACE committee with this description and these weights."""
     description, state = upgrade(description, state)
-    frame, size = dict(description["frame"]), dict(description["size"])
+    basis, size = dict(description["frame"]), dict(description["size"])
     network = CommitteeNetwork(Size(**(size | {"hidden": tuple(size["hidden"])})), seed=0)
     factor, settings = state.pop(LAST_LAYER, None), description.get("last_layer")
     try:
@@ -26,7 +26,7 @@ def load_ace(description: dict[str, Any], state: dict[str, Tensor], device: str)
     except RuntimeError as error:
         raise ValueError(f"weights do not fit the description: {error}") from None
     return ACEPotential(
-        Frame(**(frame | {"species": tuple(frame["species"])})),
+        AtomicBasis(**(basis | {"species": tuple(basis["species"])})),
         network,
         description["isolated_energies"],
         Calibration.from_json(description["calibration"]),

@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from mlip.potential.frame import Frame
+from mlip.potential.atomic_basis import AtomicBasis
 from mlip.structures.neighbors import Pairs
 
 
@@ -18,7 +18,7 @@ from mlip.structures.neighbors import Pairs
 class PairList:
     """Pairs of N atoms of several structures, sorted by centre, each pair in both directions.
 
-    ``species`` [N] index into the frame's, ``centers`` and ``neighbors`` [E], ``vectors`` [E, 3] (Å, float64),
+    ``species`` [N] index into the basis's, ``centers`` and ``neighbors`` [E], ``vectors`` [E, 3] (Å, float64),
     ``structure`` [N].
     """
 
@@ -30,7 +30,7 @@ class PairList:
     n_structures: int
 
 
-def join_structures(structures: Sequence[Atoms], pairs: Sequence[Pairs], frame: Frame, device: str) -> PairList:
+def join_structures(structures: Sequence[Atoms], pairs: Sequence[Pairs], basis: AtomicBasis, device: str) -> PairList:
     """The ``pairs`` of ``structures``, numbered through, on ``device``."""
     sizes = [len(atoms) for atoms in structures]
     starts = np.cumsum([0, *sizes[:-1]])
@@ -39,7 +39,7 @@ def join_structures(structures: Sequence[Atoms], pairs: Sequence[Pairs], frame: 
         return torch.from_numpy(values).to(device)
 
     return PairList(
-        species=move(np.concatenate([frame.indices(atoms) for atoms in structures])),
+        species=move(np.concatenate([basis.indices(atoms) for atoms in structures])),
         centers=move(np.concatenate([p.centers + s for p, s in zip(pairs, starts, strict=True)])),
         neighbors=move(np.concatenate([p.neighbors + s for p, s in zip(pairs, starts, strict=True)])),
         vectors=move(np.concatenate([p.vectors for p in pairs]).reshape(-1, 3)),

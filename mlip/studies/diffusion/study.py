@@ -34,7 +34,7 @@ FORCE_UNCERTAINTY = "force uncertainty in the dynamics, as D demands (eV/Å)"
 """Names of the criteria that are the loop's force target."""
 
 
-class Diffusion(Study):
+class DiffusionStudy(Study):
     """Self-diffusion coefficients, and the force error that their wanted accuracy allows."""
 
     name = "diffusion"
@@ -176,7 +176,7 @@ class Diffusion(Study):
         return list_remarks(rounds[-1].data, self.settings)
 
 
-STUDY = Diffusion
+STUDY = DiffusionStudy
 
 
 def _coefficient_rows(data: xr.Dataset, reference: xr.Dataset) -> list[Quantity]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROUND_OFF = 1e-9
 
 
-class Elastic(Study):
+class ElasticStudy(Study):
     """Elastic constants of the first starting structure."""
 
     name = "elastic"
@@ -177,4 +177,4 @@ def _known(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-STUDY = Elastic
+STUDY = ElasticStudy

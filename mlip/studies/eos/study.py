@@ -28,7 +28,7 @@ STATIC = {
 }
 
 
-class EquationOfState(Study):
+class EquationOfStateStudy(Study):
     """P(ρ, T) from NVT dynamics, E(V) of the static crystal."""
 
     name = "eos"
@@ -200,4 +200,4 @@ def _static_remarks(data: xr.Dataset) -> list[str]:
     return texts
 
 
-STUDY = EquationOfState
+STUDY = EquationOfStateStudy

@@ -14,7 +14,7 @@ from mlip.config.train import Train
 from mlip.potential.ace.edges import compute_density, sum_forces, sum_virials
 from mlip.potential.ace.environments import Environments, build_environments
 from mlip.potential.ace.size import Size
-from mlip.potential.frame import Frame
+from mlip.potential.atomic_basis import AtomicBasis
 from mlip.structures.neighbors import Pairs
 from mlip.training.data import composition, read_virials
 
@@ -39,13 +39,13 @@ class Dataset:
     rows: list[Tensor]
 
 
-def find_size(frame: Frame, settings: Train) -> Size:
-    """Network hyperparameters for ``frame``."""
+def find_size(basis: AtomicBasis, settings: Train) -> Size:
+    """Network hyperparameters for ``basis``."""
     return Size(
         n_members=settings.committee_size,
-        n_species=len(frame.species),
-        n_radial=frame.n_radial,
-        l_max=frame.l_max,
+        n_species=len(basis.species),
+        n_radial=basis.n_radial,
+        l_max=basis.l_max,
         n_channels=settings.n_channels,
         body_order=settings.body_order,
         hidden=settings.hidden,
@@ -54,14 +54,14 @@ def find_size(frame: Frame, settings: Train) -> Size:
 
 
 def build_dataset(
-    structures: Sequence[Atoms], pairs: Sequence[Pairs], frame: Frame, isolated: dict[str, float], device: str
+    structures: Sequence[Atoms], pairs: Sequence[Pairs], basis: AtomicBasis, isolated: dict[str, float], device: str
 ) -> Dataset:
     """Geometry in float32 on ``device``; targets are formed in float64 first."""
-    exact = build_environments(structures, frame, pairs)
+    exact = build_environments(structures, basis, pairs)
     n = len(structures)
     edges = (exact.pair_slope[:, None] * exact.direction)[:, None]
     repulsion = torch.zeros(n, dtype=torch.float64).index_add(0, exact.structure, exact.pair_energy)
-    reference = composition(structures, frame) @ np.array([isolated[s] for s in frame.species])
+    reference = composition(structures, basis) @ np.array([isolated[s] for s in basis.species])
     energies = torch.tensor([a.get_potential_energy() for a in structures], dtype=torch.float64)
     forces = torch.from_numpy(np.concatenate([a.get_forces() for a in structures]))[exact.atoms]
     virials, has_stress = read_virials(structures)

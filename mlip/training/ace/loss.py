@@ -18,7 +18,7 @@ from mlip.training.targets import ENERGY_UNIT, STRESS_UNIT, robust_square
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Some structures of a data set; attributes as in :class:`Dataset`.
 
     ``weights`` [P, n] of the structures for each member, ``members`` [Q, n]: those whose derivatives are compared.
@@ -43,7 +43,7 @@ def take_batch(
     members: Tensor | None = None,
     *,
     share: bool = False,
-) -> Batch:
+) -> TrainingBatch:
     """The structures ``chosen`` of ``data``, with ``member_weights`` [P, n_all].
 
     ``members`` [Q, n_all] are those of each structure whose forces are compared; all of them, if not given.
@@ -57,7 +57,7 @@ def take_batch(
     position = torch.full((len(data.rows),), -1, dtype=torch.int64, device=rows.device)
     position[index] = torch.arange(len(index), device=rows.device)
     environments = environments.renumber_structures(position)
-    return Batch(
+    return TrainingBatch(
         environments,
         data.density[rows],
         data.energies[index],
@@ -70,7 +70,9 @@ def take_batch(
     )
 
 
-def compute_loss(network: CommitteeNetwork, batch: Batch, settings: Train, energy_ramp: float) -> tuple[Tensor, Tensor]:
+def compute_loss(
+    network: CommitteeNetwork, batch: TrainingBatch, settings: Train, energy_ramp: float
+) -> tuple[Tensor, Tensor]:
     """Loss averaged over members, and mean squares [3]: energy (eV/atom), force (eV/Å), virial (eV/atom).
 
     Per structure the force term is averaged over components, and structures are weighted by
@@ -115,7 +117,7 @@ def measure_errors(network: CommitteeNetwork, data: Dataset, batch_size: int) ->
     }
 
 
-def _predict(network: CommitteeNetwork, batch: Batch, members: bool | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _predict(network: CommitteeNetwork, batch: TrainingBatch, members: bool | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Energies [P, n] of every member; forces [N, Q, 3] and virials [n, Q, 3, 3] of ``members``."""
     n = len(batch.sizes)
     atomic, edges = network(batch.environments, batch.density, members=members)

@@ -15,7 +15,7 @@ import torch
 from mlip.config.train import Train
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.ace.network import CommitteeNetwork
-from mlip.potential.frame import Frame
+from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.uncertainty import Calibration
 from mlip.statistics import fit_absolute
 from mlip.training.ace.data import Dataset, build_dataset, find_size
@@ -26,7 +26,7 @@ from mlip.training.data import (
     TrainingDataError,
     check_structures,
     composition,
-    find_frame,
+    find_atomic_basis,
     fingerprint,
     fit_isolated_energies,
     prepare_pairs,
@@ -44,7 +44,7 @@ USUAL_FORCES = 0.995
 class Prepared:
     """Everything the optimisation needs."""
 
-    frame: Frame
+    basis: AtomicBasis
     network: CommitteeNetwork
     data: Dataset
     isolated: dict[str, float]
@@ -110,21 +110,21 @@ def prepare_training(request: TrainingRequest) -> Prepared:
         raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
     check_structures(train, "train")
     pairs = prepare_pairs(train, settings.radius)
-    frame = find_frame(train, pairs, settings)
-    check_structures(valid, "valid", known=set(frame.species))
-    size = find_size(frame, settings)
-    earlier = load_previous(request.start_from, frame, size)
+    basis = find_atomic_basis(train, pairs, settings)
+    check_structures(valid, "valid", known=set(basis.species))
+    size = find_size(basis, settings)
+    earlier = load_previous(request.start_from, basis, size)
     if earlier is not None:
-        frame = earlier.merge_frame(frame)
+        basis = earlier.merge_basis(basis)
         # What was fitted once stays: it only says what the network's energies count from.
         isolated_energies = isolated_energies or earlier.potential.isolated_energies
-    isolated = fit_isolated_energies(train, frame, isolated_energies)
-    data = build_dataset(train, pairs, frame, isolated, request.device)
+    isolated = fit_isolated_energies(train, basis, isolated_energies)
+    data = build_dataset(train, pairs, basis, isolated, request.device)
     watched = (
-        build_dataset(valid, prepare_pairs(valid, settings.radius), frame, isolated, request.device) if valid else None
+        build_dataset(valid, prepare_pairs(valid, settings.radius), basis, isolated, request.device) if valid else None
     )
     suspicions = check_consistency(
-        train, data, len(frame.species), settings.consistency, valid=valid, valid_data=watched
+        train, data, len(basis.species), settings.consistency, valid=valid, valid_data=watched
     )
     for suspicion in suspicions:
         warnings.warn(suspicion, stacklevel=2)
@@ -133,9 +133,9 @@ def prepare_training(request: TrainingRequest) -> Prepared:
         earlier.fill(network, isolated)
     else:
         network.fit_statistics(data.environments, data.density)
-        _fit_energy_scales(network, data, composition(train, frame))
+        _fit_energy_scales(network, data, composition(train, basis))
     keys = [fingerprint([atoms]) for atoms in train]
-    return Prepared(frame, network, data, isolated, fingerprint([*train, *valid]), suspicions, keys, watched, earlier)
+    return Prepared(basis, network, data, isolated, fingerprint([*train, *valid]), suspicions, keys, watched, earlier)
 
 
 @torch.no_grad()
@@ -151,7 +151,7 @@ def _fit_energy_scales(network: CommitteeNetwork, data: Dataset, counts: np.ndar
 def write_results(prepared: Prepared, trainer: Trainer, request: TrainingRequest, seconds: float) -> dict[str, Any]:
     """Write potential and ``training.json``; returns the latter's content."""
     train, valid, device = request.train, request.valid, request.device
-    potential = ACEPotential(prepared.frame, prepared.network, prepared.isolated, Calibration(), device=device)
+    potential = ACEPotential(prepared.basis, prepared.network, prepared.isolated, Calibration(), device=device)
     held = HeldOut.predict(potential, train, valid)
     compared = {}
     if trainer.settings.uncertainty == "last_layer":

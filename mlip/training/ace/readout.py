@@ -125,7 +125,7 @@ def with_last_weights(potential: ACEPotential, weights: Sequence[np.ndarray]) ->
             network.output[:, member, :, 0] = table[:, :n_hidden]
             network.linear[:, member, :, 0] = table[:, n_hidden:]
     return ACEPotential(
-        potential.frame, network, potential.isolated_energies, potential.calibration, device=potential.device
+        potential.basis, network, potential.isolated_energies, potential.calibration, device=potential.device
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from ase import Atoms
 
 from mlip.config.train import Train
-from mlip.potential.frame import Frame
+from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.mace.committee import MACEPotential
 from mlip.potential.mace.foundation import Foundation, read_foundation, reduce_elements
 from mlip.potential.mace.network import (
@@ -39,7 +39,7 @@ from mlip.training.data import (
     TrainingDataError,
     check_structures,
     composition,
-    find_frame,
+    find_atomic_basis,
     fingerprint,
     fit_isolated_energies,
     prepare_pairs,
@@ -87,16 +87,16 @@ def train_mace_committee(request: TrainingRequest) -> dict[str, Any]:
             "start `mlip train` without torchrun"
         )
     require_mace()
-    start, frame, suspicions = _prepare(request)
+    start, basis, suspicions = _prepare(request)
     trainer = _make_trainer(request, start)
     trainer.run()
-    result = _write_results(trainer, start, frame, suspicions, request, time.perf_counter() - began)
+    result = _write_results(trainer, start, basis, suspicions, request, time.perf_counter() - began)
     if request.checkpoint is not None:
         request.checkpoint.unlink(missing_ok=True)
     return result
 
 
-def _prepare(request: TrainingRequest) -> tuple[Start, Frame, list[str]]:
+def _prepare(request: TrainingRequest) -> tuple[Start, AtomicBasis, list[str]]:
     """Check the data and find where training begins; warnings about the labels come last."""
     train, valid, settings = request.train, request.valid, request.settings
     if not train:
@@ -105,13 +105,13 @@ def _prepare(request: TrainingRequest) -> tuple[Start, Frame, list[str]]:
     foundation = read_foundation(settings.mace.foundation_model) if settings.mace.foundation_model else None
     cutoff = foundation.architecture.r_max if foundation else settings.radius
     pairs = prepare_pairs(train, cutoff)
-    frame = find_frame(train, pairs, settings.model_copy(update={"cutoff": cutoff}))
-    check_structures(valid, "valid", known=set(frame.species))
-    start = _start_from(foundation, request, frame) if foundation else _start_afresh(request, frame)
-    suspicions = _find_suspicions(train, valid, pairs, frame, start.isolated, settings)
+    basis = find_atomic_basis(train, pairs, settings.model_copy(update={"cutoff": cutoff}))
+    check_structures(valid, "valid", known=set(basis.species))
+    start = _start_from(foundation, request, basis) if foundation else _start_afresh(request, basis)
+    suspicions = _find_suspicions(train, valid, pairs, basis, start.isolated, settings)
     if request.start_from is not None:
-        start = _continue(start, request.start_from, frame, request.isolated_energies)
-    return start, frame, suspicions
+        start = _continue(start, request.start_from, basis, request.isolated_energies)
+    return start, basis, suspicions
 
 
 def _make_trainer(request: TrainingRequest, start: Start) -> MACETrainer:
@@ -144,16 +144,16 @@ def _find_suspicions(
     train: Sequence[Atoms],
     valid: Sequence[Atoms],
     pairs: Sequence[Pairs],
-    frame: Frame,
+    basis: AtomicBasis,
     isolated: dict[str, float],
     settings: Train,
 ) -> list[str]:
     """Warnings about inconsistent labels, by the small linear model that our own potential's training asks, too."""
     if settings.consistency == "off":
         return []
-    data = build_dataset(train, pairs, frame, isolated, "cpu")
-    other = build_dataset(valid, prepare_pairs(valid, frame.cutoff), frame, isolated, "cpu") if valid else None
-    suspicions = check_consistency(train, data, len(frame.species), settings.consistency, valid=valid, valid_data=other)
+    data = build_dataset(train, pairs, basis, isolated, "cpu")
+    other = build_dataset(valid, prepare_pairs(valid, basis.cutoff), basis, isolated, "cpu") if valid else None
+    suspicions = check_consistency(train, data, len(basis.species), settings.consistency, valid=valid, valid_data=other)
     for suspicion in suspicions:
         warnings.warn(suspicion, stacklevel=3)
     return suspicions
@@ -163,10 +163,10 @@ def _bytes(network: torch.nn.Module) -> bytes:
     return b"".join(p.detach().cpu().numpy().tobytes() for p in network.parameters())
 
 
-def _start_afresh(request: TrainingRequest, frame: Frame) -> Start:
+def _start_afresh(request: TrainingRequest, basis: AtomicBasis) -> Start:
     """Networks with random weights."""
     train = request.train
-    isolated = fit_isolated_energies(train, frame, request.isolated_energies)
+    isolated = fit_isolated_energies(train, basis, request.isolated_energies)
     architecture = _architecture(train, request.settings)
     members = range(request.settings.committee_size)
     networks: list[Any] = [build_network(architecture, request.seed + 7919 * k) for k in members]
@@ -176,7 +176,7 @@ def _start_afresh(request: TrainingRequest, frame: Frame) -> Start:
     return Start(architecture, networks, isolated, 0)
 
 
-def _start_from(foundation: Foundation, request: TrainingRequest, frame: Frame) -> Start:
+def _start_from(foundation: Foundation, request: TrainingRequest, basis: AtomicBasis) -> Start:
     """Copies of a foundation model, restricted to the data's elements."""
     train, settings = request.train, request.settings
     head = foundation.find_head(settings.mace.foundation_head)
@@ -184,28 +184,28 @@ def _start_from(foundation: Foundation, request: TrainingRequest, frame: Frame) 
     foundation = reduce_elements(foundation, numbers)
     members = range(settings.committee_size)
     networks: list[Any] = [_vary_readouts(foundation.network(), request.seed + 7919 * k) for k in members]
-    zero = dict.fromkeys(frame.species, 0.0)
+    zero = dict.fromkeys(basis.species, 0.0)
     if request.isolated_energies is not None:
-        isolated = fit_isolated_energies(train, frame, request.isolated_energies)
+        isolated = fit_isolated_energies(train, basis, request.isolated_energies)
     else:  # the foundation model knows what bonds are worth; the rest is the labeller's zero of energy
         state = join_states([foundation.state] * 2)
         before = MACEPotential(
-            foundation.architecture, state, 2, frame.species, zero, Calibration(), head=head, device=request.device
+            foundation.architecture, state, 2, basis.species, zero, Calibration(), head=head, device=request.device
         )
         rest = [a.get_potential_energy() - p.energy for a, p in zip(train, before.predict(train), strict=True)]
-        fitted = np.linalg.lstsq(composition(train, frame), np.array(rest), rcond=None)[0]
-        isolated = dict(zip(frame.species, fitted.tolist(), strict=True))
+        fitted = np.linalg.lstsq(composition(train, basis), np.array(rest), rcond=None)[0]
+        isolated = dict(zip(basis.species, fitted.tolist(), strict=True))
     return Start(foundation.architecture, networks, isolated, head)
 
 
-def _continue(start: Start, folder: Path, frame: Frame, given: dict[str, float] | None) -> Start:
+def _continue(start: Start, folder: Path, basis: AtomicBasis, given: dict[str, float] | None) -> Start:
     """The weights of the potential in ``folder``; ``start``, with a warning, when they do not fit."""
 
     def difference(before: MACEPotential) -> str:
         fits = before.n_members == len(start.networks) and _same(before.architecture, start.architecture)
         return "" if fits else "its architecture or number of members differs"
 
-    found = load_fitting(folder, MACEPotential, frame.species, difference)
+    found = load_fitting(folder, MACEPotential, basis.species, difference)
     if found is None:
         return start
     before, sha256 = found
@@ -263,7 +263,7 @@ def _targets(train: Sequence[Atoms], start: Start) -> Targets:
 def _write_results(
     trainer: MACETrainer,
     start: Start,
-    frame: Frame,
+    basis: AtomicBasis,
     suspicions: list[str],
     request: TrainingRequest,
     seconds: float,
@@ -279,7 +279,7 @@ def _write_results(
         start.architecture,
         join_states([network.state_dict() for network in start.networks]),
         len(start.networks),
-        frame.species,
+        basis.species,
         start.isolated,
         Calibration(),
         head=start.head,

@@ -20,15 +20,17 @@ from mlip.potential.ace.invariants import derive_fields, form_invariants
 from mlip.potential.ace.kernels import loader
 from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.ace.size import Size
-from mlip.potential.frame import Frame
+from mlip.potential.atomic_basis import AtomicBasis
 
 pytestmark = pytest.mark.skipif(loader.load_library() is None, reason="no C++ compiler: no compiled kernels")
 
 DTYPES = [torch.float32, torch.float64]
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
-FRAMES = {
-    "one element": Frame(("Cu",), 4.5, 8, 3, {"Cu-Cu": 2.4}),
-    "two elements, few radial functions": Frame(("Au", "Cu"), 5.2, 5, 2, {"Au-Au": 2.5, "Au-Cu": 2.4, "Cu-Cu": 2.4}),
+BASES = {
+    "one element": AtomicBasis(("Cu",), 4.5, 8, 3, {"Cu-Cu": 2.4}),
+    "two elements, few radial functions": AtomicBasis(
+        ("Au", "Cu"), 5.2, 5, 2, {"Au-Au": 2.5, "Au-Cu": 2.4, "Cu-Cu": 2.4}
+    ),
 }
 
 
@@ -71,31 +73,31 @@ def test_invariants_and_their_derivatives(l_max: int, body_order: int, dtype: to
     compare(both, [fields, slopes], 10 * TOLERANCE[dtype])
 
 
-def environments(frame: Frame, dtype: torch.dtype) -> Environments:
+def environments(basis: AtomicBasis, dtype: torch.dtype) -> Environments:
     rng = np.random.default_rng(0)
     structures: list[Atoms] = []
     for a in (3.6, 3.9):
         atoms = bulk("Cu", cubic=True, a=a) * (2, 1, 1)
         atoms.rattle(0.2, rng=rng)
-        atoms.symbols[::3] = frame.species[0]
+        atoms.symbols[::3] = basis.species[0]
         structures.append(atoms)
-    return build_environments(structures, frame).to("cpu", dtype)
+    return build_environments(structures, basis).to("cpu", dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
-def test_derivatives_along_edges_and_their_sums(frame: Frame, dtype: torch.dtype) -> None:
-    env = environments(frame, dtype)
+@pytest.mark.parametrize("basis", BASES.values(), ids=BASES)
+def test_derivatives_along_edges_and_their_sums(basis: AtomicBasis, dtype: torch.dtype) -> None:
+    env = environments(basis, dtype)
     torch.manual_seed(0)
-    shape = (2, (frame.l_max + 1) ** 2, len(env.species), len(frame.species) * frame.n_radial)
+    shape = (2, (basis.l_max + 1) ** 2, len(env.species), len(basis.species) * basis.n_radial)
     compare(lambda g: (contract_edges(env, g),), [torch.randn(shape, dtype=dtype)], TOLERANCE[dtype])
     edges = torch.randn(len(env.species), 2, 3, env.slots[-1], dtype=dtype)
     compare(lambda e: sum_edges(env, e, 2), [edges], TOLERANCE[dtype])
 
 
 def test_a_batch_may_share_the_arrays_of_its_data_set() -> None:
-    frame = FRAMES["two elements, few radial functions"]
-    env = environments(frame, torch.float64)
+    basis = BASES["two elements, few radial functions"]
+    env = environments(basis, torch.float64)
     rows = torch.nonzero(env.structure == 1)[:, 0]
     taken, shared = (env.take(rows, 2, share=share) for share in (False, True))
     assert shared.angular_slope is env.angular_slope

@@ -48,7 +48,7 @@ def find_switches(potential: Potential) -> dict[str, list[float]]:
     """Where clamp and repulsion of each pair begin and end, Å."""
     tables = [covalent_sums(potential.species)]
     if isinstance(potential, ACEPotential):
-        arguments = potential.species, potential.frame.shortest, potential.frame.margin
+        arguments = potential.species, potential.basis.shortest, potential.basis.margin
         outer = outer_radii(*arguments)
         tables = [inner_radii(*arguments), outer, INNER_FRACTION * outer]
     names = [(i, j, pair_name(a, b)) for i, a in enumerate(potential.species) for j, b in enumerate(potential.species)]

@@ -25,7 +25,7 @@ from mlip.studies.eos.experiments.experiment import thin_frames
 from mlip.studies.eos.isotherms import measure_isotherms, member_pressures, model_error
 from mlip.studies.eos.settings import Settings
 from mlip.studies.eos.static import fit_static, measure_static, vinet
-from mlip.studies.eos.study import EquationOfState
+from mlip.studies.eos.study import EquationOfStateStudy
 from mlip.studies.interface import Labelled, Subject
 from tests.unit.conftest import label_emt
 
@@ -227,7 +227,7 @@ def test_study_from_measurement_to_page(small_potential: Potential, tmp_path: Pa
     copper = bulk("Cu", cubic=True)
     references = [label_emt(scale_volume(copper, x)) for x in (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3)]
     settings = SHORT.model_copy(update={"temperatures": (300.0,), "timestep": 2.0, "n_atoms": 4, "n_labels": 3})
-    study = EquationOfState(settings)
+    study = EquationOfStateStudy(settings)
     found = study.measure(Subject(MLIPCalculator(small_potential), small_potential, [copper], references, seed=1))
     reference = study.refer([copper], references, Labelled(Label(), tmp_path), 1)
     assert np.isfinite(found.data.pressure_model_std).all()

@@ -18,7 +18,13 @@ from mlip.config.train import Train
 from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.training.ace.data import build_dataset
 from mlip.training.consistency import check_consistency
-from mlip.training.data import TrainingDataError, find_frame, fit_isolated_energies, prepare_pairs, resolve_cutoff
+from mlip.training.data import (
+    TrainingDataError,
+    find_atomic_basis,
+    fit_isolated_energies,
+    prepare_pairs,
+    resolve_cutoff,
+)
 
 QUICK = Train(n_channels=4, n_radial=6, l_max=2, hidden=(8,), committee_size=2, n_steps=2)
 
@@ -83,13 +89,13 @@ def change(atoms: Atoms, energy: float = 1.0, forces: float = 1.0, stress: float
 def check(structures: list[Atoms], mode: str = "error", valid: list[Atoms] | None = None) -> list[str]:
     settings = resolve_cutoff(structures, QUICK, None)
     pairs = prepare_pairs(structures, settings.radius)
-    frame = find_frame(structures, pairs, settings)
-    isolated = fit_isolated_energies(structures, frame, None)
-    data = build_dataset(structures, pairs, frame, isolated, "cpu")
+    basis = find_atomic_basis(structures, pairs, settings)
+    isolated = fit_isolated_energies(structures, basis, None)
+    data = build_dataset(structures, pairs, basis, isolated, "cpu")
     if not valid:
-        return check_consistency(structures, data, len(frame.species), mode)
-    other = build_dataset(valid, prepare_pairs(valid, settings.radius), frame, isolated, "cpu")
-    return check_consistency(structures, data, len(frame.species), mode, valid=valid, valid_data=other)
+        return check_consistency(structures, data, len(basis.species), mode)
+    other = build_dataset(valid, prepare_pairs(valid, settings.radius), basis, isolated, "cpu")
+    return check_consistency(structures, data, len(basis.species), mode, valid=valid, valid_data=other)
 
 
 @pytest.mark.parametrize("system", ["metal", "semiconductor", "molecule", "compound"])

@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_trained_from_scratch_with_a_warning(
     # A pair nearer than the earlier potential was told of would move its radial functions under its weights.
     nearer = alloys[0].copy()
     pair = "-".join(sorted(nearer.get_chemical_symbols()[:2]))
-    nearer.set_distance(0, 1, 0.85 * load_potential(potential_folder).frame.shortest[pair], mic=True)
+    nearer.set_distance(0, 1, 0.85 * load_potential(potential_folder).basis.shortest[pair], mic=True)
     cases = [
         ([*alloys[:8], label_emt(nearer)], quick, potential_folder, "come as near as"),
         (alloys[:8], quick.model_copy(update={"n_channels": 6}), potential_folder, "n_channels"),

@@ -245,7 +245,7 @@ def fit_readout(training: Sequence[Atoms], settings: Train, seed: int) -> ACEPot
     prepared = prepare_training(
         TrainingRequest(training, [], settings.model_copy(update={"consistency": "off"}), Path(), seed)
     )
-    potential = ACEPotential(prepared.frame, prepared.network, prepared.isolated, Calibration())
+    potential = ACEPotential(prepared.basis, prepared.network, prepared.isolated, Calibration())
     return with_last_weights(potential, [r.weights for r in readouts_from_scratch(potential, training, settings)])
 
 

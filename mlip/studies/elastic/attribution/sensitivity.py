@@ -23,7 +23,7 @@ def parameter_sensitivity(found: Elasticity, potential: ACEPotential, state: Sta
     """
     samples = found.samples[state]
     frames = [atoms for own in samples for atoms in own.frames]
-    environments = build_environments(frames, potential.frame).to(potential.device, torch.float64)
+    environments = build_environments(frames, potential.basis).to(potential.device, torch.float64)
     network = potential.network.double()
     parameters = dict(network.named_parameters())
     for p in parameters.values():

@@ -80,7 +80,7 @@ class Repeated:
         if dropped is not None:
             trainer.member_weights[:, dropped] = 0.0
         trainer.run()
-        return ACEPotential(self.prepared.frame, trainer.network, self.prepared.isolated, Calibration())
+        return ACEPotential(self.prepared.basis, trainer.network, self.prepared.isolated, Calibration())
 
     def _trainer(self, network: CommitteeNetwork, settings: Train, start: float = 0.0) -> Trainer:
         keys = self.prepared.keys

@@ -1,4 +1,4 @@
-"""Species, cutoff and short-range repulsion of a potential: what its networks are framed by."""
+"""The basis functions in which a potential sees the neighbours of an atom."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from mlip.potential.interface import check_species
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What the geometry depends on: elements, basis sizes and the shortest distances of the data.
+class AtomicBasis:
+    """Parameters of the one-particle basis: elements, cutoff, numbers of functions and where they begin.
+
+    The basis functions are R_n(r) Y_lm(direction) for each neighbour species (R. Drautz, Phys. Rev. B 99,
+    014104 (2019)); "frame" is their key in ``potential.json``.
 
     Attributes:
         species: chemical symbols, sorted.
