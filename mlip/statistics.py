@@ -15,20 +15,31 @@ SIGNIFICANCE = 0.01
 """Chance of going on to larger blocks although these are independent already."""
 N_STARTS = 60
 """Starting points tried for the production part of a series."""
+N_REWEIGHTED = 50
+"""Rounds of reweighting in a fit of least absolute deviations."""
 
 
-def fit_absolute(design: np.ndarray, values: np.ndarray) -> np.ndarray:
+def fit_absolute(
+    design: np.ndarray, values: np.ndarray, *, residuals: np.ndarray | None = None, floor: float | None = None
+) -> np.ndarray:
     """Coefficients [F] of least absolute deviations of ``values`` [n] from ``design`` [n, F].
 
-    By reweighted least squares: a few values far off, or a group of shifted ones, must not bend the fit.
+    By iteratively reweighted least squares (E. J. Schlossmacher, J. Am. Stat. Assoc. 68, 857 (1973)): each round
+    weights a value by its inverse residual. A few values far off, or a group of shifted ones, do not bend the fit.
+
+    Args:
+        design: [n, F].
+        values: [n].
+        residuals: to begin with, [n]; those of ordinary least squares if None.
+        floor: smaller residuals count as this; a thousandth of the values' or residuals' deviation if None.
     """
-    weights = np.ones(len(values))
-    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
-    residuals = values - design @ coefficients
-    floor = 1e-3 * max(deviation(values), deviation(residuals), 1e-9)
-    for _ in range(50):
+    if residuals is None:
+        residuals = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    if floor is None:
+        floor = 1e-3 * max(deviation(values), deviation(residuals), 1e-9)
+    for _ in range(N_REWEIGHTED):
         weights = 1.0 / np.sqrt(np.maximum(np.abs(residuals), floor))
-        coefficients = np.linalg.lstsq(design * weights[:, None], values * weights, rcond=None)[0]
+        coefficients: np.ndarray = np.linalg.lstsq(design * weights[:, None], values * weights, rcond=None)[0]
         residuals = values - design @ coefficients
     return coefficients
 

@@ -8,6 +8,10 @@ LEEWAY = 1000.0
 """K on top of that, for few atoms fluctuate."""
 NEAREST = 0.45
 """Distance over summed covalent radii below which atoms have collapsed."""
+EXPLODED_VOLUME = 2.0
+"""Volume over its start, or the inverse, at which a structure has exploded."""
+EXPLODED_POSITION = 1e6
+"""Coordinate, Å, at which it has, too: no neighbour list is asked to span it."""
 
 
 def is_too_hot(kinetic: float, intended: float) -> bool:

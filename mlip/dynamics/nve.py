@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,7 @@ from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
-from mlip.dynamics.limits import NEAREST, is_too_hot
-from mlip.structures.geometry import min_distance_ratio
+from mlip.dynamics.guarded import DynamicsError, advance
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -86,37 +84,20 @@ def run_nve(
     thermalize_momenta(atoms, temperature_K=2 * temperature, rng=rng)
     Stationary(atoms)
     thermostat = LangevinBAOAB(atoms, timestep * units.fs, temperature_K=temperature, T_tau=100 * units.fs, rng=rng)
-    failure = _advance(thermostat, atoms, round(equilibration / timestep), temperature)
     samples: list[tuple[float, float, float]] = []
     dynamics = VelocityVerlet(atoms, timestep * units.fs)
     n_samples = max(2, round(duration / timestep / sample_every))
-    for index in range(n_samples + 1):
-        if failure is not None:
-            break
-        time = index * sample_every * timestep
-        samples.append((time, atoms.get_total_energy(), atoms.get_temperature()))
-        if progress and index % max(1, n_samples // 100) == 0:
-            progress({"step": index * sample_every, "n_steps": n_samples * sample_every, "time_fs": time})
-        if index < n_samples:
-            failure = _advance(dynamics, atoms, sample_every, temperature)
+    failure = None
+    try:
+        advance(thermostat, round(equilibration / timestep), temperature)
+        for index in range(n_samples + 1):
+            time = index * sample_every * timestep
+            samples.append((time, atoms.get_total_energy(), atoms.get_temperature()))
+            if progress and index % max(1, n_samples // 100) == 0:
+                progress({"step": index * sample_every, "n_steps": n_samples * sample_every, "time_fs": time})
+            if index < n_samples:
+                advance(dynamics, sample_every, temperature)
+    except DynamicsError as error:
+        failure = str(error)
     times, energies, temperatures = np.array(samples, float).reshape(-1, 3).T
     return Dynamics(len(atoms), times, energies, temperatures, failure)
-
-
-def _advance(dynamics: Any, atoms: Atoms, steps: int, temperature: float) -> str | None:
-    """Take ``steps``; why the structure has come apart, or None."""
-    chunk = 50
-    for start in range(0, steps, chunk):
-        try:
-            with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
-                dynamics.run(min(chunk, steps - start))
-        except (ValueError, FloatingPointError, np.linalg.LinAlgError, RuntimeError) as error:
-            return f"a step could not be taken: {error}"
-        kinetic = atoms.get_temperature()
-        if is_too_hot(kinetic, temperature):
-            return f"the temperature reached {kinetic:.4g} K"
-        ratio = min_distance_ratio(atoms)
-        if ratio < NEAREST:
-            return f"two atoms came as near as {ratio:.2f} of the sum of their covalent radii"
-    return None

@@ -14,9 +14,12 @@ from ase import Atoms
 from mlip.config.loop import Collect
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import REBUILD, FileContentError, read_json, write_json
+from mlip.statistics import fit_absolute
 from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
 
 SPLITS = ("train", "valid", "test")
+SMALLEST_RESIDUAL = 1e-4
+"""eV/atom; smaller residuals weigh no more in the fit of energies to compositions."""
 
 
 class DatasetError(ValueError):
@@ -187,23 +190,16 @@ def screen_energies(
     return [atoms for atoms, d in zip(new, deviation, strict=True) if d <= window], outliers
 
 
-def composition_residuals(structures: Sequence[Atoms], n_rounds: int = 50) -> np.ndarray:
-    """Energy per atom left after fitting one energy per element, ``[n]`` eV/atom.
-
-    Least absolute deviations by iteratively reweighted least squares (E. J. Schlossmacher,
-    J. Am. Stat. Assoc. 68, 857 (1973)): each round weights a structure by its inverse residual.
-    """
+def composition_residuals(structures: Sequence[Atoms]) -> np.ndarray:
+    """Energy per atom left after fitting one energy per element by least absolute deviations, ``[n]`` eV/atom."""
     elements = sorted({int(z) for atoms in structures for z in atoms.numbers})
     counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in elements] for atoms in structures], float)
     sizes = counts.sum(axis=1)
     energies = np.array([atoms.get_potential_energy() for atoms in structures]) / sizes
     fractions = counts / sizes[:, None]
-    residuals = energies - np.median(energies)
-    for _ in range(n_rounds):
-        weights = np.sqrt(1 / np.maximum(np.abs(residuals), 1e-4))
-        offsets = np.linalg.lstsq(fractions * weights[:, None], energies * weights, rcond=None)[0]
-        residuals = energies - fractions @ offsets
-    return residuals
+    # Of one element the fit is any value between the two in the middle: begun at the median it stays there.
+    offsets = fit_absolute(fractions, energies, residuals=energies - np.median(energies), floor=SMALLEST_RESIDUAL)
+    return energies - fractions @ offsets
 
 
 def _check_settings(structures: Sequence[Atoms]) -> None:

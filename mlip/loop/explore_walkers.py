@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
-from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 
 from mlip.config.loop import Explore
 from mlip.config.walkers import WalkerPlan
+from mlip.dynamics.guarded import DynamicsError, GuardedBAOAB, take_steps
 from mlip.dynamics.limits import NEAREST, is_too_hot
 from mlip.io.trajectory import Frame, write_trajectory
 from mlip.seeds import derive_rng
@@ -24,12 +24,6 @@ from mlip.structures.starting import load_starting_structure
 
 RING_SIZE = 4
 """Recent frames remembered between samples, so that the last sane ones before a stop are kept."""
-
-EXPLODED_VOLUME = 2.0
-"""Volume over its start, or the inverse, at which a walker has exploded."""
-
-EXPLODED_POSITION = 1e6
-"""Coordinate, Å, at which it has, too: no neighbour list is asked to span it."""
 
 
 def explore_walker(
@@ -125,34 +119,13 @@ def run_walker(
                 progress({"step": step, "n_steps": settings.n_steps, "time_fs": frame.time})
         elif step % stride == 0:
             recent.append(frame)
-        if step < settings.n_steps and not _advance(dynamics):
-            reason = "exploded"
-            break
+        if step < settings.n_steps:
+            try:
+                take_steps(dynamics)
+            except DynamicsError:
+                reason = "exploded"
+                break
     return (frames if reason == "finished" else frames + list(recent)), reason
-
-
-class _GuardedBAOAB(LangevinBAOAB):
-    """BAOAB that never asks a calculator for the forces of a structure that has come apart."""
-
-    def __init__(self, atoms: Atoms, *args: Any, **kwargs: Any) -> None:
-        self._start_volume = atoms.get_volume() if atoms.pbc.all() else 0.0
-        super().__init__(atoms, *args, **kwargs)
-
-    def _update_accel(self) -> None:
-        # Called between the drift and the force evaluation of a step. A neighbour list of NaN, of a
-        # collapsed cell or of a boundless cloud may fail, hang or fill the memory.
-        if not _is_bounded(self.atoms, self._start_volume):
-            raise FloatingPointError("positions, momenta or cell are no longer physical")
-        super()._update_accel()
-
-
-def _is_bounded(atoms: Atoms, start_volume: float) -> bool:
-    """Whether positions, momenta and cell are finite and within the limits of an explosion."""
-    if not all(np.all(np.isfinite(x)) for x in (atoms.positions, atoms.get_momenta(), atoms.cell.array)):
-        return False
-    if np.abs(atoms.positions).max() > EXPLODED_POSITION:
-        return False
-    return not start_volume or 1 / EXPLODED_VOLUME < atoms.get_volume() / start_volume < EXPLODED_VOLUME
 
 
 def _dynamics(atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.Generator) -> MolecularDynamics:
@@ -169,7 +142,7 @@ def _dynamics(atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.
         }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # ASE announces its heuristic barostat mass
-        return _GuardedBAOAB(
+        return GuardedBAOAB(
             atoms,
             settings.timestep * units.fs,
             temperature_K=plan.temperature,
@@ -177,16 +150,6 @@ def _dynamics(atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.
             rng=rng,
             **options,
         )
-
-
-def _advance(dynamics: MolecularDynamics) -> bool:
-    """One step; False when it could not be taken because the structure has come apart."""
-    try:
-        with np.errstate(all="ignore"):
-            dynamics.run(1)
-    except (FloatingPointError, OverflowError, np.linalg.LinAlgError):
-        return False
-    return True
 
 
 def _observe(atoms: Atoms, time: float, regular: bool) -> Frame | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +13,13 @@ from ase.md.md import MolecularDynamics
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
-from mlip.dynamics.limits import is_too_hot
+from mlip.dynamics.guarded import DynamicsError, advance
 from mlip.structures.geometry import make_supercell, scale_volume
 from mlip.studies.diffusion.settings import Settings
 from mlip.studies.diffusion.transport import DiffusionError
 
 T_TAU = 100.0
 """Relaxation time of the thermostat, fs; it acts between the blocks only, for several of these times."""
-
-CHECK_EVERY = 50
-"""Steps between looks at the temperature."""
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -116,7 +112,7 @@ def _thermostat(
 ) -> None:
     step = settings.timestep * units.fs
     dynamics = LangevinBAOAB(atoms, step, temperature_K=temperature, T_tau=T_TAU * units.fs, rng=rng)
-    _advance(dynamics, atoms, round(duration / settings.timestep), temperature)
+    _advance(dynamics, round(duration / settings.timestep), temperature)
 
 
 def _run_block(atoms: Atoms, settings: Settings) -> Block:
@@ -129,7 +125,7 @@ def _run_block(atoms: Atoms, settings: Settings) -> Block:
     start = 0.0
     for k in range(n_samples):
         if k:
-            _advance(dynamics, atoms, settings.sample_every, settings.temperature)
+            _advance(dynamics, settings.sample_every, settings.temperature)
         else:
             start = atoms.get_total_energy()
         positions[k], velocities[k] = atoms.positions, atoms.get_velocities() * units.fs
@@ -146,15 +142,8 @@ def kinetic_temperature(atoms: Atoms) -> float:
     return float(2 * atoms.get_kinetic_energy() / ((3 * len(atoms) - 3) * units.kB))
 
 
-def _advance(dynamics: MolecularDynamics, atoms: Atoms, steps: int, temperature: float) -> None:
-    for start in range(0, steps, CHECK_EVERY):
-        try:
-            with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
-                dynamics.run(min(CHECK_EVERY, steps - start))
-        except (ValueError, FloatingPointError, np.linalg.LinAlgError, RuntimeError) as error:
-            raise DynamicsFailed(f"a step of the dynamics could not be taken: {error}") from error
-        if is_too_hot(atoms.get_temperature(), temperature):
-            raise DynamicsFailed(
-                f"the dynamics came apart: {atoms.get_temperature():.4g} K where {temperature:g} K were wanted"
-            )
+def _advance(dynamics: MolecularDynamics, n_steps: int, temperature: float) -> None:
+    try:
+        advance(dynamics, n_steps, temperature, watch_distances=False)
+    except DynamicsError as error:
+        raise DynamicsFailed(f"the dynamics came apart: {error}") from error
