@@ -18,8 +18,8 @@ from mlip.potential import load_potential
 from mlip.potential.ace import committee
 from mlip.potential.ace.committee import ACEPotential
 from mlip.structures.neighbors import find_pairs
+from mlip.testing import make_crystal
 from mlip.training.data import CUTOFF_RANGE, NEIGHBOUR_DISTANCES, find_cutoff
-from tests.physics import make_crystal
 from tests.unit.conftest import SMALL
 
 KINDS: dict[str, dict[str, object]] = {

@@ -1,4 +1,4 @@
-"""Every kind of potential obeys the same laws: :mod:`tests.physics`."""
+"""Every kind of potential obeys the same laws: :mod:`mlip.testing`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import Potential, load_potential
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.zbl import INNER_FRACTION, covalent_sums, inner_radii, outer_radii, pair_name
-from tests.physics import CHECKS, NEEDS_DOUBLE, Case
+from mlip.testing import LAWS, NEEDS_DOUBLE, Case
 from tests.unit.conftest import SMALL
 
 ISOLATED = {"Au": -0.25, "Cu": 0.5}
@@ -79,9 +79,9 @@ def case(request: pytest.FixtureRequest, alloys: list[Atoms], cases: dict[str, C
     return make_case(request.param, alloys, tmp_path_factory.mktemp("kind"), cases)
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", LAWS)
 @pytest.mark.parametrize("case", [pytest.param(n, marks=MARKS.get(n, [])) for n in NAMES], indirect=True)
 def test_law(case: Case, check: str) -> None:
     if check in NEEDS_DOUBLE and case.tolerance == SINGLE["tolerance"]:
         pytest.skip("round-off hides it")
-    CHECKS[check](case)
+    LAWS[check](case)

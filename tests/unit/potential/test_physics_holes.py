@@ -13,7 +13,7 @@ from ase.calculators.emt import EMT
 from mlip.config.train import Train
 from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import Potential, load_potential
-from tests.physics import make_crystal
+from mlip.testing import make_crystal
 from tests.unit.conftest import SMALL
 
 DEPTH = 3.0

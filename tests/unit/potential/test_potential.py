@@ -14,7 +14,7 @@ from scipy.special import sph_harm_y
 from mlip.potential import Potential, UnknownSpeciesError, load_potential
 from mlip.potential.ace.basis import clamp_distance, radial_basis, sphere_quadrature, spherical_harmonics
 from mlip.potential.zbl import repulsion
-from tests.physics import make_crystal
+from mlip.testing import make_crystal
 
 
 @pytest.fixture(scope="module")
