@@ -10,7 +10,7 @@ from ase import Atoms
 from mlip.config.label import Label
 from mlip.labels.importing import LabelError
 from mlip.labels.labeller import Labeller, Outcome
-from mlip.loop.label_structures import Progress, report
+from mlip.labels.progress import Progress, report_label
 
 MOST_NAMED = 6
 """Failed labels that a message names: it fits on one screen."""
@@ -38,7 +38,7 @@ def label_all(
                 failed.append(f"{atoms.info['structure_id']}: {outcome.status}, {outcome.reason}")
             elif outcome.settings_id != labeller.settings_id:
                 failed.append(f"{atoms.info['structure_id']}: escalated to other settings, {outcome.record['changed']}")
-            report(progress, len(outcomes), len(structures), atoms.info["structure_id"], outcome)
+            report_label(progress, len(outcomes), len(structures), atoms.info["structure_id"], outcome)
     if failed:
         more = [f"... and {len(failed) - MOST_NAMED} more"] if len(failed) > MOST_NAMED else []
         raise LabelError(

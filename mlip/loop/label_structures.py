@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ase import Atoms
 
 from mlip.config.label import Label
 from mlip.io.extxyz import write_structures
 from mlip.io.files import write_json
-from mlip.labels.labeller import Labeller, Outcome, attach_label
-
-Progress = Callable[[dict[str, Any]], None]
+from mlip.labels.labeller import Labeller, attach_label
+from mlip.labels.progress import Progress, report_label
 
 
 def label_structures(
@@ -53,19 +51,7 @@ def label_structures(
             records.append(outcome.summary(structure_id))
             if outcome.status == "ok":
                 labelled.append(attach_label(atoms, outcome, iteration))
-            report(progress, len(records), len(structures), structure_id, outcome)
+            report_label(progress, len(records), len(structures), structure_id, outcome)
     write_structures(out_structures, labelled)
     result = {"iteration": iteration, "shard": shard, "planned": len(structures), "records": records}
     write_json(out_records, result, checked=True)
-
-
-def report(progress: Progress | None, done: int, planned: int, structure_id: str, outcome: Outcome) -> None:
-    """Tell ``progress`` that one more label is finished."""
-    if progress is None:
-        return
-    seconds = 0.0 if outcome.cached else outcome.record["wall_seconds"]
-    event = {"done": done, "planned": planned, "structure_id": structure_id}
-    event |= {"status": outcome.status, "seconds": seconds, "reason": outcome.reason, "cached": outcome.cached}
-    if outcome.record["warnings"]:
-        event["warnings"] = "; ".join(outcome.record["warnings"])
-    progress(event)

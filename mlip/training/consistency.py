@@ -20,8 +20,8 @@ from ase import Atoms
 from ase.units import Bohr, GPa, Hartree, Ry, kcal, kJ, mol
 
 from mlip.statistics import deviation, fit_absolute
-from mlip.training.ace.data import Dataset
 from mlip.training.data import TrainingDataError
+from mlip.training.densities import Dataset
 from mlip.training.linear import Implied, imply_labels
 
 MAX_ATOMS = 4000

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from mlip.potential.ace.basis import tangential
 from mlip.potential.ace.environments import Environments
-from mlip.training.ace.data import Dataset
-from mlip.training.ace.loss import take_batch
+from mlip.training.densities import Dataset, take_batch
 
 CHUNK_ATOMS = 600
 """Atoms whose edge features are held at once."""

@@ -25,8 +25,8 @@ from mlip.config.train import Train
 from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import load_potential
 from mlip.potential.evaluation import evaluate_potential
-from mlip.training.ace.data import build_dataset
 from mlip.training.data import find_atomic_basis, fit_isolated_energies, prepare_pairs, resolve_cutoff
+from mlip.training.densities import build_dataset
 
 FRACTIONS = (0.15, 0.3)
 COLUMNS = ("energy_mae", "force_mae", "force_rmse", "coverage", "spearman")

@@ -1,4 +1,4 @@
 """Training of backend ``ace``.
 
-May import: ``mlip.training``, ``mlip.potential`` and below.
+May import: ``mlip.training``, but no other backend.
 """

@@ -2,72 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mlip.config.train import Train
-from mlip.potential.ace import kernels
 from mlip.potential.ace.edges import sum_edges
-from mlip.potential.ace.environments import Environments
 from mlip.potential.ace.network import CommitteeNetwork
-from mlip.training.ace.data import Dataset
+from mlip.training.densities import Dataset, TrainingBatch, take_batch
 from mlip.training.targets import ENERGY_UNIT, STRESS_UNIT, robust_square
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """Some structures of a data set; attributes as in :class:`Dataset`.
-
-    ``weights`` [P, n] of the structures for each member, ``members`` [Q, n]: those whose derivatives are compared.
-    """
-
-    environments: Environments
-    density: Tensor
-    energies: Tensor
-    forces: Tensor
-    virials: Tensor
-    has_stress: Tensor
-    sizes: Tensor
-    weights: Tensor
-    members: Tensor
-
-
-def take_batch(
-    data: Dataset,
-    chosen: Sequence[int],
-    member_weights: Tensor,
-    n_species: int,
-    members: Tensor | None = None,
-    *,
-    share: bool = False,
-) -> TrainingBatch:
-    """The structures ``chosen`` of ``data``, with ``member_weights`` [P, n_all].
-
-    ``members`` [Q, n_all] are those of each structure whose forces are compared; all of them, if not given.
-    """
-    if members is None:
-        members = torch.arange(len(member_weights), device=member_weights.device)[:, None].expand_as(member_weights)
-    rows = torch.cat([data.rows[k] for k in chosen])
-    rows = rows[torch.argsort(data.environments.species[rows], stable=True)] if n_species > 1 else rows
-    index = torch.tensor(list(chosen), device=rows.device)
-    environments = data.environments.take(rows, n_species, share=share and kernels.usable(None, None, data.density))
-    position = torch.full((len(data.rows),), -1, dtype=torch.int64, device=rows.device)
-    position[index] = torch.arange(len(index), device=rows.device)
-    environments = environments.renumber_structures(position)
-    return TrainingBatch(
-        environments,
-        data.density[rows],
-        data.energies[index],
-        data.forces[rows],
-        data.virials[index],
-        data.has_stress[index],
-        data.sizes[index],
-        member_weights[:, index],
-        members[:, index],
-    )
 
 
 def compute_loss(

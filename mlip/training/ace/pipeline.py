@@ -15,12 +15,14 @@ import torch
 from mlip.config.train import Train
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.ace.network import CommitteeNetwork
+from mlip.potential.ace.size import Size
 from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.uncertainty import Calibration
 from mlip.statistics import fit_absolute
-from mlip.training.ace.data import Dataset, build_dataset, find_size
+from mlip.training.ace.posterior import compare_last_layer, fit_last_layer
+from mlip.training.ace.restart import Previous, load_previous
 from mlip.training.ace.trainer import Trainer
-from mlip.training.calibration import HeldOut, compare_last_layer, fit_last_layer
+from mlip.training.calibration import HeldOut
 from mlip.training.consistency import check_consistency
 from mlip.training.data import (
     TrainingDataError,
@@ -31,9 +33,9 @@ from mlip.training.data import (
     fit_isolated_energies,
     prepare_pairs,
 )
+from mlip.training.densities import Dataset, build_dataset
 from mlip.training.parallel import Processes, join_processes
 from mlip.training.request import TrainingRequest
-from mlip.training.restart import Previous, load_previous
 from mlip.training.results import write_training
 
 USUAL_FORCES = 0.995
@@ -136,6 +138,20 @@ def prepare_training(request: TrainingRequest) -> Prepared:
         _fit_energy_scales(network, data, composition(train, basis))
     keys = [fingerprint([atoms]) for atoms in train]
     return Prepared(basis, network, data, isolated, fingerprint([*train, *valid]), suspicions, keys, watched, earlier)
+
+
+def find_size(basis: AtomicBasis, settings: Train) -> Size:
+    """Network hyperparameters for ``basis``."""
+    return Size(
+        n_members=settings.committee_size,
+        n_species=len(basis.species),
+        n_radial=basis.n_radial,
+        l_max=basis.l_max,
+        n_channels=settings.n_channels,
+        body_order=settings.body_order,
+        hidden=settings.hidden,
+        n_layers=settings.n_layers,
+    )
 
 
 @torch.no_grad()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mlip.potential.ace.network import CommitteeNetwork
-from mlip.training.ace.data import Dataset
 from mlip.training.ace.loss import compute_loss, measure_errors, take_batch
 from mlip.training.ace.optimizer import Soap
 from mlip.training.batches import WARMUP, assign_members, choose_batch, choose_members, learning_rate_factor
+from mlip.training.densities import Dataset
 from mlip.training.parallel import share_settings
 from mlip.training.schedule import Schedule, WeightAverage
 

@@ -1,4 +1,4 @@
 """Training of backend ``mace``.
 
-May import: ``mlip.training``, of its siblings :mod:`mlip.training.ace.data` only.
+May import: ``mlip.training``, but no other backend.
 """

@@ -32,7 +32,6 @@ from mlip.potential.mace.network import (
 )
 from mlip.potential.uncertainty import Calibration
 from mlip.structures.neighbors import Pairs
-from mlip.training.ace.data import build_dataset
 from mlip.training.calibration import HeldOut
 from mlip.training.consistency import check_consistency
 from mlip.training.data import (
@@ -45,6 +44,7 @@ from mlip.training.data import (
     prepare_pairs,
     read_virials,
 )
+from mlip.training.densities import build_dataset
 from mlip.training.mace.trainer import MACETrainer, Targets
 from mlip.training.parallel import count_processes
 from mlip.training.request import TrainingRequest

@@ -16,7 +16,6 @@ from ase.calculators.tersoff import Tersoff
 
 from mlip.config.train import Train
 from mlip.loop.train_committee import TrainingRequest, train_committee
-from mlip.training.ace.data import build_dataset
 from mlip.training.consistency import check_consistency
 from mlip.training.data import (
     TrainingDataError,
@@ -25,6 +24,7 @@ from mlip.training.data import (
     prepare_pairs,
     resolve_cutoff,
 )
+from mlip.training.densities import build_dataset
 
 QUICK = Train(n_channels=4, n_radial=6, l_max=2, hidden=(8,), committee_size=2, n_steps=2)
 

@@ -1,4 +1,4 @@
-"""Labelled structures as the ACE network reads them."""
+"""Labelled structures as atomic densities: what backend ``ace`` trains on, and every backend's data are judged by."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from mlip.config.train import Train
+from mlip.potential.ace import kernels
 from mlip.potential.ace.edges import compute_density, sum_forces, sum_virials
 from mlip.potential.ace.environments import Environments, build_environments
-from mlip.potential.ace.size import Size
 from mlip.potential.atomic_basis import AtomicBasis
 from mlip.structures.neighbors import Pairs
 from mlip.training.data import composition, read_virials
@@ -37,20 +36,6 @@ class Dataset:
     has_stress: Tensor
     sizes: Tensor
     rows: list[Tensor]
-
-
-def find_size(basis: AtomicBasis, settings: Train) -> Size:
-    """Network hyperparameters for ``basis``."""
-    return Size(
-        n_members=settings.committee_size,
-        n_species=len(basis.species),
-        n_radial=basis.n_radial,
-        l_max=basis.l_max,
-        n_channels=settings.n_channels,
-        body_order=settings.body_order,
-        hidden=settings.hidden,
-        n_layers=settings.n_layers,
-    )
 
 
 def build_dataset(
@@ -79,4 +64,57 @@ def build_dataset(
         has_stress=single(has_stress),
         sizes=torch.tensor([len(a) for a in structures], dtype=torch.float32, device=device),
         rows=[torch.nonzero(environments.structure == k)[:, 0] for k in range(n)],
+    )
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Some structures of a data set; attributes as in :class:`Dataset`.
+
+    ``weights`` [P, n] of the structures for each member, ``members`` [Q, n]: those whose derivatives are compared.
+    """
+
+    environments: Environments
+    density: Tensor
+    energies: Tensor
+    forces: Tensor
+    virials: Tensor
+    has_stress: Tensor
+    sizes: Tensor
+    weights: Tensor
+    members: Tensor
+
+
+def take_batch(
+    data: Dataset,
+    chosen: Sequence[int],
+    member_weights: Tensor,
+    n_species: int,
+    members: Tensor | None = None,
+    *,
+    share: bool = False,
+) -> TrainingBatch:
+    """The structures ``chosen`` of ``data``, with ``member_weights`` [P, n_all].
+
+    ``members`` [Q, n_all] are those of each structure whose forces are compared; all of them, if not given.
+    """
+    if members is None:
+        members = torch.arange(len(member_weights), device=member_weights.device)[:, None].expand_as(member_weights)
+    rows = torch.cat([data.rows[k] for k in chosen])
+    rows = rows[torch.argsort(data.environments.species[rows], stable=True)] if n_species > 1 else rows
+    index = torch.tensor(list(chosen), device=rows.device)
+    environments = data.environments.take(rows, n_species, share=share and kernels.usable(None, None, data.density))
+    position = torch.full((len(data.rows),), -1, dtype=torch.int64, device=rows.device)
+    position[index] = torch.arange(len(index), device=rows.device)
+    environments = environments.renumber_structures(position)
+    return TrainingBatch(
+        environments,
+        data.density[rows],
+        data.energies[index],
+        data.forces[rows],
+        data.virials[index],
+        data.has_stress[index],
+        data.sizes[index],
+        member_weights[:, index],
+        members[:, index],
     )

@@ -1,0 +1,22 @@
+"""What is told while labels are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mlip.labels.labeller import Outcome
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def report_label(progress: Progress | None, done: int, planned: int, structure_id: str, outcome: Outcome) -> None:
+    """Tell ``progress`` that one more label is finished."""
+    if progress is None:
+        return
+    seconds = 0.0 if outcome.cached else outcome.record["wall_seconds"]
+    event = {"done": done, "planned": planned, "structure_id": structure_id}
+    event |= {"status": outcome.status, "seconds": seconds, "reason": outcome.reason, "cached": outcome.cached}
+    if outcome.record["warnings"]:
+        event["warnings"] = "; ".join(outcome.record["warnings"])
+    progress(event)
