@@ -13,6 +13,8 @@ if not workflow.overwrite_configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
+include: "workflow/rules/params.smk"
 include: "workflow/rules/driver.smk"
 include: "workflow/rules/label.smk"
 include: "workflow/rules/train.smk"

@@ -23,7 +23,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     out = Path(snakemake.output.assessment).parent
     assess_potential(
         Path(snakemake.input.old[0]).parent if snakemake.input.old else None,
-        Path(snakemake.input.potential).parent,
+        Path(snakemake.input.potential[0]).parent,
         Path(snakemake.input.dataset).parent,
         Path(snakemake.input.references),
         Path(snakemake.input.frames),

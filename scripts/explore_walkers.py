@@ -14,7 +14,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
 
     torch.set_num_threads(snakemake.threads)
     explore_walker(
-        Path(snakemake.input.potential).parent,
+        Path(snakemake.input.potential[0]).parent,
         WalkerPlan(**snakemake.params.plan),
         Explore(**snakemake.params.settings),
         seed=snakemake.params.seed,

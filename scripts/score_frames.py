@@ -13,7 +13,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     torch.set_num_threads(snakemake.threads)
     score_frames(
         [Path(path) for path in snakemake.input.walkers],
-        Path(snakemake.input.potential).parent,
+        Path(snakemake.input.potential[0]).parent,
         Path(snakemake.input.training),
         out=Path(snakemake.output.frames),
         device=pick_device(),

@@ -5,20 +5,21 @@ localrules:
 # The only checkpoint: its file says whether the loop goes on.
 checkpoint assess_potential:
     input:
-        old=previous_potential,
-        potential="results/{system}/iter_{iteration}/train_committee/potential.json",
-        weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
+        old=collect("results/{{system}}/iter_{i}/train_committee/{file}", i=iteration_before, file=POTENTIAL_FILES),
+        potential=multiext("results/{system}/iter_{iteration}/train_committee/potential", ".json", ".safetensors"),
         new="results/{system}/iter_{iteration}/collect_dataset/new.extxyz",
         dataset="results/{system}/iter_{iteration}/collect_dataset/dataset.json",
         references="results/{system}/label_references/references.extxyz",
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
-        planned=previous_candidates,
+        planned=collect("results/{{system}}/iter_{i}/select_candidates/candidates.extxyz", i=iteration_before),
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
         # Decisions are taken anew in their order: labels of a later iteration, which see this one's
         # as ancient, would else begin before an earlier one has been reached that now ends the loop.
-        earlier=previous_assessment,
-        studies=gate_files("results/{system}/iter_{iteration}/studies/{study}/property.nc"),
-        study_references=gate_files("results/{system}/studies/{study}/reference.nc"),
+        earlier=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iteration_before),
+        studies=collect(
+            "results/{{system}}/iter_{{iteration}}/studies/{study}/property.nc", study=CONFIG.assess.studies
+        ),
+        study_references=collect("results/{{system}}/studies/{study}/reference.nc", study=CONFIG.assess.studies),
     output:
         assessment="results/{system}/iter_{iteration}/assess_potential/assessment.json",
         parity="results/{system}/iter_{iteration}/assess_potential/parity.nc",
@@ -29,7 +30,6 @@ checkpoint assess_potential:
         "results/{system}/iter_{iteration}/benchmarks/assess_potential.tsv"
     conda:
         POTENTIAL_ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(60),
@@ -49,7 +49,9 @@ rule record_provenance:
         # Depends on every shard, so that they need not be named again: a thousand would double the time of planning.
         collect_dataset="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
         train_committee="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
-        explore_walkers=walker_files,
+        explore_walkers=collect(
+            "results/{{system}}/iter_{{iteration}}/explore_walkers/walker_{walker}.nc", walker=walkers
+        ),
         score_frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
         select_candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
         assess_potential="results/{system}/iter_{iteration}/assess_potential/assessment.json",

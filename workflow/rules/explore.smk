@@ -5,8 +5,7 @@ localrules:
 rule explore_walkers:
     input:
         structures=STRUCTURE_FILES,
-        potential="results/{system}/iter_{iteration}/train_committee/potential.json",
-        weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
+        potential=multiext("results/{system}/iter_{iteration}/train_committee/potential", ".json", ".safetensors"),
     output:
         trajectory="results/{system}/iter_{iteration}/explore_walkers/walker_{walker}.nc",
     log:
@@ -15,7 +14,6 @@ rule explore_walkers:
         "results/{system}/iter_{iteration}/benchmarks/explore_walkers-{walker}.tsv"
     conda:
         POTENTIAL_ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
@@ -32,9 +30,8 @@ rule explore_walkers:
 
 rule score_frames:
     input:
-        walkers=walker_files,
-        potential="results/{system}/iter_{iteration}/train_committee/potential.json",
-        weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
+        walkers=collect("results/{{system}}/iter_{{iteration}}/explore_walkers/walker_{walker}.nc", walker=walkers),
+        potential=multiext("results/{system}/iter_{iteration}/train_committee/potential", ".json", ".safetensors"),
         usual="results/{system}/iter_{iteration}/train_committee/training.json",
         training="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
     output:
@@ -45,7 +42,6 @@ rule score_frames:
         "results/{system}/iter_{iteration}/benchmarks/score_frames.tsv"
     conda:
         POTENTIAL_ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(60),
@@ -60,7 +56,7 @@ rule score_frames:
 rule select_candidates:
     input:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
-        walkers=walker_files,
+        walkers=collect("results/{{system}}/iter_{{iteration}}/explore_walkers/walker_{walker}.nc", walker=walkers),
     output:
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
         decisions="results/{system}/iter_{iteration}/select_candidates/decisions.csv",

@@ -17,7 +17,7 @@ rule prepare_structures:
     params:
         settings=section("prepare"),
         min_ratio=CONFIG.label.guards.min_distance_factor,
-        sources=[source.model_dump(mode="json") for source in CONFIG.structures],
+        sources=STARTING_STRUCTURES,
         ensembles=sorted({group.ensemble for group in CONFIG.explore.walkers}),
         seed=CONFIG.seed,
         code=code_of_step("prepare_structures"),
@@ -38,13 +38,12 @@ rule label_references:
         "results/{system}/label_references/benchmark.tsv"
     conda:
         "../../envs/dft.yaml"
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
         settings=label_settings,
-        source=CONFIG.structures[0].model_dump(mode="json"),
+        source=STARTING_STRUCTURES[0],
         volumes=CONFIG.assess.eos_volumes,
         code=code_of_step("label_references"),
     message:
@@ -64,13 +63,12 @@ rule label_isolated_atoms:
         "results/{system}/label_references/benchmark_isolated_atoms.tsv"
     conda:
         "../../envs/dft.yaml"
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
         settings=isolated_settings,
-        sources=[source.model_dump(mode="json") for source in CONFIG.structures],
+        sources=STARTING_STRUCTURES,
         code=code_of_step("label_isolated_atoms"),
     message:
         "label_isolated_atoms: energies of isolated atoms"
@@ -80,9 +78,13 @@ rule label_isolated_atoms:
 
 rule label_structures:
     input:
-        candidates=candidates,
+        candidates=branch(
+            is_first_iteration,
+            then="results/{system}/iter_00/prepare_structures/candidates.extxyz",
+            otherwise=collect("results/{{system}}/iter_{i}/select_candidates/candidates.extxyz", i=iteration_before),
+        ),
         # ancient: new convergence targets are no reason to label again.
-        unfinished=ancient(previous_assessment),
+        unfinished=ancient(collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iteration_before)),
     output:
         structures="results/{system}/iter_{iteration}/label_structures/shard_{shard}.extxyz",
         records="results/{system}/iter_{iteration}/label_structures/shard_{shard}.json",
@@ -92,7 +94,6 @@ rule label_structures:
         "results/{system}/iter_{iteration}/benchmarks/label_structures-{shard}.tsv"
     conda:
         "../../envs/dft.yaml"
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
@@ -107,9 +108,9 @@ rule label_structures:
 
 rule collect_dataset:
     input:
-        shards=shard_files("extxyz"),
-        records=shard_files("json"),
-        previous=previous_dataset,
+        shards=collect("results/{{system}}/iter_{{iteration}}/label_structures/shard_{shard}.extxyz", shard=shards),
+        records=collect("results/{{system}}/iter_{{iteration}}/label_structures/shard_{shard}.json", shard=shards),
+        previous=collect("results/{{system}}/iter_{i}/collect_dataset/{file}", i=iteration_before, file=DATASET_FILES),
     output:
         train="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
         valid="results/{system}/iter_{iteration}/collect_dataset/valid.extxyz",

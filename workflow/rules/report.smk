@@ -5,11 +5,15 @@ localrules:
 
 rule deploy_potential:
     input:
-        potential=final_potential,
+        potential=collect(
+            "results/{{system}}/iter_{i}/train_committee/{file}", i=iteration_deployed, file=POTENTIAL_FILES
+        ),
         # Named so that Snakemake asks again for the last iteration after each assessment.
-        assessments=every_iteration("assess_potential/assessment.json"),
+        assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
     output:
-        [f"results/{{system}}/potential/{name}" for name in POTENTIAL_FILES],
+        "results/{system}/potential/potential.safetensors",
+        "results/{system}/potential/potential.json",
+        "results/{system}/potential/training.json",
     log:
         "results/{system}/logs/deploy_potential.log",
     conda:
@@ -22,11 +26,11 @@ rule deploy_potential:
 
 rule report_system:
     input:
-        assessments=every_iteration("assess_potential/assessment.json"),
-        provenance=every_iteration("provenance.json"),
-        decisions=every_iteration("select_candidates/decisions.csv"),
-        frames=every_iteration("score_frames/frames.nc"),
-        datasets=every_iteration("collect_dataset/dataset.json"),
+        assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
+        provenance=collect("results/{{system}}/iter_{i}/provenance.json", i=iterations),
+        decisions=collect("results/{{system}}/iter_{i}/select_candidates/decisions.csv", i=iterations),
+        frames=collect("results/{{system}}/iter_{i}/score_frames/frames.nc", i=iterations),
+        datasets=collect("results/{{system}}/iter_{i}/collect_dataset/dataset.json", i=iterations),
         potential="results/{system}/potential/potential.json",
     output:
         page="results/{system}/report.html",

@@ -3,7 +3,7 @@ rule train_committee:
         train="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
         valid="results/{system}/iter_{iteration}/collect_dataset/valid.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
-        previous=weights_to_start_from,
+        previous=collect("results/{{system}}/iter_{i}/train_committee/{file}", i=restart_from, file=POTENTIAL_FILES),
     output:
         weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
         model="results/{system}/iter_{iteration}/train_committee/potential.json",
@@ -14,7 +14,6 @@ rule train_committee:
         "results/{system}/iter_{iteration}/benchmarks/train_committee.tsv"
     conda:
         POTENTIAL_ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=scaled(8000),
         runtime=scaled(240),

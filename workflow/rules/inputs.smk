@@ -1,0 +1,59 @@
+# What the rules collect their input files over; no rule is defined here.
+# For instance, of the iteration before:
+#   collect("results/{{system}}/iter_{i}/collect_dataset/train.extxyz", i=iteration_before)
+from snakemake.exceptions import IncompleteCheckpointException
+
+from mlip.io.files import read_json
+
+
+def is_first_iteration(wildcards):
+    return int(wildcards.iteration) == 0
+
+
+def iteration_before(wildcards):
+    """The iteration before the job's; none before the first."""
+    return [] if is_first_iteration(wildcards) else [f"{int(wildcards.iteration) - 1:02d}"]
+
+
+def restart_from(wildcards):
+    """The iteration whose weights training starts from; none where it starts from scratch."""
+    goes_on = settings_at(wildcards).train.restart == "previous" and BACKEND.restarts
+    return iteration_before(wildcards) if goes_on else []
+
+
+def shards(wildcards):
+    """The parts that an iteration's structures are labelled in."""
+    return [f"{shard:03d}" for shard in range(settings_at(wildcards).label.n_shards)]
+
+
+def walkers(wildcards):
+    """The walkers that explore in an iteration."""
+    return [f"{walker:02d}" for walker in range(settings_at(wildcards).n_walkers)]
+
+
+def last_iteration():
+    """The iteration that the loop ends with: where it stopped, else the last allowed one."""
+    for iteration in range(CONFIG.max_iterations):
+        try:
+            done = checkpoints.assess_potential.get(system=CONFIG.system, iteration=f"{iteration:02d}")
+        except IncompleteCheckpointException:
+            # Planned optimistically: Snakemake asks again as soon as the checkpoint has run.
+            break
+        if read_json(done.output.assessment)["stop"]:
+            return iteration
+    return CONFIG.max_iterations - 1
+
+
+def iteration_deployed(wildcards):
+    """The iteration that the loop ends with."""
+    return f"{last_iteration():02d}"
+
+
+def iterations(wildcards):
+    """Every iteration up to the one that the loop ends with."""
+    return [f"{iteration:02d}" for iteration in range(last_iteration() + 1)]
+
+
+def every_iteration(step_file):
+    """An input function: this file of each iteration up to the last."""
+    return collect("results/{{system}}/iter_{i}/{file}", i=iterations, file=step_file)

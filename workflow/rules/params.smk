@@ -1,0 +1,86 @@
+# What the rules pass to their scripts and ask of a machine; no rule is defined here.
+def settings_at(wildcards):
+    """The configuration in force at the job's iteration; of jobs that belong to none, the whole loop's."""
+    return CONFIG.at_iteration(int(wildcards.iteration)) if hasattr(wildcards, "iteration") else CONFIG
+
+
+def section(*names):
+    """A params function: the named sections of the configuration as plain values."""
+
+    def select(wildcards):
+        return {name: getattr(settings_at(wildcards), name).model_dump(mode="json") for name in names}
+
+    return select
+
+
+def config_in_force(wildcards):
+    """All that shaped this iteration; settings of later iterations and the loop's end did not."""
+    not_here = {"max_iterations", "min_iterations", "overrides", "studies"}
+    return settings_at(wildcards).model_dump(mode="json", exclude=not_here)
+
+
+def label_settings(wildcards):
+    """What decides a label's value or fate; time limits and bookkeeping are no reason to label again."""
+    names = {"calculator", "parameters", "escalations", "guards"}
+    label = settings_at(wildcards).label.model_dump(mode="json", include=names)
+    label["guards"].pop("energy_window")  # judged when the data set is collected
+    return label
+
+
+def shard_settings(wildcards):
+    """Likewise for one shard, whose structures depend on how many there are."""
+    return label_settings(wildcards) | {"n_shards": settings_at(wildcards).label.n_shards}
+
+
+def isolated_settings(wildcards):
+    """What decides the energies of isolated atoms."""
+    names = {"calculator", "parameters", "isolated_atoms", "isolated_atom_parameters"}
+    return CONFIG.label.model_dump(mode="json", include=names)
+
+
+def guards_in_force(wildcards):
+    """Limits that a structure has to keep to be labelled."""
+    return settings_at(wildcards).label.guards.model_dump(mode="json")
+
+
+def collect_screens(wildcards):
+    """Limits that are applied when labels become data."""
+    label = settings_at(wildcards).label
+    return {"energy_window": label.guards.energy_window, "max_failed_fraction": label.max_failed_fraction}
+
+
+def walker_plan(wildcards):
+    """What one walker simulates; other walkers' settings do not concern it."""
+    from mlip.config.walkers import plan_walkers
+
+    current = settings_at(wildcards)
+    return plan_walkers(current.structures, current.explore.walkers)[int(wildcards.walker)].model_dump(mode="json")
+
+
+def walker_settings(wildcards):
+    """What all walkers of an iteration have in common."""
+    return settings_at(wildcards).explore.model_dump(mode="json", exclude={"walkers"})
+
+
+def gate_settings(wildcards):
+    """Settings of each study that convergence waits for."""
+    return {name: getattr(CONFIG.studies, name).model_dump(mode="json") for name in CONFIG.assess.studies}
+
+
+def shard_files(suffix):
+    """A params function: the shards of an iteration with this suffix."""
+
+    def files(wildcards):
+        folder = f"results/{wildcards.system}/iter_{wildcards.iteration}/label_structures"
+        return [f"{folder}/shard_{shard}.{suffix}" for shard in shards(wildcards)]
+
+    return files
+
+
+def scaled(base):
+    """A resources function: ``base`` times the attempt, so that a retry gets more."""
+
+    def scale(wildcards, attempt):
+        return base * attempt
+
+    return scale
