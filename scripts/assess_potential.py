@@ -9,32 +9,29 @@ from mlip.jobs.resources import pick_device
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.loop.assess_potential import assess_potential
+    from mlip.loop.assess_potential import AssessmentRequest, assess_potential
+    from mlip.studies.steps import gate_criteria
 
-    studies = snakemake.params.studies
-    if studies:
-        from mlip.studies.steps import gate_criteria
-
-        measured = [Path(path) for path in snakemake.input.studies]
-        criteria = gate_criteria(studies, measured, [Path(path) for path in snakemake.input.study_references])
-    else:
-        criteria = []
     torch.set_num_threads(snakemake.threads)
+    inputs, params = snakemake.input, snakemake.params
     out = Path(snakemake.output.assessment).parent
+    measured, referred = ([Path(path) for path in paths] for paths in (inputs.studies, inputs.study_references))
     assess_potential(
-        Path(snakemake.input.old[0]).parent if snakemake.input.old else None,
-        Path(snakemake.input.potential[0]).parent,
-        Path(snakemake.input.dataset).parent,
-        Path(snakemake.input.references),
-        Path(snakemake.input.frames),
-        Path(snakemake.input.planned[0]) if snakemake.input.planned else None,
-        Path(snakemake.input.candidates),
-        results=out.parent.parent,
-        settings=Assess(**snakemake.params.settings["assess"]),
-        budget=Budget(**snakemake.params.settings["budget"]),
-        min_iterations=snakemake.params.min_iterations,
-        iteration=int(snakemake.wildcards.iteration),
-        out=out,
-        device=pick_device(),
-        studies=criteria,
+        AssessmentRequest(
+            iteration=int(snakemake.wildcards.iteration),
+            old=Path(inputs.old[0]).parent if inputs.old else None,
+            potential=Path(inputs.potential[0]).parent,
+            dataset=Path(inputs.dataset).parent,
+            references=Path(inputs.references),
+            frames=Path(inputs.frames),
+            planned=Path(inputs.planned[0]) if inputs.planned else None,
+            candidates=Path(inputs.candidates),
+            results=out.parent.parent,
+            settings=Assess(**params.settings["assess"]),
+            budget=Budget(**params.settings["budget"]),
+            min_iterations=params.min_iterations,
+            out=out,
+            device=pick_device(),
+            studies=gate_criteria(params.studies, measured, referred),
+        )
     )

@@ -29,7 +29,7 @@ STEP_CODE: dict[str, tuple[str, ...]] = {
     "label_isolated_atoms": ("mlip.loop.label_isolated_atoms",),
     "label_structures": ("mlip.loop.label_structures",),
     "collect_dataset": ("mlip.loop.collect_dataset",),
-    "train_committee": ("mlip.loop.train_committee", "mlip.io.extxyz", "{backend.training_code}"),
+    "train_committee": ("mlip.loop.train_committee", "{backend.training_code}"),
     "explore_walkers": ("mlip.loop.explore_walkers", "{backend.potential_code}"),
     "score_frames": ("mlip.loop.score_frames", "{backend.potential_code}"),
     "select_candidates": ("mlip.loop.select_candidates",),
@@ -40,7 +40,7 @@ STEP_CODE: dict[str, tuple[str, ...]] = {
     "acquire_candidates": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
     "label_candidates": ("mlip.loop.label_structures",),
     "join_labels": ("mlip.loop.collect_dataset",),
-    "train_study": ("mlip.loop.train_committee", "mlip.io.extxyz", "{backend.training_code}"),
+    "train_study": ("mlip.loop.train_committee", "{backend.training_code}"),
     "report_study": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
 }
 """What code makes a step's results, by the name of its rule: these modules and all that they import.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,78 +27,88 @@ from mlip.properties.symmetry import PropertyError, lattice_constant
 NOMINAL_COVERAGE = 0.95
 
 
-def assess_potential(
-    old: Path | None,
-    potential: Path,
-    dataset: Path,
-    references: Path,
-    frames: Path,
-    planned: Path | None,
-    candidates: Path,
-    *,
-    results: Path,
-    settings: Assess,
-    budget: Budget,
-    min_iterations: int,
-    iteration: int,
-    out: Path,
-    device: str = "cpu",
-    studies: Sequence[Criterion] = (),
-) -> None:
-    """Judge iteration ``iteration`` and write ``assessment.json``, ``parity.nc`` and ``eos.nc``.
+@dataclass(frozen=True)
+class AssessmentRequest:
+    """What is known of an iteration when it is judged.
 
-    Args:
-        old: Committee of the previous iteration, whose errors on this iteration's labels are
+    Attributes:
+        iteration: number of this iteration.
+        old: committee of the previous iteration, whose errors on this iteration's labels are
             honest because it never saw them; None at iteration 0.
-        potential: Committee of this iteration, whose properties are compared with the labeller's.
+        potential: committee of this iteration, whose properties are compared with the labeller's.
         dataset: ``collect_dataset`` folder of this iteration.
-        references: Labelled reference structures (equation of state).
-        frames: Scored frames of this iteration's exploration.
-        planned: Structures that this iteration was to label, to notice audit frames whose label
+        references: labelled reference structures (equation of state).
+        frames: scored frames of this iteration's exploration.
+        planned: structures that this iteration was to label, to notice audit frames whose label
             failed; None at iteration 0.
-        candidates: Structures that the next iteration would label.
+        candidates: structures that the next iteration would label.
         results: ``results/<system>``, whose ledger says what was spent.
-        settings: Convergence criteria.
-        budget: Limits that end the loop without convergence.
-        min_iterations: Iterations to run at least.
-        iteration: Number of this iteration.
-        out: Folder written.
-        device: Torch device.
-        studies: Criteria of the studies that convergence waits for.
+        settings: convergence criteria.
+        budget: limits that end the loop without convergence.
+        min_iterations: iterations to run at least.
+        out: folder written.
+        device: torch device.
+        studies: criteria of the studies that convergence waits for.
     """
-    counts = read_json(dataset / "dataset.json")
-    n_audit = sum(a.info.get("reason") == "audit" for a in read_structures(planned)) if planned else 0
-    errors = _assess_fresh(old, read_structures(dataset / "new.extxyz"), n_audit, settings, out / "parity.nc", device)
-    committee = load_potential(potential, device=device)
-    labelled_references = read_structures(references)
-    properties = _assess_eos(committee, labelled_references, out / "eos.nc")
-    exploration = _read_exploration(frames)
-    criteria = [*list_criteria(errors, properties, exploration, settings), *studies]
-    core_seconds = counts["core_seconds"] + sum(a.info.get("core_seconds", 0.0) for a in labelled_references)
-    core_hours = core_seconds / 3600
-    converged = iteration + 1 >= min_iterations and all(criterion.passed for criterion in criteria)
-    n_next = len(read_structures(candidates))
-    # Iterations that an earlier run went further with do not count: their results are there to be used.
-    ledger = write_ledger(results)
-    spent, needed = ledger.total(iteration), forecast_iteration(results, ledger, iteration, n_next)
-    stop, reason = decide_stop(converged, counts["labels_total"], n_next, spent, needed, budget)
+
+    iteration: int
+    old: Path | None
+    potential: Path
+    dataset: Path
+    references: Path
+    frames: Path
+    planned: Path | None
+    candidates: Path
+    results: Path
+    settings: Assess
+    budget: Budget
+    min_iterations: int
+    out: Path
+    device: str = "cpu"
+    studies: Sequence[Criterion] = ()
+
+
+def assess_potential(request: AssessmentRequest) -> None:
+    """Judge an iteration and write ``assessment.json``, ``parity.nc`` and ``eos.nc`` into ``request.out``."""
+    counts = read_json(request.dataset / "dataset.json")
+    errors = _assess_fresh(request)
+    committee = load_potential(request.potential, device=request.device)
+    references = read_structures(request.references)
+    properties = _assess_eos(committee, references, request.out / "eos.nc")
+    exploration = _read_exploration(request.frames)
+    criteria = [*list_criteria(errors, properties, exploration, request.settings), *request.studies]
+    core_seconds = counts["core_seconds"] + sum(a.info.get("core_seconds", 0.0) for a in references)
     assessment = {
-        "iteration": iteration,
+        "iteration": request.iteration,
         **{name: counts[name] for name in ("labels_total", "labels_new", "failed_new", "failed_total")},
         "dataset": {split: counts[split] for split in ("train", "valid", "test")},
         **errors,
-        "test": _assess_test(committee, read_structures(dataset / "test.extxyz")),
+        "test": _assess_test(committee, read_structures(request.dataset / "test.extxyz")),
         "properties": properties,
         "exploration": exploration,
         "criteria": [criterion.as_dict() for criterion in criteria],
-        "core_hours_labels": core_hours,
+        "core_hours_labels": core_seconds / 3600,
+        **_decide(request, all(criterion.passed for criterion in criteria), counts["labels_total"]),
+    }
+    write_json(request.out / "assessment.json", assessment, checked=True)
+
+
+def _decide(request: AssessmentRequest, passed: bool, labels: int) -> dict[str, Any]:
+    """What was spent, what the next iteration would need, and whether there is to be one."""
+    n_next = len(read_structures(request.candidates))
+    # Iterations that an earlier run went further with do not count: their results are there to be used.
+    ledger = write_ledger(request.results)
+    spent = ledger.total(request.iteration)
+    needed = forecast_iteration(request.results, ledger, request.iteration, n_next)
+    converged = passed and request.iteration + 1 >= request.min_iterations
+    stop, reason = decide_stop(converged, labels, n_next, spent, needed, request.budget)
+    return {
         "spent": _hours(spent),
         "next": {"labels": n_next, **_hours(needed)},
         "converged": converged,
         "stop": stop,
         "reason": reason,
     }
-    write_json(out / "assessment.json", assessment, checked=True)
 
 
 def _hours(cost: Cost) -> dict[str, float]:
@@ -182,19 +193,21 @@ def force_interval(squared: Sequence[float], confidence: float) -> list[float | 
     return [float(np.sqrt(max(values.mean() - margin, 0.0))), float(np.sqrt(values.mean() + margin))]
 
 
-def _assess_fresh(
-    old: Path | None, new: Sequence[Atoms], n_audit: int, settings: Assess, parity: Path, device: str
-) -> dict[str, Any]:
+def _assess_fresh(request: AssessmentRequest) -> dict[str, Any]:
     """Errors and calibration of the old committee on new labels; every value None without one."""
-    if old is None or not new:
+    new, parity = read_structures(request.dataset / "new.extxyz"), request.out / "parity.nc"
+    if request.old is None or not new:
         write_netcdf(parity, _parity_table([], []))
         return {"fresh": None, "audit": None, "calibration": None}
-    predictions = load_potential(old, device=device).predict(new)
+    predictions = load_potential(request.old, device=request.device).predict(new)
     write_netcdf(parity, _parity_table(new, predictions))
     audited = [(a, p) for a, p in zip(new, predictions, strict=True) if a.info.get("reason") == "audit"]
+    planned = read_structures(request.planned) if request.planned else []
+    n_planned = sum(a.info.get("reason") == "audit" for a in planned)
     errors = compare_with_labels(new, predictions)
     calibration = {"coverage": errors.pop("coverage"), "expected": NOMINAL_COVERAGE, "spearman": errors.pop("spearman")}
-    return {"fresh": errors, "audit": _audit(audited, n_audit, settings.confidence), "calibration": calibration}
+    audit = _audit(audited, n_planned, request.settings.confidence)
+    return {"fresh": errors, "audit": audit, "calibration": calibration}
 
 
 def _assess_test(potential: Potential, structures: Sequence[Atoms]) -> dict[str, Any] | None:

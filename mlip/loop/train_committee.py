@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mlip.config.backends import BACKENDS, import_function
+from mlip.config.train import Train
+from mlip.io.extxyz import read_structures
+from mlip.io.files import read_json
 from mlip.potential.memory import keep_freed_memory
 from mlip.training.data import resolve_cutoff
+from mlip.training.launch import train_with_processes
 from mlip.training.request import TrainingRequest
 
-__all__ = ["TrainingRequest", "train_committee"]
+__all__ = ["TrainingRequest", "train_committee", "train_from_files"]
 
 
 def train_committee(request: TrainingRequest) -> dict[str, Any]:
@@ -30,3 +36,51 @@ def train_committee(request: TrainingRequest) -> dict[str, Any]:
     train = import_function(BACKENDS[settings.backend].train)
     result: dict[str, Any] = train(replace(request, settings=settings))
     return result
+
+
+def train_from_files(
+    train: Path,
+    valid: Path,
+    isolated: Path,
+    settings: Train,
+    out: Path,
+    *,
+    seed: int,
+    device: str,
+    n_gpus: int = 1,
+    previous: Path | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """:func:`train_committee` of an iteration's files, with a process on each GPU where there are several.
+
+    Args:
+        train: Labelled structures to train on.
+        valid: Those held out for calibration and early stopping.
+        isolated: JSON of the energy of an isolated atom per element, eV; an empty object has them fitted.
+        settings: Section ``train`` of the configuration.
+        out: Folder written; its checkpoint, which a killed training goes on from, is no output of a rule,
+            because Snakemake deletes those when a job starts again.
+        seed: See :class:`TrainingRequest`, as for all that follow.
+        device: Torch device.
+        n_gpus: GPUs of this job; backends that can use only one use one.
+        previous: Folder of the potential to start from.
+        progress: Called with each entry of the history; several processes write it themselves.
+    """
+    if n_gpus > 1 and BACKENDS[settings.backend].several_processes:
+        places = {"isolated": isolated, "previous": previous}
+        train_with_processes(n_gpus, train, valid, settings, out, seed=seed, device=device, **places)
+        return
+    train_committee(
+        TrainingRequest(
+            read_structures(train),
+            read_structures(valid),
+            settings,
+            out,
+            seed=seed,
+            device=device,
+            isolated_energies=read_json(isolated) or None,
+            previous=previous,
+            checkpoint=out / "checkpoint",
+            progress=progress,
+        )
+    )
