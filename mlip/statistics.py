@@ -183,8 +183,8 @@ def detect_equilibration(series: np.ndarray) -> Equilibration:
     values = _checked(series, 8)
     n = len(values)
     starts = np.unique(np.linspace(0, n - 8, N_STARTS).astype(int))
-    found = [(int(start), statistical_inefficiency(values[start:])) for start in starts]
-    start, inefficiency = max(found, key=lambda pair: (n - pair[0]) / pair[1])
+    candidates = [(int(start), statistical_inefficiency(values[start:])) for start in starts]
+    start, inefficiency = max(candidates, key=lambda pair: (n - pair[0]) / pair[1])
     return Equilibration(start, inefficiency, (n - start) / inefficiency, start <= n // 2)
 
 

@@ -55,9 +55,11 @@ def batched(potential: Potential) -> Evaluate:
     fast = potential.in_precision("single")
 
     def evaluate(structures: Sequence[Atoms]) -> Evaluation:
-        found = fast.predict(structures, uncertainty=False)
-        stresses = [np.full(6, np.nan) if p.stress is None else p.stress for p in found]
-        return Evaluation(np.array([p.energy for p in found]), [p.forces for p in found], np.array(stresses))
+        predictions = fast.predict(structures, uncertainty=False)
+        stresses = [np.full(6, np.nan) if p.stress is None else p.stress for p in predictions]
+        return Evaluation(
+            np.array([p.energy for p in predictions]), [p.forces for p in predictions], np.array(stresses)
+        )
 
     return evaluate
 
@@ -72,10 +74,10 @@ def one_by_one(calculator: Any) -> Evaluate:
             periodic = bool(copy.pbc.all())
             # Straight to the calculation: comparing with the structure before takes ASE as long as cheap forces do.
             calculator.calculate(copy, ["energy", "forces", *(["stress"] if periodic else [])], list(all_changes))
-            found = calculator.results
-            energies.append(found["energy"])
-            forces.append(np.array(found["forces"]))
-            stresses.append(np.array(found["stress"]) if periodic else np.full(6, np.nan))
+            values = calculator.results
+            energies.append(values["energy"])
+            forces.append(np.array(values["forces"]))
+            stresses.append(np.array(values["stress"]) if periodic else np.full(6, np.nan))
         return Evaluation(np.array(energies), forces, np.array(stresses))
 
     return evaluate
@@ -115,8 +117,8 @@ def run_nvt(
         if not atoms.get_momenta().any():
             thermalize_momenta(atoms, temperature, rng=rng)
     traces = [Trace() for _ in replicas]
-    found = evaluate(replicas)
-    forces = list(found.forces)
+    evaluation = evaluate(replicas)
+    forces = list(evaluation.forces)
     alive = list(range(len(replicas)))
     dt, decay = timestep * units.fs, np.exp(-friction * timestep)
     for step in range(1, n_steps + 1):
@@ -125,14 +127,19 @@ def run_nvt(
         alive = [k for k in alive if _is_sane(replicas[k], temperatures[k], traces[k])]
         if not alive:
             break
-        found = evaluate([replicas[k] for k in alive])
+        evaluation = evaluate([replicas[k] for k in alive])
         for place, k in enumerate(alive):
-            forces[k] = found.forces[place]
+            forces[k] = evaluation.forces[place]
             replicas[k].set_momenta(replicas[k].get_momenta() + 0.5 * dt * forces[k], apply_constraint=False)
         if step % sample_every == 0:
             for place, k in enumerate(alive):
                 _sample(
-                    traces[k], replicas[k], found.energies[place], found.stresses[place], step * timestep, keep_every
+                    traces[k],
+                    replicas[k],
+                    evaluation.energies[place],
+                    evaluation.stresses[place],
+                    step * timestep,
+                    keep_every,
                 )
             if progress is not None and step % (20 * sample_every) == 0:
                 progress({"step": step, "n_steps": n_steps})

@@ -74,8 +74,8 @@ class SlotBatch:
             cells: rows are lattice vectors, [n_systems, 3, 3], Å.
         """
         slots, dtype = self.slots, potential.dtype
-        own = positions.double()[slots.atoms]
-        vectors = own[slots.neighbors] - own[:, None] + torch.bmm(self.shifts, cells.double()[slots.structure])
+        placed = positions.double()[slots.atoms]
+        vectors = placed[slots.neighbors] - placed[:, None] + torch.bmm(self.shifts, cells.double()[slots.structure])
         vectors = torch.where(self.filled[..., None], vectors, far_away(potential.basis, vectors))
         env = slots.fill(vectors, potential.tables, dtype, switched_zbl)
         energies, edges, _ = potential.evaluate_environments(env)
@@ -84,7 +84,7 @@ class SlotBatch:
         mean = energies.mean(0)
         return (
             mean.new_zeros(self.n_systems).index_add(0, slots.structure, mean),
-            torch.zeros_like(own).index_copy(0, slots.atoms, sum_forces(env, edges)[:, 0].double()),
+            torch.zeros_like(placed).index_copy(0, slots.atoms, sum_forces(env, edges)[:, 0].double()),
             0.5 * (strain + strain.mT),
         )
 
@@ -94,12 +94,14 @@ class SlotBatch:
 
     def copy(self) -> SlotBatch:
         """With tensors of its own."""
-        own: dict[str, Any] = {name: value.clone() for name, value in self._slot_tensors().items()}
-        return replace(self, slots=replace(self.slots, **own), shifts=self.shifts.clone(), filled=self.filled.clone())
+        copies: dict[str, Any] = {name: value.clone() for name, value in self._slot_tensors().items()}
+        return replace(
+            self, slots=replace(self.slots, **copies), shifts=self.shifts.clone(), filled=self.filled.clone()
+        )
 
     def _slot_tensors(self) -> dict[str, Tensor]:
-        own = vars(self.slots).items()
-        return {name: value for name, value in own if isinstance(value, Tensor) and name != "where"}
+        attributes = vars(self.slots).items()
+        return {name: value for name, value in attributes if isinstance(value, Tensor) and name != "where"}
 
     def fits(self, other: SlotBatch) -> bool:
         """Whether a step recorded for this batch serves ``other``, once its tensors are copied."""
@@ -129,9 +131,9 @@ class RecordedStep:
         self.graph, self.outputs = record(self._evaluate, positions.device)
         for output in self.outputs:
             output.fill_(torch.nan)  # else an empty graph would pass
-        for found, value in zip(self.repeat(positions, cells), expected, strict=True):
+        for repeated, value in zip(self.repeat(positions, cells), expected, strict=True):
             allowed = TOLERANCE * (1.0 + float(value.abs().nan_to_num().max()))
-            if not torch.allclose(found, value, rtol=0.0, atol=allowed, equal_nan=True):
+            if not torch.allclose(repeated, value, rtol=0.0, atol=allowed, equal_nan=True):
                 raise RuntimeError("the recorded step differs from the step")
 
     def _evaluate(self) -> Evaluated:

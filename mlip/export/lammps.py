@@ -97,11 +97,11 @@ class _Callback:
         species = torch.from_numpy(self.types[self.lmp.numpy.extract_atom("type", nelem=n_atoms) - 1]).to(device)
         centers, neighbors = (torch.from_numpy(k.astype(np.int64)).to(device) for k in (i, j))
         edges = torch.from_numpy(vectors).reshape(-1, 3).to(device)
-        found = self.potential.evaluate_pairs(species, centers, neighbors, edges)
+        evaluation = self.potential.evaluate_pairs(species, centers, neighbors, edges)
         pairs = PairList(species, centers, neighbors, edges, torch.zeros_like(species), 1)
-        forces[:] = sum_forces(pairs, found.gradients)[:, 0].cpu().numpy()
-        strain = sum_strain(pairs, found.gradients[:, 0])[0].cpu().numpy()
-        self.lmp.fix_external_set_energy_global(FIX, float(found.energies.mean(0).sum()))
+        forces[:] = sum_forces(pairs, evaluation.gradients)[:, 0].cpu().numpy()
+        strain = sum_strain(pairs, evaluation.gradients[:, 0])[0].cpu().numpy()
+        self.lmp.fix_external_set_energy_global(FIX, float(evaluation.energies.mean(0).sum()))
         self.lmp.fix_external_set_virial_global(FIX, (-strain[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]).tolist())
 
 

@@ -80,9 +80,11 @@ class PairPotential(nn.Module):
         row = centers * len(self.species) + second
         n_rows = species.shape[0] + (1 if len(self.species) > 1 else 0)
         atomic, g = self._energies_and_gradient(self._density(radial, angular, row, n_rows), species)
-        own = g[row]
-        along = torch.bmm(torch.bmm(radial_slope[:, None], own), angular[:, :, None])[:, 0, 0]
-        across = torch.bmm(angular_slope, torch.bmm(radial[:, None], own).transpose(1, 2))[..., 0] / r[:, None]
+        # dE/dr = sum over the basis of G (B' Y along the direction + B dY/dr across it), pair by pair.
+        edge_gradient = g[row]
+        along = torch.bmm(torch.bmm(radial_slope[:, None], edge_gradient), angular[:, :, None])[:, 0, 0]
+        turned = torch.bmm(radial[:, None], edge_gradient).transpose(1, 2)
+        across = torch.bmm(angular_slope, turned)[..., 0] / r[:, None]
         pair, slope = switched_zbl(r, self.charge[first], self.charge[second], self.outer[first, second])
         energies = (atomic + self.reference[species]).index_add(0, centers, 0.5 * pair)
         return energies, across + (along + 0.5 * slope)[:, None] * direction
@@ -166,13 +168,13 @@ def place(potential: Potential, device: str | torch.device, dtype: torch.dtype) 
 
 def _restrict(network: CommitteeNetwork, k: int) -> CommitteeNetwork:
     """A copy that knows centres of species ``k`` alone, among neighbours of all species."""
-    own = copy.deepcopy(network)
-    own.size = replace(network.size, n_species=1)
-    for weights in (own.mix, own.weights, own.biases):
+    restricted = copy.deepcopy(network)
+    restricted.size = replace(network.size, n_species=1)
+    for weights in (restricted.mix, restricted.weights, restricted.biases):
         for weight in weights:
             weight.data = weight.data[k : k + 1]
     for name in ("output", "linear", "saturation", "shift"):
-        getattr(own, name).data = getattr(own, name).data[k : k + 1]
+        getattr(restricted, name).data = getattr(restricted, name).data[k : k + 1]
     for name in ("density_mean", "density_weight", "invariant_scale", "feature_mean"):
-        getattr(own, name).data = getattr(own, name).data[:, k : k + 1]
-    return own
+        getattr(restricted, name).data = getattr(restricted, name).data[:, k : k + 1]
+    return restricted

@@ -77,10 +77,10 @@ class BatchPairs:
 
     def vectors(self, positions: Tensor) -> Tensor:
         """r_neighbor - r_center [E, 3], Å, float64."""
-        own = positions.double()
+        exact = positions.double()
         cells = self.cell.mT.double()[self.system_idx[self.centers]]
         offset = torch.bmm(self.shifts[:, None].double(), cells)[:, 0]
-        return own[self.neighbors] - own[self.centers] + offset
+        return exact[self.neighbors] - exact[self.centers] + offset
 
 
 class TorchSimModel(ModelInterface):
@@ -170,11 +170,11 @@ class TorchSimModel(ModelInterface):
         """Pair by pair, some rows at a time."""
         species, n_systems = self._species(state), state.cell.shape[0]
         edges = pairs.vectors(positions)
-        found = self.potential.evaluate_pairs(species, pairs.centers, pairs.neighbors, edges)
+        evaluation = self.potential.evaluate_pairs(species, pairs.centers, pairs.neighbors, edges)
         listed = PairList(species, pairs.centers, pairs.neighbors, edges, state.system_idx, n_systems)
-        atomic = found.energies.mean(0)
+        atomic = evaluation.energies.mean(0)
         energy = atomic.new_zeros(n_systems).index_add(0, state.system_idx, atomic)
-        return energy, sum_forces(listed, found.gradients)[:, 0], sum_strain(listed, found.gradients[:, 0])
+        return energy, sum_forces(listed, evaluation.gradients)[:, 0], sum_strain(listed, evaluation.gradients[:, 0])
 
     def _may_record(self, state: SimState) -> bool:
         """Whether batches of this shape have come often enough, and are small enough."""
@@ -296,9 +296,9 @@ def _compare_all_pairs(state: SimState, cutoff: float) -> tuple[Tensor, Tensor, 
     cells = state.row_vector_cell
     positions, winding = state.positions, torch.zeros_like(state.positions)
     if state.pbc:  # the search expects atoms inside their cells
-        own = cells[state.system_idx]
-        winding = torch.linalg.solve(own.mT, positions).floor()
-        positions = positions - torch.bmm(winding[:, None], own)[:, 0]
+        atom_cells = cells[state.system_idx]
+        winding = torch.linalg.solve(atom_cells.mT, positions).floor()
+        positions = positions - torch.bmm(winding[:, None], atom_cells)[:, 0]
     periodic = torch.full((cells.shape[0], 3), state.pbc, device=state.device)
     (centers, neighbors), _, shifts = torch_nl_n2(cutoff, positions, cells, periodic, state.system_idx)
     order = torch.argsort(centers, stable=True)

@@ -24,11 +24,11 @@ WEIGHTS, DESCRIPTION = "potential.safetensors", "potential.json"
 
 
 def write_files(
-    potential: Potential, folder: Path, backend: str, tensors: dict[str, Tensor], own: dict[str, Any]
+    potential: Potential, folder: Path, backend: str, tensors: dict[str, Tensor], settings: dict[str, Any]
 ) -> None:
     """Write the weights, then the description with their checksum, each in one rename.
 
-    ``own`` is what only this backend's description holds.
+    ``settings`` is what only this backend's description holds.
     """
     from safetensors.torch import save
 
@@ -39,7 +39,7 @@ def write_files(
         "backend": backend,
         "species": list(potential.species),
         "cutoff": potential.cutoff,
-        **own,
+        **settings,
         "calibration": potential.calibration.to_json(),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "probe_energies": _probe_energies(potential),
@@ -58,10 +58,10 @@ def _probe_energies(potential: Potential) -> list[float]:
 
 def _check_probe(potential: Potential, description: dict[str, Any], folder: Path) -> None:
     """Refuse weights that this version of the code would evaluate differently from the one that wrote them."""
-    stored, found = description["probe_energies"], _probe_energies(potential)
-    if not np.allclose(stored, found, rtol=1e-4, atol=1e-3):
+    stored, now = description["probe_energies"], _probe_energies(potential)
+    if not np.allclose(stored, now, rtol=1e-4, atol=1e-3):
         raise PotentialFileError(
-            f"{folder}: written by an incompatible version of the code: it gives {found} eV for a test cluster where "
+            f"{folder}: written by an incompatible version of the code: it gives {now} eV for a test cluster where "
             f"{stored} eV were stored. Use the version that trained it, or repeat the training"
         )
 

@@ -22,15 +22,15 @@ class UnknownSpeciesError(ValueError):
     """A structure holds elements that the potential was not trained on."""
 
 
-def check_species(found: Atoms | Iterable[str], known: Sequence[str]) -> None:
+def check_species(elements: Atoms | Iterable[str], known: Sequence[str]) -> None:
     """Refuse a structure or symbols with elements that are not ``known``.
 
     Raises:
         UnknownSpeciesError: naming them.
     """
-    unknown = sorted(set(found.get_chemical_symbols() if isinstance(found, Atoms) else found) - set(known))
+    unknown = sorted(set(elements.get_chemical_symbols() if isinstance(elements, Atoms) else elements) - set(known))
     if unknown:
-        place = f" in {found.get_chemical_formula()}" if isinstance(found, Atoms) else ""
+        place = f" in {elements.get_chemical_formula()}" if isinstance(elements, Atoms) else ""
         raise UnknownSpeciesError(
             f"element(s) {', '.join(unknown)}{place} are unknown to this potential, which knows {', '.join(known)}; "
             "add labelled structures with them and train again"

@@ -155,8 +155,10 @@ def fit_calibration(residuals: Residuals, *, source: str = "validation") -> Cali
     pooled = _conformal_scale(ratios[told]) * inflation
     scales = {}
     for symbol in sorted(set(residuals.symbols.tolist())):
-        own = ratios[told & (residuals.symbols == symbol)]
-        scales[symbol] = _conformal_scale(own) * inflation if own.size >= MIN_COMPONENTS else pooled
+        element_ratios = ratios[told & (residuals.symbols == symbol)]
+        scales[symbol] = (
+            _conformal_scale(element_ratios) * inflation if element_ratios.size >= MIN_COMPONENTS else pooled
+        )
     std = spread * np.array([scales[s] for s in residuals.symbols.tolist()])
     known = residuals.energy_spread > NO_ENERGY_SPREAD
     energy = residuals.energy_errors[known] / residuals.energy_spread[known]
@@ -221,7 +223,7 @@ def measure_quality(residuals: Residuals) -> dict[str, Any]:
     return {
         **_quality(residuals.force_errors, std),
         "energy_coverage": float(inside.mean()),
-        "elements": {s: _quality(residuals.force_errors[own], std[own]) for s, own in groups.items()},
+        "elements": {s: _quality(residuals.force_errors[chosen], std[chosen]) for s, chosen in groups.items()},
     }
 
 

@@ -100,6 +100,6 @@ def report_uncertainty(estimator: str, held: HeldOut, spreads: Mapping[str, Sequ
     return {
         "estimator": estimator,
         "source": held.source,
-        **{name: measure_quality(held.residuals(own)) for name, own in spreads.items()},
+        **{name: measure_quality(held.residuals(estimated)) for name, estimated in spreads.items()},
         "shift": {"raw_force_spread": describe_shift(raw), "force_uncertainty": describe_shift(calibrated)},
     }

@@ -117,8 +117,8 @@ def check_consistency(
     errors, warnings = _check_set(structures, data, n_species, "train")
     warnings += check_neighbours(structures, data)
     if valid_data is not None:
-        found = _check_set(valid, valid_data, n_species, "valid")
-        errors, warnings = errors + found[0], warnings + found[1] + check_twins(structures, valid)
+        more = _check_set(valid, valid_data, n_species, "valid")
+        errors, warnings = errors + more[0], warnings + more[1] + check_twins(structures, valid)
     errors += check_charges([*structures, *valid])
     if errors and mode == "error":
         raise TrainingDataError("inconsistent data: " + "; ".join(errors) + f". {REMEDY}")
@@ -133,8 +133,8 @@ def _check_set(structures: Sequence[Atoms], data: Dataset, n_species: int, name:
         implied = imply_labels(data, n_species, MAX_ATOMS)
         if implied.skill >= MIN_SKILL:
             some = [structures[k] for k in implied.chosen]
-            for found in (_judge_slopes(some, implied, data, name), _judge_energies(some, implied, name)):
-                errors, warnings = errors + found[0], warnings + found[1]
+            for judged in (_judge_slopes(some, implied, data, name), _judge_energies(some, implied, name)):
+                errors, warnings = errors + judged[0], warnings + judged[1]
     return errors, warnings
 
 
@@ -173,10 +173,10 @@ def check_charges(structures: Sequence[Atoms]) -> list[str]:
         if atoms.info.get("spin") is not None:
             states.setdefault((formula, "spin"), set()).add(float(atoms.info["spin"]))
     return [
-        f"{formula} is there with {name} {' and '.join(f'{v:g}' for v in sorted(found))}, which the potential cannot "
+        f"{formula} is there with {name} {' and '.join(f'{v:g}' for v in sorted(values))}, which the potential cannot "
         "tell apart; train one potential for each"
-        for (formula, name), found in states.items()
-        if len(found) > 1
+        for (formula, name), values in states.items()
+        if len(values) > 1
     ]
 
 
@@ -249,11 +249,10 @@ def _judge_slopes(
     groups = composition_groups(structures)
     energy = pair_slope(*_without_volume(structures, implied, groups), groups)
     known = data.has_stress.cpu().numpy()[implied.chosen] > 0
-    virials, labels = (v[known] / sizes[known][:, None, None] for v in (implied.virials, implied.virial_labels))
-    tied = np.repeat(groups[known][:, None] * 9, 9, axis=1) + np.arange(9)
-    virial = pair_slope(virials.ravel(), labels.ravel(), tied.ravel()) if known.any() else Slope(*[math.nan] * 3)
+    virial = _virial_slope(implied, known, sizes, groups)
+    # Both off by one factor: not energies and stresses are in another unit, but the forces they are held against.
     shared = energy.wrong and virial.agreed and 1 / TOLERANCE < virial.value / energy.value < TOLERANCE
-    found = []
+    verdicts = []
     if energy.wrong:
         candidates = {} if shared else dict(ENERGY_UNITS)
         if len(set(sizes)) == 1 and sizes[0] > 2 and not shared:
@@ -261,7 +260,7 @@ def _judge_slopes(
         if shared or not virial.agreed:
             candidates |= FORCE_UNITS
         quantity = "energies and stresses against forces" if shared else "energies against forces"
-        found.append(_name_unit(quantity, energy.value, candidates))
+        verdicts.append(_name_unit(quantity, energy.value, candidates))
     if virial.wrong and not shared:
         volume = float(np.median([a.get_volume() for a, k in zip(structures, known, strict=True) if k]))
         candidates = STRESS_UNITS | {
@@ -269,9 +268,19 @@ def _judge_slopes(
             "negative virials (eV) in place of stresses": -volume,
         }
         candidates |= {} if energy.agreed else FORCE_UNITS
-        found.append(_name_unit("stresses against forces", virial.value, candidates))
-    texts = [(text if name == "train" else f"{name}: {text}", named) for text, named in found]
+        verdicts.append(_name_unit("stresses against forces", virial.value, candidates))
+    texts = [(text if name == "train" else f"{name}: {text}", named) for text, named in verdicts]
     return [text for text, named in texts if named], [text for text, named in texts if not named]
+
+
+def _virial_slope(implied: Implied, known: np.ndarray, sizes: np.ndarray, groups: np.ndarray) -> Slope:
+    """Slope of the virials per atom of the structures that have one (``known`` [n])."""
+    if not known.any():
+        return Slope(*[math.nan] * 3)
+    virials, labels = (v[known] / sizes[known][:, None, None] for v in (implied.virials, implied.virial_labels))
+    # A component is compared with the same component of structures of the same composition: a group for each.
+    tied = np.repeat(groups[known][:, None] * 9, 9, axis=1) + np.arange(9)
+    return pair_slope(virials.ravel(), labels.ravel(), tied.ravel())
 
 
 def _volume_powers(structures: Sequence[Atoms]) -> np.ndarray:
@@ -288,9 +297,9 @@ def _without_volume(structures: Sequence[Atoms], implied: Implied, groups: np.nd
     """Implied and labelled energies [n] (eV/atom) less a parabola in the volume per group."""
     pair = np.stack((implied.energies, implied.labels), 1) / np.array([[len(atoms)] for atoms in structures])
     for group in np.unique(groups):
-        own = np.nonzero(groups == group)[0]
-        powers = _volume_powers([structures[k] for k in own.tolist()])
-        pair[own] -= powers @ np.linalg.lstsq(powers, pair[own], rcond=None)[0]
+        members = np.nonzero(groups == group)[0]
+        powers = _volume_powers([structures[k] for k in members.tolist()])
+        pair[members] -= powers @ np.linalg.lstsq(powers, pair[members], rcond=None)[0]
     return pair[:, 0], pair[:, 1]
 
 
@@ -309,10 +318,10 @@ def pair_slope(implied: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> S
     """Theil-Sen slope of ``labels`` on ``implied`` [n] over pairs within a group, from the better separated half."""
     dx, dy = [], []
     for group in np.unique(groups):
-        own = np.nonzero(groups == group)[0][:400]
-        i, j = np.triu_indices(len(own), 1)
-        dx.append(implied[own[i]] - implied[own[j]])
-        dy.append(labels[own[i]] - labels[own[j]])
+        members = np.nonzero(groups == group)[0][:400]
+        i, j = np.triu_indices(len(members), 1)
+        dx.append(implied[members[i]] - implied[members[j]])
+        dy.append(labels[members[i]] - labels[members[j]])
     x, y = np.concatenate(dx), np.concatenate(dy)
     if len(x) < MIN_STRUCTURES * (MIN_STRUCTURES - 1) // 2 or not np.any(x):
         return Slope(*[math.nan] * 3)
@@ -323,41 +332,57 @@ def pair_slope(implied: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> S
 
 def _judge_energies(structures: Sequence[Atoms], implied: Implied, name: str) -> tuple[list[str], list[str]]:
     """Errors and warnings from what the implied energies leave over: mixed settings and outliers."""
-    sizes = np.array([len(atoms) for atoms in structures], dtype=float)
-    groups, residuals = composition_groups(structures, reduced=False), np.zeros(len(structures))
     errors, warnings = list[str](), list[str]()
+    # Of one formula each: what an element's energy is by itself drops out.
+    groups = composition_groups(structures, reduced=False)
     for group in np.unique(groups):
-        own = np.nonzero(groups == group)[0]
-        if len(own) < MIN_STRUCTURES:
+        members = np.nonzero(groups == group)[0]
+        residuals = _energy_residuals([structures[k] for k in members.tolist()], implied, members)
+        if residuals is None:
             continue
-        powers = _volume_powers([structures[k] for k in own.tolist()])
-        design = np.column_stack((implied.energies[own] / sizes[own], powers))
-        labels = implied.labels[own] / sizes[own]
-        coefficients = fit_absolute(design, labels)
-        if not 1 / NORMAL < coefficients[0] < NORMAL:
-            continue
-        residuals[own] = labels - design @ coefficients
-        offset, minority = split_offsets(residuals[own])
-        members = own[minority].tolist()
-        if offset is not None and _interleaved(implied.fingerprints[own], minority):
-            formula = structures[int(own[0])].get_chemical_formula()
+        offset, minority = split_offsets(residuals)
+        if offset is not None and _interleaved(implied.fingerprints[members], minority):
+            formula = structures[int(members[0])].get_chemical_formula()
+            shifted = members[minority].tolist()
             told = errors if abs(offset) >= CERTAIN_OFFSET else warnings
             told.append(
-                f"the energies of {len(members)} of {len(own)} structures of {formula} "
+                f"the energies of {len(shifted)} of {len(members)} structures of {formula} "
                 f"differ by {offset:+.3g} eV/atom from what similar structures have, as with mixed settings "
-                f"({_list(implied, members, name)}); label them again with one functional, basis and k-point density"
+                f"({_list(implied, shifted, name)}); label them again with one functional, basis and k-point density"
             )
-        centre = np.median(residuals[own])
-        width = deviation(residuals[own])
-        far = own[np.abs(residuals[own] - centre) > max(OUTLIER * width, MIN_OUTLIER)]
-        if offset is None and 0 < len(far) <= max(2, 0.03 * len(own)):
+        limit = max(OUTLIER * deviation(residuals), MIN_OUTLIER)
+        far = members[np.abs(residuals - np.median(residuals)) > limit]
+        # Many far ones are a model that does not fit, not labels that are wrong.
+        if offset is None and 0 < len(far) <= max(2, 0.03 * len(members)):
             warnings.append(f"unusual energies: {_list(implied, far, name)}; look at these labels")
-    odd = np.nonzero(implied.force_misfit > max(0.9, 6 * float(np.median(implied.force_misfit))))[0]
-    if 0 < len(odd) <= max(2, 0.03 * len(structures)):
-        warnings.append(
-            f"forces unlike those of the other structures: {_list(implied, odd, name)}; look at these labels"
-        )
-    return errors, warnings
+    return errors, warnings + _judge_forces(structures, implied, name)
+
+
+def _energy_residuals(structures: Sequence[Atoms], implied: Implied, members: np.ndarray) -> np.ndarray | None:
+    """Energies [n] (eV/atom) of the ``members`` [n] less a fit to the implied ones; None where that says nothing.
+
+    The fit is a slope, for the model is crude, and a parabola in the volume, of which forces know little; by least
+    absolute deviations, so that a shifted group keeps its shift.
+    """
+    if len(members) < MIN_STRUCTURES:
+        return None
+    sizes = np.array([len(atoms) for atoms in structures], dtype=float)
+    design = np.column_stack((implied.energies[members] / sizes, _volume_powers(structures)))
+    labels = implied.labels[members] / sizes
+    coefficients = fit_absolute(design, labels)
+    if not 1 / NORMAL < coefficients[0] < NORMAL:
+        return None  # a wrong unit, which the slopes tell
+    residuals: np.ndarray = labels - design @ coefficients
+    return residuals
+
+
+def _judge_forces(structures: Sequence[Atoms], implied: Implied, name: str) -> list[str]:
+    """A warning about the few structures whose forces the model misses though it fits the others."""
+    misfit = implied.force_misfit
+    odd = np.nonzero(misfit > max(0.9, 6 * float(np.median(misfit))))[0]
+    if not 0 < len(odd) <= max(2, 0.03 * len(structures)):
+        return []
+    return [f"forces unlike those of the other structures: {_list(implied, odd, name)}; look at these labels"]
 
 
 def _list(implied: Implied, members: Iterable[int], name: str) -> str:

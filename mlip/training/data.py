@@ -62,11 +62,11 @@ def find_atomic_basis(structures: Sequence[Atoms], pairs: Sequence[Pairs], setti
     """Elements and shortest distances of the training data, with the sizes of ``settings``."""
     species = tuple(sorted({s for atoms in structures for s in atoms.get_chemical_symbols()}))
     shortest: dict[str, float] = {}
-    for atoms, found in zip(structures, pairs, strict=True):
+    for atoms, listed in zip(structures, pairs, strict=True):
         symbols = np.array(atoms.get_chemical_symbols())
-        first, second = symbols[found.centers], symbols[found.neighbors]
+        first, second = symbols[listed.centers], symbols[listed.neighbors]
         for a, b in {pair for pair in zip(first.tolist(), second.tolist(), strict=True) if pair[0] <= pair[1]}:
-            distance = float(found.distances[(first == a) & (second == b)].min())
+            distance = float(listed.distances[(first == a) & (second == b)].min())
             shortest[pair_name(a, b)] = min(distance, shortest.get(pair_name(a, b), np.inf))
     return AtomicBasis(species, settings.radius, settings.n_radial, settings.l_max, dict(sorted(shortest.items())))
 
@@ -77,8 +77,8 @@ def resolve_cutoff(structures: Sequence[Atoms], settings: Train, previous: Path 
         return settings
     if previous is not None and settings.restart == "previous" and (Path(previous) / DESCRIPTION).is_file():
         with contextlib.suppress(ValueError, KeyError):
-            found = read_json(Path(previous) / DESCRIPTION)["cutoff"]
-            return settings.model_copy(update={"cutoff": float(found)})
+            earlier = read_json(Path(previous) / DESCRIPTION)["cutoff"]
+            return settings.model_copy(update={"cutoff": float(earlier)})
     return settings.model_copy(update={"cutoff": find_cutoff(structures)})
 
 
@@ -167,11 +167,11 @@ def prepare_pairs(structures: Sequence[Atoms], cutoff: float) -> list[Pairs]:
     Raises:
         TrainingDataError: naming a structure whose geometry is none.
     """
-    found = []
+    pairs = []
     for index, atoms in enumerate(structures):
         try:
-            found.append(find_pairs(atoms, cutoff))
+            pairs.append(find_pairs(atoms, cutoff))
         except ValueError as error:
             name = atoms.info.get("structure_id", atoms.get_chemical_formula())
             raise TrainingDataError(f"structure {index} ({name}): {error}; remove it") from error
-    return found
+    return pairs

@@ -129,11 +129,11 @@ def _features(env: Environments, density: Tensor, n: int, n_species: int) -> tup
         if a == b or u == v:
             continue
         block = slice((z * n_species + s) * width, (z * n_species + s + 1) * width)
-        own = density[:, a:b, s * n_radial : (s + 1) * n_radial]
-        power = torch.stack([own[d * d : (d + 1) ** 2].square().sum(0) for d in range(l_max + 1)], -1)
-        atomic = torch.cat((own[0], power.flatten(1)), 1)
+        density_block = density[:, a:b, s * n_radial : (s + 1) * n_radial]
+        power = torch.stack([density_block[d * d : (d + 1) ** 2].square().sum(0) for d in range(l_max + 1)], -1)
+        atomic = torch.cat((density_block[0], power.flatten(1)), 1)
         sums[:, block].index_add_(0, env.structure[a:b], atomic)
-        edges = _edge_features(env, own, slice(a, b), slice(u, v), l_max)
+        edges = _edge_features(env, density_block, slice(a, b), slice(u, v), l_max)
         forces[a:b, :, block] += edges.sum(1)
         flat = edges.reshape(-1, 3, width)
         forces[:, :, block] = forces[:, :, block].index_add(0, env.neighbors[a:b, u:v].reshape(-1), flat, alpha=-1.0)
@@ -144,17 +144,17 @@ def _features(env: Environments, density: Tensor, n: int, n_species: int) -> tup
     return forces, sums, virials
 
 
-def _edge_features(env: Environments, own: Tensor, rows: slice, slots: slice, l_max: int) -> Tensor:
+def _edge_features(env: Environments, density: Tensor, rows: slice, slots: slice, l_max: int) -> Tensor:
     """Derivatives [n, m, 3, F] of the features of atoms ``rows`` with respect to the vectors in ``slots``."""
     radial, slope = env.radial[rows, :, slots].mT, env.radial_slope[rows, :, slots].mT
     angular, direction = env.angular[rows, :, slots].mT, env.direction[rows, :, slots].mT
     tangent = tangential(env.direction[rows, :, slots], env.angular_slope[rows, ..., slots]).permute(0, 3, 1, 2)
     tangent = tangent / env.distance[rows, slots, None, None]
-    parts = [_derivative(radial, slope, direction, angular[..., :1], tangent[..., :1], torch.ones_like(own[:1]))]
+    parts = [_derivative(radial, slope, direction, angular[..., :1], tangent[..., :1], torch.ones_like(density[:1]))]
     powers = []
     for degree in range(l_max + 1):
         m = slice(degree * degree, (degree + 1) ** 2)
-        powers.append(2.0 * _derivative(radial, slope, direction, angular[..., m], tangent[..., m], own[m]))
+        powers.append(2.0 * _derivative(radial, slope, direction, angular[..., m], tangent[..., m], density[m]))
     parts.append(torch.stack(powers, -1).flatten(3))
     return torch.cat(parts, -1)
 

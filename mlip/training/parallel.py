@@ -92,12 +92,12 @@ def join_processes(device: str) -> Iterator[tuple[Processes, str]]:
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     # Who called this with a group of their own keeps it.
-    own = not torch.distributed.is_initialized()
-    if own:
+    opened = not torch.distributed.is_initialized()
+    if opened:
         torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
     yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size()), device
     # Not after an error: NCCL would wait for processes that wait for this one, and torchrun could not end them.
-    if own:
+    if opened:
         torch.distributed.destroy_process_group()
 
 

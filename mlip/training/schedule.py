@@ -48,14 +48,14 @@ class WeightAverage:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """The averages in place of the parameters, for a while."""
-        own = {name: p.detach().clone() for name, p in self.parameters.items()}
+        trained = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.apply()
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
-                    parameter.copy_(own[name])
+                    parameter.copy_(trained[name])
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -184,12 +184,12 @@ class Schedule(ABC):
     def _restore(self) -> None:
         """Continue from the checkpoint that the first process finds."""
         reads = self.checkpoint is not None and self.processes.first
-        found = read_checkpoint(self.checkpoint, self.identity) if reads and self.checkpoint is not None else None
-        if found is not None:
-            self.step, self.seconds, self.history = found.step, found.seconds, found.history
+        restored = read_checkpoint(self.checkpoint, self.identity) if reads and self.checkpoint is not None else None
+        if restored is not None:
+            self.step, self.seconds, self.history = restored.step, restored.seconds, restored.history
             with torch.no_grad():
                 for name, tensor in self._state().items():
-                    tensor.copy_(found.tensors[name])
+                    tensor.copy_(restored.tensors[name])
         self.step = round(self.processes.agree(self.step, self._device()))
         self.seconds = self.processes.agree(self.seconds, self._device())
         self.processes.copy_(self._state().values())
@@ -198,8 +198,8 @@ class Schedule(ABC):
     def _note_turn(self) -> None:
         """Where the first process's history turns; others lack what it read from a checkpoint."""
         entry = find_turn(self.history) if self.settings.early_stopping else None
-        own = math.inf if entry is None else self._done(entry["step"], entry["seconds"])
-        self.turned = self.processes.agree(own, self._device())
+        share = math.inf if entry is None else self._done(entry["step"], entry["seconds"])
+        self.turned = self.processes.agree(share, self._device())
 
 
 def find_turn(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

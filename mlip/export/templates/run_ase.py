@@ -34,8 +34,8 @@ class ProgramCalculator(Calculator):
         i, j = torch.from_numpy(i.astype(np.int64)), torch.from_numpy(j.astype(np.int64))
         vectors = torch.from_numpy(vectors).reshape(-1, 3).to(self.dtype)
         species = torch.tensor([self.index[s] for s in atoms.get_chemical_symbols()])
-        found = self.program(*(given.to(self.device) for given in (species, i, j, vectors)))
-        energies, gradients = (value.cpu() for value in found)
+        outputs = self.program(*(given.to(self.device) for given in (species, i, j, vectors)))
+        energies, gradients = (value.cpu() for value in outputs)
         forces = torch.zeros(len(atoms), 3, dtype=self.dtype).index_add(0, i, gradients).index_add(0, j, -gradients)
         self.results = {"energy": float(energies.sum()), "forces": forces.numpy()}
         self.results["free_energy"] = self.results["energy"]

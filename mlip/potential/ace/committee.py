@@ -83,13 +83,15 @@ class ACEPotential(Potential):
         posterior = self.last_layer if uncertainty else None
         predictions: list[Prediction] = []
         for chunk, pairs in self._chunks(structures):
-            found = self._evaluate(pairs, members=uncertainty and posterior is None, last=posterior is not None)
-            energies, forces, strain = self._collect(pairs, found)
-            spreads = posterior.spreads(chunk, pairs, found) if posterior is not None else None
+            evaluation = self._evaluate(pairs, members=uncertainty and posterior is None, last=posterior is not None)
+            energies, forces, strain = self._collect(pairs, evaluation)
+            spreads = posterior.spreads(chunk, pairs, evaluation) if posterior is not None else None
             ends = np.cumsum([len(atoms) for atoms in chunk])
-            for k, (atoms, own) in enumerate(zip(chunk, np.split(forces, ends[:-1], 1), strict=True)):
-                spread = spreads[k] if spreads else Spread.of_members(energies[:, k], own)
-                predictions.append(summarise(atoms, self.calibration, energies[:, k], own, strain[k], spread))
+            for k, (atoms, forces_members) in enumerate(zip(chunk, np.split(forces, ends[:-1], 1), strict=True)):
+                spread = spreads[k] if spreads else Spread.of_members(energies[:, k], forces_members)
+                predictions.append(
+                    summarise(atoms, self.calibration, energies[:, k], forces_members, strain[k], spread)
+                )
         return predictions
 
     def evaluate_pairs(
@@ -110,10 +112,10 @@ class ACEPotential(Potential):
         """Raw spreads, by the last layer or by the members."""
         if self.last_layer is None:
             return super().spreads(structures)
-        found: list[Spread] = []
+        raw: list[Spread] = []
         for chunk, pairs in self._chunks(structures):
-            found.extend(self.last_layer.spreads(chunk, pairs, self._evaluate(pairs, members=False, last=True)))
-        return found
+            raw.extend(self.last_layer.spreads(chunk, pairs, self._evaluate(pairs, members=False, last=True)))
+        return raw
 
     def last_features(self, structures: Sequence[Atoms]) -> Iterator[tuple[Sequence[Atoms], PairList, PairEvaluation]]:
         """Chunks of ``structures`` with their pairs and an evaluation that holds the last layer's features."""
@@ -174,14 +176,14 @@ class ACEPotential(Potential):
         """Write ``potential.safetensors`` and ``potential.json`` into ``folder``."""
         last = self.last_layer
         tensors = self.state if last is None else self.state | {LAST_LAYER: last.factor.float().cpu()}
-        own = {
+        description = {
             "frame": asdict(self.basis),
             "size": asdict(self.size),
             "last_layer": None if last is None else list(last.settings()),
             "isolated_energies": self.isolated_energies,
             "details": self.details,
         }
-        write_files(self, Path(folder), "ace", tensors, own)
+        write_files(self, Path(folder), "ace", tensors, description)
 
     def _describe(self, environments: Environments) -> Tensor:
         density = compute_density(environments)
@@ -209,17 +211,17 @@ class ACEPotential(Potential):
         starts = torch.arange(0, n + step, step, device=pairs.centers.device)
         bounds = torch.searchsorted(pairs.centers, starts).tolist()
         for k, (a, b) in enumerate(itertools.pairwise(bounds)):
-            rows, own = slice(k * step, min(n, (k + 1) * step)), slice(a, b)
+            rows, edges = slice(k * step, min(n, (k + 1) * step)), slice(a, b)
             environments = arrange_environments(
                 pairs.species[rows],
-                pairs.centers[own] - rows.start,
-                pairs.neighbors[own],
-                pairs.vectors[own],
+                pairs.centers[edges] - rows.start,
+                pairs.neighbors[edges],
+                pairs.vectors[edges],
                 self.tables,
                 self.dtype,
-                neighbor_species=None if whole else pairs.species[pairs.neighbors[own]],
+                neighbor_species=None if whole else pairs.species[pairs.neighbors[edges]],
             )
-            yield rows, own, environments
+            yield rows, edges, environments
 
     def evaluate_environments(
         self, environments: Environments, *, members: bool = False, last: bool = False
@@ -240,21 +242,22 @@ class ACEPotential(Potential):
         gradients = torch.empty(len(pairs.centers), p, 3, dtype=self.dtype, device=self.device)
         features = energies.new_zeros(self.n_members, n, self.size.n_last) if last else None
         weights = energies.new_zeros(len(pairs.centers)) if last else None
-        for rows, own, env in self._rows(pairs):
-            own_energies, edges, own_last = self.evaluate_environments(env, members=members, last=last)
-            gradients[own] = edges.permute(0, 3, 1, 2).reshape(-1, p, 3).index_select(0, cast(Tensor, env.where))
+        for rows, edges, env in self._rows(pairs):
+            atomic, slopes, phi = self.evaluate_environments(env, members=members, last=last)
+            # From slots [N, P, 3, M] back to the list of pairs [E, P, 3], from rows sorted by species back to atoms.
+            gradients[edges] = slopes.permute(0, 3, 1, 2).reshape(-1, p, 3).index_select(0, cast(Tensor, env.where))
             place = rows.start + env.atoms
-            energies[:, place] = own_energies
-            if features is not None and weights is not None and own_last is not None:
-                features[:, place] = own_last.double()
-                # B_0 is the cutoff function
-                weights[own] = env.radial[:, 0].reshape(-1)[env.where].double()
+            energies[:, place] = atomic
+            if features is not None and weights is not None and phi is not None:
+                features[:, place] = phi.double()
+                # B_0 is the cutoff function f_ij, by which the neighbours' variances are weighed.
+                weights[edges] = env.radial[:, 0].reshape(-1)[env.where].double()
         return PairEvaluation(energies, gradients, features, weights)
 
-    def _collect(self, pairs: PairList, found: PairEvaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _collect(self, pairs: PairList, evaluation: PairEvaluation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Energies [P, n_structures], forces [P, N, 3], dE/dstrain of the mean [n_structures, 3, 3]."""
-        energies = found.energies.new_zeros(self.n_members, pairs.n_structures)
-        energies.index_add_(1, pairs.structure, found.energies)
-        forces = sum_forces(pairs, found.gradients).permute(1, 0, 2)
-        strain = sum_strain(pairs, found.gradients.mean(1))
+        energies = evaluation.energies.new_zeros(self.n_members, pairs.n_structures)
+        energies.index_add_(1, pairs.structure, evaluation.energies)
+        forces = sum_forces(pairs, evaluation.gradients).permute(1, 0, 2)
+        strain = sum_strain(pairs, evaluation.gradients.mean(1))
         return energies.cpu().numpy(), forces.cpu().numpy(), strain.cpu().numpy()

@@ -33,9 +33,9 @@ def contract_edges(environments: Environments, gradient: Tensor) -> Tensor:
     g = _rows_first(gradient)
     across, along = [], []
     for s, (a, b) in enumerate(itertools.pairwise(environments.slots)):
-        own = g[..., s * n_radial : (s + 1) * n_radial]
-        across.append(torch.bmm(own, environments.radial[..., a:b]))
-        along.append(torch.bmm(own, environments.radial_slope[..., a:b]))
+        block = g[..., s * n_radial : (s + 1) * n_radial]
+        across.append(torch.bmm(block, environments.radial[..., a:b]))
+        along.append(torch.bmm(block, environments.radial_slope[..., a:b]))
     return _combine(environments, torch.cat(across, -1), torch.cat(along, -1), len(gradient))
 
 

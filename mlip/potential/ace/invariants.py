@@ -71,8 +71,8 @@ def derive_fields(size: Size, fields: Tensor, products: Tensor, slopes: Tensor, 
         return gradient
     first, pairs, higher = slopes.split((1, size.n_pairs, len(size.powers)), 1)
     d_fields = pairs[:, sphere.degree] * (2.0 * fields) if size.n_pairs else None
-    for nu, product, own in zip(size.powers, products, higher.split(1, 1), strict=False):
-        term = own * (nu * product)
+    for nu, product, slope in zip(size.powers, products, higher.split(1, 1), strict=False):
+        term = slope * (nu * product)
         d_fields = term if d_fields is None else d_fields + term
     rest = first.new_zeros(len(first), len(sphere.degree), *first.shape[2:]) if d_fields is None else d_fields
     return torch.cat((rest[:, :1] + first, rest[:, 1:]), 1)

@@ -59,8 +59,8 @@ class LastLayer:
         """phi L of every atom, [P, N, D], from features [P, N, D]."""
         whitened = torch.empty_like(features)
         for s in range(len(self.factor)):
-            own = torch.nonzero(species == s)[:, 0]
-            whitened[:, own] = torch.bmm(features[:, own], self.factor[s])
+            rows = torch.nonzero(species == s)[:, 0]
+            whitened[:, rows] = torch.bmm(features[:, rows], self.factor[s])
         return whitened
 
     def atomic_variances(self, whitened: Tensor) -> Tensor:
@@ -82,12 +82,12 @@ class LastLayer:
         return self.energy_unit * variances.sqrt()
 
     @torch.no_grad()
-    def spreads(self, structures: Sequence[Atoms], pairs: PairList, found: PairEvaluation) -> list[Spread]:
+    def spreads(self, structures: Sequence[Atoms], pairs: PairList, evaluation: PairEvaluation) -> list[Spread]:
         """Raw spreads of ``structures`` from an evaluation of their pairs that holds the last layer's features."""
-        if found.last is None or found.weights is None:
+        if evaluation.last is None or evaluation.weights is None:
             raise ValueError("the evaluation holds no last-layer features; evaluate with last=True")
-        whitened = self.whiten(found.last, pairs.species)
-        atomic = self.force_spread(self.atomic_variances(whitened), pairs.centers, pairs.neighbors, found.weights)
+        whitened = self.whiten(evaluation.last, pairs.species)
+        atomic = self.force_spread(self.atomic_variances(whitened), pairs.centers, pairs.neighbors, evaluation.weights)
         energies = self.energy_spread(whitened, pairs.species, pairs.structure, pairs.n_structures)
         parts = np.split(atomic.cpu().numpy(), np.cumsum([len(a) for a in structures])[:-1])
         return [Spread(part, energy) for part, energy in zip(parts, energies.tolist(), strict=True)]

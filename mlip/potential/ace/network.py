@@ -169,12 +169,12 @@ class CommitteeNetwork(nn.Module):
                 structure, those of the members [Q, n_structures] (P = Q).
             last: fill :attr:`Atomic.last`.
         """
-        own = density.transpose(0, 1)
+        neighbour_density = density.transpose(0, 1)  # [LM, N, C]: of the neighbours alone, without messages
         layers: list[Layer] = []
         for t in range(self.size.n_layers):
-            layers.append(self._layer(t, own, environments, layers))
+            layers.append(self._layer(t, neighbour_density, environments, layers))
         features = torch.cat([layer.features for layer in layers if layer.features is not None], -1)
-        atomic = self.read_out(features, own, environments, members=members, last=last)
+        atomic = self.read_out(features, neighbour_density, environments, members=members, last=last)
         return atomic, self._derive_edges(environments, layers, atomic)
 
     def atomic_energies(
@@ -206,7 +206,9 @@ class CommitteeNetwork(nn.Module):
     def _form(self, t: int, density: Tensor, environments: Environments) -> Layer:
         """Fields, products and scaled invariants of the density [LM, N, C]."""
         width = density.shape[-1]
+        # W carries the scale of each column, and has a copy for each m of its l: [S, LM, C, K].
         weight = (self.mix[t] * self.density_weight[t, :, :, :width, None])[:, self.degree]
+        # Only l = 0 has a mean; the fields of the mean density are taken away after the product.
         offset = torch.matmul(self.density_mean[t, :, None, :width], weight[:, 0])[:, 0]
         fields = grouped_matmul(density, weight, environments.groups)
         fields = torch.cat((fields[:1] - self._rows(offset, environments), fields[1:]))
@@ -247,37 +249,42 @@ class CommitteeNetwork(nn.Module):
         members: bool | Tensor,
         last: bool = False,
     ) -> Atomic:
-        """Energies and their derivatives with respect to features [N, F] and rho, which A [LM, N, C] holds."""
-        groups, x, slopes = environments.groups, features, []
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            z = grouped_matmul(x, weight, groups) + self._member_rows(bias, environments)
-            gate = torch.sigmoid(z)
-            x = z * gate
-            slopes.append(gate * (1.0 + z - x))
+        """Energies and their derivatives with respect to features [N, F] and rho, which A [LM, N, C] holds.
+
+        E_i beyond E0 and repulsion is g value with g = 1 - exp(-c_z rho), value = shift_z + scale (N_p(x) + a_p . x).
+        """
+        groups = environments.groups
+        hidden, slopes = self._run_hidden(features, environments)
         linear = grouped_matmul(features, self.linear, groups)
-        value = self.scale * (grouped_matmul(x, self.output, groups) + linear)[..., 0] + self._rows(
-            self.shift, environments
-        )
+        shift = self._rows(self.shift, environments)
+        value = self.scale * (grouped_matmul(hidden, self.output, groups) + linear)[..., 0] + shift  # [P, N]
         steepness = self._rows(self.saturation, environments)
-        rho = self._sum_neighbours(density)
-        fade = torch.exp(-steepness * rho)
-        factor = ((1.0 - fade) * self.scale)[:, None]
+        fade = torch.exp(-steepness * self._sum_neighbours(density))  # 1 - g, [N]
+        energies = (1.0 - fade) * value
+        d_rho = steepness * fade * value  # dg/drho = c_z (1 - g)
+        factor = ((1.0 - fade) * self.scale)[:, None]  # dE/d(N_p(x) + a_p . x), [N, 1]
+        # Back through the perceptron, layer by layer, to dE/dx [P, N, F].
         back = grouped_matmul(factor, self.output.mT, groups)
         for weight, slope in zip(reversed(self.weights), reversed(slopes), strict=True):
             back = grouped_matmul(back * slope, weight.mT, groups)
         back = back + grouped_matmul(factor, self.linear.mT, groups)
-        d_rho = steepness * fade * value
-        energies = (1.0 - fade) * value
-        if isinstance(members, Tensor):
-            # Whole rows [P * N]: a gather of single numbers takes several times as long.
-            chosen = members[:, environments.structure] * back.shape[1]
-            rows = (chosen + torch.arange(back.shape[1], device=chosen.device)).flatten()
-            back = back.flatten(0, 1).index_select(0, rows).unflatten(0, chosen.shape)
-            d_rho = d_rho.flatten().index_select(0, rows).view_as(chosen)
-        elif not members:
-            back, d_rho = back.mean(0, keepdim=True), d_rho.mean(0, keepdim=True)
-        phi = factor * torch.cat((x, features.expand(*x.shape[:-1], -1)), -1) if last else None
+        back, d_rho = _choose_derivatives(back, d_rho, members, environments)
+        # E is linear in the last layer's weights: its derivative is what they multiply, [P, N, n_last].
+        phi = factor * torch.cat((hidden, features.expand(*hidden.shape[:-1], -1)), -1) if last else None
         return Atomic(energies, back, d_rho, phi)
+
+    def _run_hidden(self, features: Tensor, environments: Environments) -> tuple[Tensor, list[Tensor]]:
+        """What the hidden layers make of x [N, F], [P, N, width], and the slope of every activation.
+
+        The activation is SiLU, s(z) = z sigmoid(z), whose slope is sigmoid(z) (1 + z - s(z)).
+        """
+        x, slopes = features, []
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            z = grouped_matmul(x, weight, environments.groups) + self._member_rows(bias, environments)
+            gate = torch.sigmoid(z)
+            x = z * gate
+            slopes.append(gate * (1.0 + z - x))
+        return x, slopes
 
     # The way back.
 
@@ -285,6 +292,7 @@ class CommitteeNetwork(nn.Module):
         """dE_i/dr_ij [N, P, 3, M]."""
         d_features = list(atomic.d_features.split(self.size.n_invariants, -1))
         width = self.size.n_density
+        # From the last layer to the first: what a message says depends on the features of the layer before.
         total, edges = atomic.d_rho.new_zeros(()), atomic.d_rho.new_zeros(())
         for t in reversed(range(self.size.n_layers)):
             layer = layers[t]
@@ -295,6 +303,7 @@ class CommitteeNetwork(nn.Module):
                     environments, gradient[..., width:], layer.messages, layer.radial, layer.radial_slope
                 )
                 edges = edges + along
+                # h = tanh(x V), so dE/d(x V) = dE/dh (1 - h^2).
                 d_tanh = d_messages * (1.0 - layer.messages * layer.messages)
                 d_features[t - 1] = d_features[t - 1] + grouped_matmul(
                     d_tanh, self.message[t - 1].mT, environments.groups
@@ -333,15 +342,15 @@ class CommitteeNetwork(nn.Module):
     @torch.no_grad()
     def fit_statistics(self, environments: Environments, density: Tensor) -> None:
         """Set every scale from training data: environments of whole structures and their density [N, LM, C]."""
-        own = density.transpose(0, 1)
+        neighbour_density = density.transpose(0, 1)
         layers: list[Layer] = []
         for t in range(self.size.n_layers):
-            seen = own
+            seen = neighbour_density
             if t:
                 radial, _ = self._message_basis(t, environments)
                 arrived = gather_messages(environments, radial, self._send(t, layers[t - 1], environments))
-                seen = torch.cat((own, arrived), -1)
-            bound = self._sum_neighbours(own) > 0.0  # lone atoms say nothing
+                seen = torch.cat((neighbour_density, arrived), -1)
+            bound = self._sum_neighbours(neighbour_density) > 0.0  # lone atoms say nothing
             groups = [a + torch.nonzero(bound[a:b])[:, 0] for a, b in itertools.pairwise(environments.groups)]
             for species, rows in enumerate(groups):
                 if len(rows):
@@ -352,27 +361,43 @@ class CommitteeNetwork(nn.Module):
                     scale = raw[rows].square().mean(0).sqrt().clamp(min=LEAST_INVARIANT)
                     self.invariant_scale[t, species] = scale
                     self.feature_mean[t, species] = compress(self.size, raw[rows] / scale).mean(0)
-            layers.append(self._layer(t, own, environments, layers))
+            layers.append(self._layer(t, neighbour_density, environments, layers))
 
-    def _fit_density(self, t: int, species: int, own: Tensor) -> None:
-        width, n_density = own.shape[-1], self.size.n_density
-        radial = torch.arange(self.size.n_radial, dtype=own.dtype, device=own.device).repeat(self.size.n_species)
+    def _fit_density(self, t: int, species: int, seen: Tensor) -> None:
+        width, n_density = seen.shape[-1], self.size.n_density
+        radial = torch.arange(self.size.n_radial, dtype=seen.dtype, device=seen.device).repeat(self.size.n_species)
         prior = (1.0 + RADIAL_PRIOR * radial**2) ** -0.5
         prior = prior / prior.norm()
         if t:  # the neighbours' density and their messages weigh the same
             prior = torch.cat((prior, prior.new_full((width - n_density,), (width - n_density) ** -0.5))) / 2**0.5
         else:
-            sparse = float(torch.quantile(self._sum_neighbours(own).double(), 0.01))
+            sparse = float(torch.quantile(self._sum_neighbours(seen).double(), 0.01))
             self.saturation[species] = SATURATION / max(sparse, 0.05)
-        least = LEAST_DENSITY * own[0].square().mean(0).sqrt().max()
-        self.density_mean[t, species, :width] = own[0].mean(0)
+        least = LEAST_DENSITY * seen[0].square().mean(0).sqrt().max()
+        self.density_mean[t, species, :width] = seen[0].mean(0)
         for degree in range(self.size.l_max + 1):
-            block = own[self.degree == degree]
-            block = block - own[0].mean(0) if degree == 0 else block
+            block = seen[self.degree == degree]
+            block = block - seen[0].mean(0) if degree == 0 else block
             rms = block.square().mean((0, 1)).sqrt()
             # Neighbour species that the data lack get an ordinary scale, not a huge weight.
             typical = torch.maximum(rms.max(), least)
             self.density_weight[t, species, degree, :width] = prior / torch.where(rms > 0.02 * typical, rms, typical)
+
+
+def _choose_derivatives(
+    d_features: Tensor, d_rho: Tensor, members: bool | Tensor, environments: Environments
+) -> tuple[Tensor, Tensor]:
+    """Of dE/dx [P, N, F] and dE/drho [P, N], those of ``members`` as in :meth:`CommitteeNetwork.forward`."""
+    if isinstance(members, Tensor):
+        # Whole rows [P * N]: a gather of single numbers takes several times as long.
+        n_rows = d_features.shape[1]
+        chosen = members[:, environments.structure] * n_rows
+        rows = (chosen + torch.arange(n_rows, device=chosen.device)).flatten()
+        d_features = d_features.flatten(0, 1).index_select(0, rows).unflatten(0, chosen.shape)
+        return d_features, d_rho.flatten().index_select(0, rows).view_as(chosen)
+    if not members:
+        return d_features.mean(0, keepdim=True), d_rho.mean(0, keepdim=True)
+    return d_features, d_rho
 
 
 def _half_sphere(points: np.ndarray) -> np.ndarray:

@@ -53,10 +53,10 @@ def _share_fields(description: dict[str, Any], state: dict[str, Tensor]) -> tupl
     new |= {name: tensor[:, :, 0] for name, tensor in state.items() if name.startswith("biases.")}
     new |= {name: state[name] for name in state if name.startswith("weights.") or name == "output"}
     for name in {first, "linear"}:
-        own = state[name].unflatten(2, (-1, k))  # [S, P, F, b] -> [S, P, invariant, K, b]
-        wide = torch.zeros(n_species, p, own.shape[2], p, k, own.shape[-1])
+        first_weights = state[name].unflatten(2, (-1, k))  # [S, P, F, b] -> [S, P, invariant, K, b]
+        wide = torch.zeros(n_species, p, first_weights.shape[2], p, k, first_weights.shape[-1])
         for member in range(p):
-            wide[:, member, :, member] = own[:, member]
+            wide[:, member, :, member] = first_weights[:, member]
         new[name] = wide.flatten(2, 4)
     description = description | {
         "size": size | {"n_channels": p * k, "n_layers": 1, "compression": "root"},

@@ -77,10 +77,10 @@ class MACEPotential(Potential):
         self.state = state
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._networks, fused = [], cueq and architecture.has_cueq_form
-        for own in split_states(state, n_members):
+        for weights in split_states(state, n_members):
             network = build_network(architecture)
             try:
-                network.load_state_dict(own)
+                network.load_state_dict(weights)
             except RuntimeError as error:
                 raise ValueError(f"weights do not fit the description: {error}") from None
             self._networks.append(accelerate(network.to(self._dtype), device, fused).requires_grad_(False).eval())
@@ -93,10 +93,10 @@ class MACEPotential(Potential):
             energies, forces, strain = (np.stack(parts) for parts in zip(*outputs, strict=True))
             first = 0
             for k, atoms in enumerate(chunk):
-                own = forces[:, first : first + len(atoms)]
-                spread = Spread.of_members(energies[:, k], own)
+                forces_members = forces[:, first : first + len(atoms)]
+                spread = Spread.of_members(energies[:, k], forces_members)
                 predictions.append(
-                    summarise(atoms, self.calibration, energies[:, k], own, strain[:, k].mean(0), spread)
+                    summarise(atoms, self.calibration, energies[:, k], forces_members, strain[:, k].mean(0), spread)
                 )
                 first += len(atoms)
         return predictions
@@ -137,7 +137,7 @@ class MACEPotential(Potential):
 
     def save(self, folder: Path) -> None:
         """Write ``potential.safetensors`` and ``potential.json`` into ``folder``."""
-        own = {
+        description = {
             "architecture": asdict(self.architecture),
             "n_members": self.n_members,
             "head": self.head,
@@ -147,7 +147,7 @@ class MACEPotential(Potential):
             "cueq": self.cueq,
             "descriptor_scale": self.descriptor_scale,
         }
-        write_files(self, Path(folder), "mace", self.state, own)
+        write_files(self, Path(folder), "mace", self.state, description)
 
     def _inputs(self, graphs: Sequence[Graph]) -> dict[str, Any]:
         return join_graphs(graphs, len(self.architecture.atomic_numbers), self.head, self.device, self._dtype)

@@ -133,25 +133,29 @@ def _read_records(path: Path) -> Record:
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise PotentialFileError(f"{path}: refused: {error}. {ADVICE}") from None
     if not isinstance(root, Record) or not type(root).name.endswith(".ScaleShiftMACE"):
-        found = type(root).name if isinstance(root, Record) else type(root).__name__
-        raise PotentialFileError(f"{path}: holds {found or 'something else'}, not a ScaleShiftMACE. {ADVICE}")
+        kind = type(root).name if isinstance(root, Record) else type(root).__name__
+        raise PotentialFileError(f"{path}: holds {kind or 'something else'}, not a ScaleShiftMACE. {ADVICE}")
     return root
 
 
 def _assemble(root: Record, path: str) -> Foundation:
     architecture = _architecture(root)
     network = build_network(architecture)
-    own, found = network.state_dict(), _tensors(root)
+    initial, tensors = network.state_dict(), _tensors(root)
     for name, parameter in network.named_parameters():
-        if parameter.numel() and (name not in found or found[name].numel() != parameter.numel()):
+        if parameter.numel() and (name not in tensors or tensors[name].numel() != parameter.numel()):
             raise PotentialFileError(f"{path}: its {name} does not fit a network made by the installed mace-torch")
-    found = {name: tensor for name, tensor in found.items() if not name.startswith(UNUSED)}
-    spare = sorted(name for name, tensor in found.items() if name not in own and tensor.numel())
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNUSED)}
+    spare = sorted(name for name, tensor in tensors.items() if name not in initial and tensor.numel())
     if spare:
         raise PotentialFileError(f"{path}: the installed mace-torch has no place for its {', '.join(spare[:3])}")
     # Energies of isolated atoms are the labeller's, and are kept outside of the network.
-    kept = {name: t for name, t in found.items() if "atomic_energies" not in name and t.numel() == own[name].numel()}
-    state = own | {name: tensor.to(own[name].dtype).reshape(own[name].shape) for name, tensor in kept.items()}
+    kept = {
+        name: t for name, t in tensors.items() if "atomic_energies" not in name and t.numel() == initial[name].numel()
+    }
+    state = initial | {
+        name: tensor.to(initial[name].dtype).reshape(initial[name].shape) for name, tensor in kept.items()
+    }
     return Foundation(architecture, state, path)
 
 
@@ -241,15 +245,15 @@ def _tensors(record: Record, prefix: str = "") -> dict[str, Tensor]:
     if not isinstance(record, Record) or not isinstance(record.state, dict):
         return {}
     transient = record.state.get("_non_persistent_buffers_set", ())
-    found = {
+    tensors = {
         prefix + name: tensor
         for kind in ("_parameters", "_buffers")
         for name, tensor in record.state.get(kind, {}).items()
         if isinstance(tensor, Tensor) and name not in transient
     }
     for name, child in _modules(record).items():
-        found |= _tensors(child, f"{prefix}{name}.")
-    return found
+        tensors |= _tensors(child, f"{prefix}{name}.")
+    return tensors
 
 
 def reduce_elements(foundation: Foundation, numbers: Sequence[int]) -> Foundation:

@@ -77,8 +77,8 @@ class Elasticity:
 
     def model_error(self, state: State) -> np.ndarray | None:
         """Standard deviation over the members, GPa, [n]; None without members."""
-        found = self.member_constants.get(state)
-        return None if found is None else found.std(0, ddof=1)
+        members = self.member_constants.get(state)
+        return None if members is None else members.std(0, ddof=1)
 
 
 def measure_elasticity(
@@ -117,12 +117,16 @@ def measure_elasticity(
         limit = fmax if state == "relaxed" else None
         samples[state] = [sample_path(crystal, calculator, path, signed, limit) for path in paths]
     volume = crystal.get_volume()
-    by_energy = {s: fit_energies(basis, paths, [p.energies for p in own], own, volume) for s, own in samples.items()}
-    by_stress = {s: fit_stresses(basis, own) for s, own in samples.items() if np.isfinite(own[0].stresses).all()}
+    by_energy = {
+        s: fit_energies(basis, paths, [p.energies for p in sampled], sampled, volume) for s, sampled in samples.items()
+    }
+    by_stress = {
+        s: fit_stresses(basis, sampled) for s, sampled in samples.items() if np.isfinite(sampled[0].stresses).all()
+    }
     rest = samples["clamped"][0].stresses[signed.index(0.0)]
     members, member_response = {}, None
     if potential is not None and potential.n_members > 1:
-        members = {s: _member_constants(basis, own, potential, volume) for s, own in samples.items()}
+        members = {s: _member_constants(basis, sampled, potential, volume) for s, sampled in samples.items()}
         member_response = respond(crystal, _member_forces(potential)) if relax else None
     return Elasticity(
         crystal=crystal,
@@ -146,8 +150,8 @@ def fit_energies(
 ) -> Constants:
     """Constants from energies (eV), one array [n_amplitudes] per path; ``volume`` in Å³."""
     curvatures, errors = [], []
-    for path, values, own in zip(paths, energies, samples, strict=True):
-        value, error = polynomial_term(own.amplitudes, values - values.mean(), powers_of(path, own.amplitudes), 2)
+    for path, values, sample in zip(paths, energies, samples, strict=True):
+        value, error = polynomial_term(sample.amplitudes, values - values.mean(), powers_of(path, sample.amplitudes), 2)
         curvatures.append(2 * value / volume / units.GPa)
         errors.append(2 * error / volume / units.GPa)
     inverse = np.linalg.pinv(energy_rows(basis, paths))
@@ -163,10 +167,10 @@ def powers_of(path: StrainPath, amplitudes: np.ndarray) -> list[int]:
 def fit_stresses(basis: TensorBasis, samples: Sequence[PathSamples]) -> Constants:
     """Constants from the stresses of every path."""
     rows, slopes, errors = [], [], []
-    for own in samples:
-        powers = [0, 1, 2, 3] if len(own.amplitudes) > 4 else [0, 1]
-        slope, error = polynomial_term(own.amplitudes, own.stresses / units.GPa, powers, 1)
-        rows.append(np.einsum("kij,j->ik", basis.tensors, np.array(own.path.direction)))
+    for sample in samples:
+        powers = [0, 1, 2, 3] if len(sample.amplitudes) > 4 else [0, 1]
+        slope, error = polynomial_term(sample.amplitudes, sample.stresses / units.GPa, powers, 1)
+        rows.append(np.einsum("kij,j->ik", basis.tensors, np.array(sample.path.direction)))
         slopes.append(slope)
         errors.append(error)
     inverse = np.linalg.pinv(np.concatenate(rows))
@@ -180,8 +184,8 @@ def _member_constants(
 
     The energy at positions where its own forces almost vanish differs from its minimum in second order only.
     """
-    members = [np.array([p.energy_members for p in potential.predict(own.frames)]).T for own in samples]
-    paths = [own.path for own in samples]
+    members = [np.array([p.energy_members for p in potential.predict(sample.frames)]).T for sample in samples]
+    paths = [sample.path for sample in samples]
     return np.array(
         [fit_energies(basis, paths, values, samples, volume).values for values in zip(*members, strict=True)]
     )

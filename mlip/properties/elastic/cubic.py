@@ -59,9 +59,9 @@ def elastic_cubic(
     axial, shear = StrainPath("axial", (1, 0, 0, 0, 0, 0)), StrainPath("shear", (0, 0, 0, 1, 0, 0))
 
     def column(path: StrainPath, limit: float | None) -> tuple[Any, Any]:
-        own = sample_path(structure, calculator, path, (-strain, strain), limit)
-        stress = polynomial_term(own.amplitudes, own.stresses / units.GPa, [0, 1], 1)[0]
-        return stress, polynomial_term(own.amplitudes, own.shifts, [0, 1], 1)[0]
+        sample = sample_path(structure, calculator, path, (-strain, strain), limit)
+        stress = polynomial_term(sample.amplitudes, sample.stresses / units.GPa, [0, 1], 1)[0]
+        return stress, polynomial_term(sample.amplitudes, sample.shifts, [0, 1], 1)[0]
 
     column_1 = column(axial, fmax if relax else None)[0]
     column_4 = column(shear, None)[0]

@@ -48,12 +48,12 @@ def forces_of(calculator: Any) -> Forces:
     """Forces by an ASE calculator."""
 
     def evaluate(structures: Sequence[Atoms]) -> np.ndarray:
-        found = []
+        forces = []
         for atoms in structures:
             copy = atoms.copy()
             copy.calc = calculator
-            found.append(copy.get_forces())
-        return np.array(found)
+            forces.append(copy.get_forces())
+        return np.array(forces)
 
     return evaluate
 
@@ -107,15 +107,15 @@ def _symmetry_images(crystal: Atoms) -> list[_Image]:
     """For every atom, an operation that makes it of a representative one."""
     symmetry = find_symmetry(crystal)
     cell, scaled = crystal.cell.array.T, crystal.get_scaled_positions()
-    found: dict[int, _Image] = {}
+    images: dict[int, _Image] = {}
     for rotation, translation in zip(symmetry.rotations, symmetry.translations, strict=True):
         offsets = (scaled @ rotation.T + translation)[:, None] - scaled[None]
         distance = np.linalg.norm((offsets - np.round(offsets)) @ cell.T, axis=-1)
         target_of = distance.argmin(1)
         turned = cell @ rotation @ np.linalg.inv(cell)
         for source in np.unique(symmetry.equivalent_atoms).tolist():
-            found.setdefault(int(target_of[source]), _Image(source, turned, target_of))
-    return [found[k] for k in range(len(crystal))]
+            images.setdefault(int(target_of[source]), _Image(source, turned, target_of))
+    return [images[k] for k in range(len(crystal))]
 
 
 def _fill(rows: np.ndarray, movers: Sequence[int], images: Sequence[_Image]) -> np.ndarray:
@@ -123,9 +123,9 @@ def _fill(rows: np.ndarray, movers: Sequence[int], images: Sequence[_Image]) -> 
     n = len(images)
     full = np.zeros((*rows.shape[:-4], n, 3, n, 3))
     for atom, image in enumerate(images):
-        own = rows[..., movers.index(image.source), :, :, :]
+        representative = rows[..., movers.index(image.source), :, :, :]
         full[..., atom, :, image.target_of, :] = np.moveaxis(
-            np.einsum("xa,...anb,yb->...xny", image.rotation, own, image.rotation), -2, 0
+            np.einsum("xa,...anb,yb->...xny", image.rotation, representative, image.rotation), -2, 0
         )
     return full.reshape(*rows.shape[:-4], 3 * n, 3 * n)
 

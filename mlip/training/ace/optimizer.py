@@ -56,8 +56,8 @@ class Soap:
     def state(self) -> dict[str, Tensor]:
         """Every tensor of the state, by name; fill them in place to restore it."""
         tensors = {f"first/{n}": t for n, t in self.first.items()} | {f"second/{n}": t for n, t in self.second.items()}
-        for kind, found in (("moment", self.moments), ("basis", self.bases)):
-            tensors |= {f"{kind}_{side}/{name}": t for name, sides in found.items() for side, t in sides.items()}
+        for kind, tables in (("moment", self.moments), ("basis", self.bases)):
+            tensors |= {f"{kind}_{side}/{name}": t for name, sides in tables.items() for side, t in sides.items()}
         return tensors
 
     def _direction(self, name: str, gradient: Tensor, step: int) -> Tensor:

@@ -59,18 +59,20 @@ def evaluate_columns(potential: ACEPotential, structures: Sequence[Atoms], membe
     forces: list[np.ndarray] = []
     virials: list[np.ndarray] = []
     for chunk in _chunks(structures):
-        for found_chunk, pairs in probe._chunks(chunk):
-            found = probe._evaluate(pairs, members=True)
-            n = len(found_chunk)
-            total = found.energies.new_zeros(len(found.energies), n).index_add(1, pairs.structure, found.energies)
-            pulls = sum_forces(pairs, found.gradients).permute(0, 2, 1).cpu().numpy()
-            outer = torch.einsum("epx,ey->epxy", found.gradients.double(), pairs.vectors)
+        for part, pairs in probe._chunks(chunk):
+            evaluation = probe._evaluate(pairs, members=True)
+            n = len(part)
+            total = evaluation.energies.new_zeros(len(evaluation.energies), n).index_add(
+                1, pairs.structure, evaluation.energies
+            )
+            pulls = sum_forces(pairs, evaluation.gradients).permute(0, 2, 1).cpu().numpy()
+            outer = torch.einsum("epx,ey->epxy", evaluation.gradients.double(), pairs.vectors)
             owner = pairs.structure[pairs.centers]
             strain = outer.new_zeros(n, *outer.shape[1:]).index_add(0, owner, outer)
             energies.append(_relative(total.T.cpu().numpy()))
             virials.append(_relative((0.5 * (strain + strain.mT)).permute(0, 2, 3, 1).cpu().numpy()))
-            ends = np.cumsum([len(a) for a in found_chunk])[:-1]
-            forces.extend(_relative(part) for part in np.split(pulls, ends))
+            ends = np.cumsum([len(a) for a in part])[:-1]
+            forces.extend(_relative(pull) for pull in np.split(pulls, ends))
     return Columns(np.concatenate(energies), forces, np.concatenate(virials))
 
 
@@ -177,9 +179,9 @@ class Readout:
     def refit(self, kept: np.ndarray) -> np.ndarray:
         """w [D] of a fit to the structures ``kept`` [n] alone, solved anew; the ridge stays."""
         rows = np.isin(self.owner, kept)
-        own = self.rows[rows]
-        gram = own.T @ own + self.ridge * np.eye(own.shape[1])
-        return self.prior + np.linalg.solve(gram, own.T @ self.residuals[rows])
+        design = self.rows[rows]
+        gram = design.T @ design + self.ridge * np.eye(design.shape[1])
+        return self.prior + np.linalg.solve(gram, design.T @ self.residuals[rows])
 
     def leave_out(self, *, exact: bool = True) -> np.ndarray:
         """dw [n_structures, D] when each is left out; with ``exact=False`` the plain influence function."""
@@ -199,10 +201,10 @@ class Readout:
         extrapolates. NaN where a structure has no such label.
         """
         chosen = np.isin(self.owner, kept)
-        own = self.rows[chosen]
-        inverse = np.linalg.inv(own.T @ own + self.ridge * np.eye(own.shape[1]))
-        misfit = self.residuals - self.rows @ (inverse @ (own.T @ self.residuals[chosen]))
-        found = np.full((3, self.n_structures), np.nan)
+        design = self.rows[chosen]
+        inverse = np.linalg.inv(design.T @ design + self.ridge * np.eye(design.shape[1]))
+        misfit = self.residuals - self.rows @ (inverse @ (design.T @ self.residuals[chosen]))
+        surprise = np.full((3, self.n_structures), np.nan)
         for k in range(self.n_structures):
             block = self._slice(k)
             free, rows = misfit[block], self.rows[block]
@@ -212,10 +214,10 @@ class Readout:
                 covariance = np.linalg.inv(np.eye(len(rows)) - leverage)
                 free = covariance @ free
             for kind in range(3):
-                own = self.kind[block] == kind
-                part = free[own] @ np.linalg.solve(covariance[np.ix_(own, own)], free[own])
-                found[kind, k] = np.sqrt(part / own.sum()) if own.any() else np.nan
-        return found
+                labels = self.kind[block] == kind
+                whitened = free[labels] @ np.linalg.solve(covariance[np.ix_(labels, labels)], free[labels])
+                surprise[kind, k] = np.sqrt(whitened / labels.sum()) if labels.any() else np.nan
+        return surprise
 
     def variance(self, gradient: np.ndarray) -> float:
         """Variance of the linear quantity ``gradient`` [D], by the fit's posterior."""
@@ -236,7 +238,7 @@ class Readout:
 
     def _blocks(self) -> list[tuple[np.ndarray, np.ndarray]]:
         slices = [self._slice(k) for k in range(self.n_structures)]
-        return [(self.rows[own], self.misfit[own]) for own in slices]
+        return [(self.rows[block], self.misfit[block]) for block in slices]
 
 
 def build_readout(

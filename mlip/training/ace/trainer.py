@@ -79,8 +79,8 @@ class Trainer(Schedule):
             members, size = choose_members(self.member_weights, self.step, self.seed), self.network.size
             batch = take_batch(self.data, share, self.member_weights, size.n_species, members, share=size.n_layers == 1)
             loss, squares = compute_loss(self.network, batch, settings, ramp)
-            found = torch.autograd.grad(loss, list(self.parameters.values()))
-            gradients = dict(zip(self.parameters, found, strict=True))
+            derivatives = torch.autograd.grad(loss, list(self.parameters.values()))
+            gradients = dict(zip(self.parameters, derivatives, strict=True))
             squares = squares * squares.new_tensor(parts)
         self.processes.sum_([*gradients.values(), squares])
         return gradients, squares

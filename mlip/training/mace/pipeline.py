@@ -205,10 +205,10 @@ def _continue(start: Start, folder: Path, basis: AtomicBasis, given: dict[str, f
         fits = before.n_members == len(start.networks) and _same(before.architecture, start.architecture)
         return "" if fits else "its architecture or number of members differs"
 
-    found = load_fitting(folder, MACEPotential, basis.species, difference)
-    if found is None:
+    previous = load_fitting(folder, MACEPotential, basis.species, difference)
+    if previous is None:
         return start
-    before, sha256 = found
+    before, sha256 = previous
     networks: list[Any] = [build_network(before.architecture) for _ in range(before.n_members)]
     for network, state in zip(networks, split_states(before.state, before.n_members), strict=True):
         network.load_state_dict(state)
@@ -272,9 +272,9 @@ def _write_results(
     cueq = settings.mace.cueq and start.architecture.has_cueq_form
     with torch.no_grad():  # coupling coefficients stay in double precision: only weights went through float32
         for network, trained in zip(start.networks, trainer.networks, strict=True):
-            found = dict(release(trained, trainer.device, cueq).named_parameters())
+            weights = dict(release(trained, trainer.device, cueq).named_parameters())
             for name, parameter in network.named_parameters():
-                parameter.copy_(found[name].reshape(parameter.shape))
+                parameter.copy_(weights[name].reshape(parameter.shape))
     potential = MACEPotential(
         start.architecture,
         join_states([network.state_dict() for network in start.networks]),

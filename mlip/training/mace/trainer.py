@@ -68,8 +68,10 @@ class MACETrainer(Schedule):
             {name: p for name, p in network.named_parameters() if p.requires_grad and p.numel()}
             for network in self.networks
         ]
-        self.averages = [WeightAverage(own, EMA) for own in self.parameters]
-        self.optimizers = [torch.optim.AdamW(own.values(), weight_decay=WEIGHT_DECAY) for own in self.parameters]
+        self.averages = [WeightAverage(trained, EMA) for trained in self.parameters]
+        self.optimizers = [
+            torch.optim.AdamW(trained.values(), weight_decay=WEIGHT_DECAY) for trained in self.parameters
+        ]
         for optimizer in self.optimizers:
             for parameter in optimizer.param_groups[0]["params"]:
                 zero = torch.zeros_like(parameter)

@@ -46,9 +46,8 @@ def load_library() -> ctypes.CDLL | None:
 
 def find_compiler() -> str | None:
     """The C++ compiler: ``CXX``, or g++ or c++ on the PATH."""
-    return next(
-        (found for name in (os.environ.get("CXX"), "g++", "c++") if name and (found := shutil.which(name))), None
-    )
+    names = [os.environ.get("CXX"), "g++", "c++"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 def compile_kernels(compiler: str, path: Path) -> None:
