@@ -9,21 +9,22 @@ listed under `same_training` in config.yaml.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import importlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import records
-
-from mlip.config.train import Train
-from mlip.jobs.digests import code_digest
-from mlip.loop.train_committee import TrainingRequest, train_committee
+from ase import Atoms
 
 CASES: dict[str, dict[str, Any]] = {
     "Si": {},
@@ -37,23 +38,45 @@ def train(data: Path) -> dict[str, str]:
     """Digests of the training code and of each case's files."""
     records.single_thread()
     warnings.filterwarnings("ignore", category=UserWarning)
-    found = {"code": code_digest("mlip.training")}
+    digests = {"code": _import("code_digest", "mlip.jobs.digests", "mlip.provenance")("mlip.training")}
     for name, settings in CASES.items():
         first, valid = (records.read_split(data / name, split)[:N_STRUCTURES] for split in ("train", "valid"))
         with tempfile.TemporaryDirectory() as folder:
-            train_committee(TrainingRequest(first, valid, Train(n_steps=N_STEPS, **settings), Path(folder), seed=3))
+            _train(first, valid, settings | {"n_steps": N_STEPS}, Path(folder))
             for path in sorted(Path(folder).glob("potential.*")):
-                found[f"{name} {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return found
+                digests[f"{name} {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return digests
+
+
+def _train(first: Sequence[Atoms], valid: Sequence[Atoms], settings: dict[str, Any], out: Path) -> None:
+    """Train as this checkout does it: the other may be from before training took one request."""
+    arguments = first, valid, _import("Train", "mlip.config.train", "mlip.config")(**settings), out
+    train_committee = _import("train_committee", "mlip.loop.train_committee", "mlip.training")
+    if importlib.util.find_spec("mlip.training.request") is None:
+        train_committee(*arguments, seed=3)
+    else:
+        request = importlib.import_module("mlip.training.request").TrainingRequest
+        train_committee(request(*arguments, seed=3))
+
+
+def _import(name: str, *modules: str) -> Any:
+    """``name`` from the first of ``modules`` that has it: checkouts keep it in different places."""
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            if hasattr(imported := importlib.import_module(module), name):
+                return getattr(imported, name)
+    raise ImportError(f"{name} is in none of {', '.join(modules)}; is this a checkout that can be compared?")
 
 
 def run(checkout: Path, data: Path) -> dict[str, str]:
     """:func:`train` with the package of ``checkout``, in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).resolve()), str(data.resolve())]
+    # Its own interpreter where it has one: an editable install would lend another checkout's modules to this one.
+    python = checkout.resolve() / ".venv" / "bin" / "python"
+    command = [str(python) if python.exists() else sys.executable, str(Path(__file__).resolve()), str(data.resolve())]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    digests: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return digests
 
 
 def main() -> None:
