@@ -11,7 +11,8 @@ import benchmark_tables as tables
 import pandas as pd
 from matplotlib.axes import Axes
 
-from mlip.jobs.digests import code_digest
+from mlip.config.backends import BACKENDS
+from mlip.jobs.digests import code_digest, modules_of_step
 from mlip.report.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, YELLOW, Panel, Picture, limit_line, plain_numbers, png
 
 HERE = Path(__file__).parent
@@ -28,7 +29,7 @@ MOLECULE = (
     "150 s. Eight were taken nevertheless, for the longer training, because earlier code had been better with them on "
     "100 structures of the published 600 K training set: in this the row is no blind extrapolation."
 )
-CODE = code_digest("mlip.training")
+CODE = code_digest(*modules_of_step("train_committee", BACKENDS["ace"]))
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, INK)
 AXES = {"force_mae": "force MAE, meV/Å", "energy_mae": "energy MAE, meV/atom"}
 

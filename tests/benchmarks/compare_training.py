@@ -38,7 +38,7 @@ def train(data: Path) -> dict[str, str]:
     """Digests of the training code and of each case's files."""
     records.single_thread()
     warnings.filterwarnings("ignore", category=UserWarning)
-    digests = {"code": _import("code_digest", "mlip.jobs.digests", "mlip.provenance")("mlip.training")}
+    digests = {"code": _training_code()}
     for name, settings in CASES.items():
         first, valid = (records.read_split(data / name, split)[:N_STRUCTURES] for split in ("train", "valid"))
         with tempfile.TemporaryDirectory() as folder:
@@ -46,6 +46,15 @@ def train(data: Path) -> dict[str, str]:
             for path in sorted(Path(folder).glob("potential.*")):
                 digests[f"{name} {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return digests
+
+
+def _training_code() -> str:
+    """The digest that this checkout's benchmark rows carry."""
+    code_digest = _import("code_digest", "mlip.jobs.digests", "mlip.provenance")
+    with contextlib.suppress(ImportError):
+        modules_of_step = _import("modules_of_step", "mlip.jobs.digests")
+        return str(code_digest(*modules_of_step("train_committee", _import("BACKENDS", "mlip.config.backends")["ace"])))
+    return str(code_digest("mlip.training"))
 
 
 def _train(first: Sequence[Atoms], valid: Sequence[Atoms], settings: dict[str, Any], out: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import records
 
+from mlip.config.backends import BACKENDS
 from mlip.config.train import Train
-from mlip.jobs.digests import code_digest
+from mlip.jobs.digests import code_digest, modules_of_step
 from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import Potential, load_potential
 
@@ -54,7 +55,7 @@ def main() -> None:
         "budget": given.budget,
         "device": given.device,
         "settings": settings.model_dump(mode="json"),
-        "code": code_digest("mlip.training"),
+        "code": code_digest(*modules_of_step("train_committee", BACKENDS["ace"])),
         "cpu_seconds": trained[-1],
         "data_seconds": max(trained[-1] - result["training_seconds"], 0.0),
         # Calibration, errors on the training data, files.

@@ -31,11 +31,11 @@ def fit_last_layer(potential: ACEPotential, train: Sequence[Atoms], held: HeldOu
     candidates = [factorise(gram, regularization) for regularization in REGULARIZATIONS]
     spreads: list[list[Spread]] = [[] for _ in candidates]
     for features in potential.last_features(held.structures):
-        for last, found in zip(candidates, spreads, strict=True):
-            found.extend(last.spreads(*features))
+        for last, raw in zip(candidates, spreads, strict=True):
+            raw.extend(last.spreads(*features))
     fits = []
-    for last, found in zip(candidates, spreads, strict=True):
-        residuals = held.residuals(found)
+    for last, raw in zip(candidates, spreads, strict=True):
+        residuals = held.residuals(raw)
         unit, misfit = likelihood(residuals.force_errors, residuals.force_spread)
         ratio = np.abs(residuals.energy_errors) / np.maximum(residuals.energy_spread, 1e-12)
         energy_unit = max(float(np.median(ratio)) / NORMAL_MEDIAN, 1e-12)
@@ -47,10 +47,10 @@ def _gram(potential: ACEPotential, structures: Sequence[Atoms]) -> Tensor:
     """Phi^T Phi of every species and member [S, P, D, D] over the atoms of ``structures``."""
     width = potential.size.n_last
     gram = torch.zeros(len(potential.species), potential.n_members, width, width, dtype=torch.float64)
-    for _, pairs, found in potential.last_features(structures):
+    for _, pairs, evaluation in potential.last_features(structures):
         for s in range(len(potential.species)):
-            if found.last is not None:
-                phi = found.last[:, pairs.species == s]
+            if evaluation.last is not None:
+                phi = evaluation.last[:, pairs.species == s]
                 gram[s] += torch.bmm(phi.mT, phi).cpu()
     return gram
 

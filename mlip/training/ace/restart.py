@@ -38,8 +38,8 @@ def load_previous(folder: Path | None, basis: AtomicBasis, size: Size) -> Previo
     """The potential in ``folder``; None, with a warning, when its elements or its architecture are others."""
     if folder is None:
         return None
-    found = load_fitting(folder, ACEPotential, basis.species, lambda potential: _difference(potential, basis, size))
-    return Previous(*found) if found is not None else None
+    previous = load_fitting(folder, ACEPotential, basis.species, lambda potential: _difference(potential, basis, size))
+    return Previous(*previous) if previous is not None else None
 
 
 def _difference(potential: ACEPotential, basis: AtomicBasis, size: Size) -> str:
