@@ -81,14 +81,34 @@ def test_bad_configuration_is_explained_and_nothing_is_written(workflow: Workflo
     assert not workflow.results.exists()
 
 
+RULE = re.compile(r"^(?:rule|checkpoint|use rule [\w]+ as) (\w+)(?: with)?:\n(?: .*\n|\n(?= ))+", re.MULTILINE)
+ORDER = ["input", "output", "log", "benchmark", "conda", "threads", "resources", "params", "message", "script"]
+
+
+def rule_files() -> list[Path]:
+    return sorted((ROOT / "workflow" / "rules").rglob("*.smk"))
+
+
 def test_rules_are_small_and_named_like_their_scripts() -> None:
-    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+    (written,) = re.findall(r"at most (\d+) lines\s+a rule", (ROOT / "CONTRIBUTING.md").read_text())
+    for path in rule_files():
         assert len(path.read_text().splitlines()) < 250
+        for found in RULE.finditer(path.read_text()):
+            code = [line for line in found.group(0).splitlines() if line.strip() and not line.strip().startswith("#")]
+            assert len(code) <= int(written), f"{found.group(1)}: {len(code)} lines"
         for name in re.findall(r"^(?:rule|checkpoint) (\w+):", path.read_text(), re.MULTILINE):
             script = ROOT / "scripts" / f"{name}.py"
             assert script.is_file(), name
             assert len(script.read_text().splitlines()) < 50
-            assert f'script:\n        "../../scripts/{name}.py"' in path.read_text()
+            assert re.search(rf'script:\n        "(\.\./)+scripts/{name}\.py"', path.read_text())
+
+
+def test_rules_have_their_directives_in_one_order() -> None:
+    rules = {found.group(1): found.group(0) for path in rule_files() for found in RULE.finditer(path.read_text())}
+    assert len(rules) > 15
+    for name, body in rules.items():
+        directives = re.findall(r"^    (\w+):", body, re.MULTILINE)
+        assert directives == [directive for directive in ORDER if directive in directives], name
 
 
 def test_lint_is_clean() -> None:

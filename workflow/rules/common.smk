@@ -49,6 +49,9 @@ STRUCTURE_FILES = [source.file for source in CONFIG.structures if source.file]
 for missing in (file for file in STRUCTURE_FILES if not Path(file).is_file()):
     raise WorkflowError(f"structures: no file {missing}; give a path relative to the working directory {Path.cwd()}")
 
+# The studies that convergence waits for.
+GATE_STUDIES = CONFIG.assess.studies
+
 STARTING_STRUCTURES = [source.model_dump(mode="json") for source in CONFIG.structures]
 
 POTENTIAL_FILES = ("potential.safetensors", "potential.json", "training.json")

@@ -56,4 +56,8 @@ def iterations(wildcards):
 
 def every_iteration(step_file):
     """An input function: this file of each iteration up to the last."""
-    return collect("results/{{system}}/iter_{i}/{file}", i=iterations, file=step_file)
+
+    def files(wildcards):
+        return [f"results/{wildcards.system}/iter_{i}/{step_file}" for i in iterations(wildcards)]
+
+    return files

@@ -64,7 +64,7 @@ def walker_settings(wildcards):
 
 def gate_settings(wildcards):
     """Settings of each study that convergence waits for."""
-    return {name: getattr(CONFIG.studies, name).model_dump(mode="json") for name in CONFIG.assess.studies}
+    return {name: getattr(CONFIG.studies, name).model_dump(mode="json") for name in GATE_STUDIES}
 
 
 def shard_files(suffix):
