@@ -231,14 +231,14 @@ def status(
     from mlip.config.system import load_config
     from mlip.jobs.attempts import read_attempts
     from mlip.jobs.slurm.queue import read_queue
-    from mlip.status.loop import Status, read_status
+    from mlip.status.loop import LoopStatus, read_status
     from mlip.status.text import render_status, watch_status
 
     try:
         loaded = load_config(config)
         folder = results / loaded.system
 
-        def read() -> Status:
+        def read() -> LoopStatus:
             known = {attempt.slurm_job for attempt in read_attempts(folder)}
             return read_status(loaded, folder, queue=read_queue(results.absolute().parent, loaded.system, known))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlip.config.system import Config
 from mlip.io.files import read_json
+from mlip.io.layout import driver_log, output_path
 from mlip.jobs.lease import refuse_if_held
 from mlip.status.loop import read_status
 from mlip.status.text import progress_line
@@ -50,7 +51,7 @@ def run_loop(
     refuse_if_held(config.system)
     for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal or a kill end the jobs, too
         signal.signal(name, signal.default_int_handler)
-    log = results / "logs" / "snakemake.log"
+    log = driver_log(results)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = _snakemake(config_file, arguments)
     with log.open("w", encoding="utf-8") as stream:
@@ -120,5 +121,5 @@ def _explain(text: str) -> str:
 
 def read_summary(results: Path) -> dict[str, object]:
     """``summary.json`` of a finished loop."""
-    summary: dict[str, object] = read_json(results / "summary.json")
+    summary: dict[str, object] = read_json(output_path(results, "report_system", "summary.json"))
     return summary

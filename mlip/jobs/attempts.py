@@ -13,26 +13,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-FOLDER = "ledger"
-State = Literal["done", "failed", "lost", "open"]
+from mlip.io.layout import Job, attempts_path, find_attempts, job_at, log_of_attempts
 
-
-class Job(NamedTuple):
-    """A job of a loop or, where ``study`` is its name, of a study beside it; see :class:`Attempt`."""
-
-    iteration: int | None
-    step: str
-    part: str = ""
-    study: str = ""
+AttemptState = Literal["done", "failed", "lost", "open"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class Attempt:
     gpus: int
     seconds: float
     """How long it took; for one that is open or lost, up to its last sign of life."""
-    state: State
+    state: AttemptState
     host: str = ""
     pid: int = 0
     study: str = ""
@@ -61,15 +52,6 @@ class Attempt:
     def job(self) -> Job:
         """What it is an attempt of."""
         return Job(self.iteration, self.step, self.part, self.study)
-
-
-def attempts_path(log: Path) -> Path | None:
-    """The file beside the results for the job with this log; None for a log that is in no folder ``logs``."""
-    parts = log.parts
-    if "logs" not in parts:
-        return None
-    place = len(parts) - 1 - parts[::-1].index("logs")
-    return Path(*parts[:place], FOLDER, *parts[place + 1 :]).with_suffix(".jsonl")
 
 
 @contextlib.contextmanager
@@ -151,29 +133,7 @@ def _append(path: Path, event: dict[str, Any]) -> None:
 
 def read_attempts(root: Path) -> list[Attempt]:
     """Every attempt noted under ``root`` (``results/<system>``), job by job, in their order."""
-    folder = root / FOLDER
-    places = ("*.jsonl", "iter_*/*.jsonl", "studies/*/*.jsonl", "studies/*/round_*/*.jsonl")
-    paths = sorted(path for place in places for path in folder.glob(place))
-    return [attempt for path in paths for attempt in read_attempts_of(path)]
-
-
-def _job_at(path: Path) -> Job:
-    """The job whose attempts are there."""
-    step, _, part = path.stem.partition("-")
-    folder, above, top = (path.parents[k].name for k in range(3))
-    if re.fullmatch(r"iter_\d+", folder):
-        return Job(int(folder[5:]), step, part)
-    if above == "studies":
-        return Job(None, step, part, folder)
-    if top == "studies" and folder.startswith("round_"):
-        return Job(None, step, "-".join(filter(None, [folder[6:], part])), above)
-    return Job(None, step, part)
-
-
-def _log_of(path: Path) -> Path:
-    """The log of a job with these attempts: the reverse of :func:`attempts_path`."""
-    place = len(path.parts) - 1 - path.parts[::-1].index(FOLDER)
-    return Path(*path.parts[:place], "logs", *path.parts[place + 1 :]).with_suffix(".log")
+    return [attempt for path in find_attempts(root) for attempt in read_attempts_of(path)]
 
 
 def read_attempts_of(path: Path) -> list[Attempt]:
@@ -182,7 +142,7 @@ def read_attempts_of(path: Path) -> list[Attempt]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    job = _job_at(path)
+    job = job_at(path)
     found: list[Attempt] = []
     for event in filter(None, map(_event, lines)):
         if event.get("event") == "start":
@@ -190,7 +150,7 @@ def read_attempts_of(path: Path) -> list[Attempt]:
         elif found and found[-1].state == "open":
             found[-1] = _ended(found[-1], event)
     if found and found[-1].state == "open":
-        found[-1] = replace(found[-1], seconds=_sign_of_life(_log_of(path), found[-1].began))
+        found[-1] = replace(found[-1], seconds=_sign_of_life(log_of_attempts(path), found[-1].began))
     return found
 
 
@@ -217,7 +177,7 @@ def _started(event: dict[str, Any], job: Job) -> Attempt:
 
 
 def _ended(attempt: Attempt, event: dict[str, Any]) -> Attempt:
-    state: State = "lost" if event.get("event") == "lost" else "done" if event.get("ok") is True else "failed"
+    state: AttemptState = "lost" if event.get("event") == "lost" else "done" if event.get("ok") is True else "failed"
     gpus = max(attempt.gpus, int(_number(event.get("gpus"))))
     return replace(attempt, seconds=_number(event.get("seconds")), state=state, gpus=gpus)
 

@@ -12,7 +12,6 @@ import contextlib
 import getpass
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -25,6 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlip.io.files import FileContentError, read_json, write_json
+from mlip.io.partial import modified
+from mlip.jobs.processes import find_with, start_ticks
+from mlip.jobs.slurm.comments import job_of
 
 FOLDER = Path(".snakemake") / "drivers"
 LOCKS = Path(".snakemake") / "locks"
@@ -44,7 +46,7 @@ class DriverRunning(ValueError):
 
 @dataclass(frozen=True)
 class Driver:
-    """Who holds a lease. ``birth`` tells a process from a later one with the same number."""
+    """Who holds a lease. ``birth``, in the kernel's ticks, tells a process from a later one with the same number."""
 
     host: str
     boot: str
@@ -60,7 +62,7 @@ class Driver:
     def this(cls, executor: str) -> Driver:
         """The present process, about to run jobs with Snakemake's ``executor``."""
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        process = (os.getpid(), _birth(os.getpid()))
+        process = (os.getpid(), start_ticks(os.getpid()))
         return cls(socket.gethostname(), _boot(), *process, getpass.getuser(), since, secrets.token_hex(8), executor)
 
 
@@ -139,7 +141,8 @@ def _succeed(path: Path, dead: Driver, own: Path) -> bool:
     try:
         os.link(own, claim)
     except FileExistsError:
-        if not _alive(_holder(claim)) and time.time() - claim.stat().st_mtime > SILENCE_SECONDS:
+        made = modified(claim)  # None where its maker has just removed it
+        if not _alive(_holder(claim)) and made is not None and time.time() - made > SILENCE_SECONDS:
             claim.unlink(missing_ok=True)  # it died within these few lines
         return False
     try:
@@ -163,7 +166,7 @@ def _holder(path: Path) -> Driver:
 def _alive(holder: Driver) -> bool:
     """Whether the holder is a living process of this host."""
     here = holder.host == socket.gethostname() and holder.boot == _boot()
-    return here and holder.pid > 0 and holder.birth == _birth(holder.pid) != ""
+    return here and holder.pid > 0 and holder.birth == start_ticks(holder.pid) != ""
 
 
 def _beats(path: Path, holder: Driver, show: Show) -> bool:
@@ -211,18 +214,6 @@ def _boot() -> str:
     return ""
 
 
-def _birth(pid: int) -> str:
-    """Start time of a living process as the kernel counts it; empty when there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        fields = []
-    if fields:
-        return "" if fields[0] in "ZX" else fields[19]
-    started = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return started.stdout.strip()
-
-
 def _release_locks(results: str) -> None:
     """Remove Snakemake's lock on files below ``results``; other systems' locks stay."""
     groups: dict[str, list[Path]] = {}
@@ -235,18 +226,10 @@ def _release_locks(results: str) -> None:
 
 
 def _processes_of(driver: Driver) -> list[str]:
-    """Numbers of the processes that ``driver`` left on this machine."""
-    mark, found = f"{TOKEN}={driver.token}".encode(), []
-    if driver.token and driver.host == socket.gethostname():
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if mark in (folder / "environ").read_bytes().split(b"\0") and "SLURM_JOB_ID=" not in _environ(folder):
-                    found.append(folder.name)
-    return found
-
-
-def _environ(folder: Path) -> str:
-    return (folder / "environ").read_text(encoding="utf-8", errors="replace")
+    """Numbers of the processes that ``driver`` left on this machine, Slurm's jobs excepted."""
+    if not driver.token or driver.host != socket.gethostname():
+        return []
+    return [str(pid) for pid in find_with(TOKEN, driver.token, without="SLURM_JOB_ID")]
 
 
 def _jobs_of(system: str) -> list[str]:
@@ -259,10 +242,8 @@ def _jobs_of(system: str) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"squeue: {done.stderr.strip()}")
-    # The executor's comment: rule and values of its wildcards, of which the system is the first.
-    ours = re.compile(rf"rule_\w+?_wildcards_{re.escape(system)}(_\d+)*")
     rows = [line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2]
-    return [number for number, folder, comment in rows if folder == str(Path.cwd()) and ours.fullmatch(comment)]
+    return [number for number, folder, comment in rows if folder == str(Path.cwd()) and job_of(comment, system)]
 
 
 def _wait_while(find: Callable[[], list[str]], kind: str, remedy: str, latency: float, show: Show) -> None:

@@ -15,9 +15,7 @@ again adds to what it has cost before.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -25,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from mlip.io.files import write_json
-from mlip.io.layout import number_or_none, read_object, records_of
-from mlip.io.steps import STEPS
-from mlip.jobs.attempts import FOLDER, Attempt, Job, State, read_attempts
+from mlip.io.layout import ONCE, STEPS, Job, accounts_path, benchmark_path, find_benchmarks, ledger_path, shard_paths
+from mlip.io.partial import number_or_none, read_benchmark, read_object, records_of
+from mlip.jobs.attempts import Attempt, AttemptState, read_attempts
 from mlip.jobs.slurm.comments import job_of
 from mlip.jobs.slurm.queue import JobAccount, find_runs, read_accounts
 
-SLURM_FILE = "slurm.json"
 DAY = 86400.0
 UNKNOWN = "other jobs"
 """Slurm jobs of this loop that ended before they could say what they were."""
@@ -67,7 +64,7 @@ class Entry:
     """The cost of one attempt of a job."""
 
     job: Job
-    state: State
+    state: AttemptState
     cost: Cost
     seconds: float
     cores: int
@@ -175,57 +172,12 @@ def read_ledger(root: Path, attempts: list[Attempt] | None = None) -> Ledger:
         cost = Cost(attempt.seconds * attempt.cores, attempt.seconds * attempt.gpus)
         entries.append(Entry(attempt.job, attempt.state, cost, attempt.seconds, attempt.cores))
     entries = _with_accounts(root, attempts, entries)
-    entries += [_from_benchmark(path, job) for path, job in _benchmarks(root) if job not in last]
+    entries += [_from_benchmark(path, job) for path, job in find_benchmarks(root) if job not in last]
     loop, studies = ([e for e in entries if bool(e.job.study) == beside] for beside in (False, True))
     return Ledger(tuple(loop), tuple(studies))
 
 
 # Benchmark files -------------------------------------------------------------------------------
-
-
-def benchmark_path(root: Path, job: Job) -> Path:
-    """Where the rules have a job's benchmark."""
-    iteration, step, part, study = job
-    name = f"{step}-{part}.tsv" if part else f"{step}.tsv"
-    if study:
-        return root / "studies" / study / "benchmarks" / name
-    if iteration is not None:
-        return root / f"iter_{iteration:02d}" / "benchmarks" / name
-    special = {"label_references": "benchmark.tsv", "label_isolated_atoms": "benchmark_isolated_atoms.tsv"}
-    if step in special:
-        return root / "label_references" / special[step]
-    return root / "validate_potential" / f"{step}.tsv"
-
-
-def _benchmarks(root: Path) -> list[tuple[Path, Job]]:
-    found: list[tuple[Path, Job]] = []
-    for path in sorted(root.glob("iter_*/benchmarks/*.tsv")):
-        step, _, part = path.stem.partition("-")
-        number = path.parent.parent.name[5:]
-        if number.isdigit():
-            found.append((path, Job(int(number), step, part)))
-    for path in sorted(root.glob("studies/*/benchmarks/*.tsv")):
-        step, _, part = path.stem.partition("-")
-        found.append((path, Job(None, step, part, path.parent.parent.name)))
-    for step in ("label_references", "label_isolated_atoms", "label_elasticity", "validate_potential"):
-        job = Job(None, step)
-        if benchmark_path(root, job).exists():
-            found.append((benchmark_path(root, job), job))
-    return found
-
-
-def _read_benchmark(path: Path) -> tuple[float, float]:
-    """Wall and CPU seconds of the last run in a benchmark file; 0 where it does not say."""
-    try:
-        with path.open(encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-        return _positive(rows[-1].get("s")), _positive(rows[-1].get("cpu_time"))
-    except (OSError, ValueError, IndexError, csv.Error):
-        return 0.0, 0.0
-
-
-def _positive(text: str | None) -> float:
-    return float(text) if text and re.fullmatch(r"\d+(\.\d*)?", text) else 0.0
 
 
 def _with_benchmark(root: Path, attempt: Attempt) -> Attempt:
@@ -235,12 +187,12 @@ def _with_benchmark(root: Path, attempt: Attempt) -> Attempt:
         current = path.stat().st_mtime >= attempt.began
     except OSError:
         return attempt
-    return replace(attempt, seconds=max(attempt.seconds, _read_benchmark(path)[0])) if current else attempt
+    return replace(attempt, seconds=max(attempt.seconds, read_benchmark(path)[0])) if current else attempt
 
 
 def _from_benchmark(path: Path, job: Job) -> Entry:
     """A job that noted no attempt; a benchmark tells no cores, so the CPU time it saw stands for them."""
-    wall, cpu = _read_benchmark(path)
+    wall, cpu = read_benchmark(path)
     return Entry(job, "done", Cost(max(wall, cpu)), wall, 1)
 
 
@@ -255,19 +207,19 @@ def update_accounts(root: Path) -> bool:
     # A job waits in the queue before it begins, so a failed one may be older than any attempt.
     since = min(attempt.began for attempt in attempts) - 30 * DAY
     known = _read_accounts(root)
-    listed = read_object(root / FOLDER / SLURM_FILE).get("runs")
+    listed = read_object(accounts_path(root)).get("runs")
     new = find_runs({attempt.slurm_job for attempt in attempts} - {job.id for job in known}, since)
     runs = (new or set()) | {str(name) for name in (listed if isinstance(listed, list) else [])}
     found = read_accounts(runs, since) if new is not None else None
     if found is None:
         return False
     kept = {f"{job.id} {job.start}": dataclasses.asdict(job) for job in [*known, *found]}
-    write_json(root / FOLDER / SLURM_FILE, {"runs": sorted(runs), "jobs": list(kept.values())})
+    write_json(accounts_path(root), {"runs": sorted(runs), "jobs": list(kept.values())})
     return True
 
 
 def _read_accounts(root: Path) -> list[JobAccount]:
-    listed = read_object(root / FOLDER / SLURM_FILE).get("jobs")
+    listed = read_object(accounts_path(root)).get("jobs")
     jobs = []
     for row in listed if isinstance(listed, list) else []:
         if not isinstance(row, dict):
@@ -319,10 +271,6 @@ def forecast_iteration(root: Path, ledger: Ledger, iteration: int, n_labels: int
     return others + label_cost(root, ledger, iteration).times(n_labels)
 
 
-ONCE = ("prepare_structures", "label_references", "label_isolated_atoms")
-"""Steps that only the first iteration has."""
-
-
 def _last_successes(ledger: Ledger, iteration: int) -> list[Entry]:
     latest = {e.job: e for e in ledger.entries if e.iteration == iteration and e.state == "done"}
     return list(latest.values())
@@ -331,8 +279,7 @@ def _last_successes(ledger: Ledger, iteration: int) -> list[Entry]:
 def label_cost(root: Path, ledger: Ledger, last: int) -> Cost:
     """Mean cost of a label in the latest iteration, up to ``last``, that has any."""
     for number in range(last, -1, -1):
-        folder = root / f"iter_{number:02d}" / "label_structures"
-        records = [r for path in sorted(folder.glob("shard_???.json")) for r in records_of(read_object(path))]
+        records = [r for path in shard_paths(root, number) for r in records_of(read_object(path))]
         if not records:
             continue
         jobs = [e for e in ledger.entries if (e.iteration, e.step) == (number, "label_structures")]
@@ -348,5 +295,5 @@ def write_ledger(root: Path) -> Ledger:
     """Write ``ledger.json``, after asking Slurm; it is derived from the other files and may be deleted."""
     update_accounts(root)
     ledger = read_ledger(root)
-    write_json(root / "ledger.json", ledger.as_dict())
+    write_json(ledger_path(root), ledger.as_dict())
     return ledger

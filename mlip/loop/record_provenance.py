@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlip.io.files import read_json, sha256_file, write_json
+from mlip.io.partial import read_benchmark
 
 REPORTED_PACKAGES = (
     "ouroboros",
@@ -43,23 +43,6 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def read_benchmark(path: Path) -> dict[str, float]:
-    """Wall and core seconds of the last run that a Snakemake benchmark file records.
-
-    Snakemake samples ``cpu_time``; a job too short to be sampled counts its wall time.
-    """
-    with path.open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    if not rows:
-        return {"wall_seconds": 0.0, "core_seconds": 0.0}
-    wall = float(rows[-1]["s"])
-    try:
-        core = float(rows[-1].get("cpu_time") or "nan")
-    except ValueError:
-        core = float("nan")
-    return {"wall_seconds": wall, "core_seconds": core if core > 0 else wall}
-
-
 def record_provenance(
     config: Mapping[str, Any],
     iteration: int,
@@ -83,8 +66,9 @@ def record_provenance(
     steps: dict[str, dict[str, float]] = {}
     for path in sorted(benchmarks.glob("*.tsv")):
         total = steps.setdefault(path.stem.split("-")[0], {"wall_seconds": 0.0, "core_seconds": 0.0})
-        for name, value in read_benchmark(path).items():
-            total[name] += value
+        wall, cpu = read_benchmark(path)
+        total["wall_seconds"] += wall
+        total["core_seconds"] += cpu or wall  # a job too short to be sampled counts its wall time
     labels = [record for path in records for record in read_json(path)["records"]]
     if labels:
         steps["label_structures"] = {

@@ -17,8 +17,9 @@ import pandas as pd
 import xarray as xr
 
 from mlip.io.files import FileContentError, read_json, read_table
+from mlip.io.layout import STEPS, assessment_path, output_path, shard_paths
 from mlip.io.netcdf import TrajectoryError, read_netcdf
-from mlip.io.steps import STEPS
+from mlip.io.partial import join_failures
 from mlip.jobs.ledger import Ledger, read_ledger
 
 
@@ -101,13 +102,7 @@ class LoopRecord:
 
     def failures(self) -> list[dict[str, Any]]:
         """Failed labels with iteration, structure, status and reason, in the order they happened."""
-        found: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for record in self.iterations:
-            failed = [r for r in record.labels if r.get("status") != "ok"]
-            for failure in failed + list(record.dataset.get("failures") or []):
-                iteration = failure.get("iteration", record.number)
-                found.setdefault((iteration, failure.get("structure_id")), {**failure, "iteration": iteration})
-        return sorted(found.values(), key=lambda failure: failure["iteration"])
+        return join_failures((record.number, record.labels, record.dataset) for record in self.iterations)
 
     def warnings(self) -> list[tuple[str, int, list[int]]]:
         """Warnings that labels carry, the most frequent first: text, labels, iterations."""
@@ -127,7 +122,7 @@ class LoopRecord:
     def labels_by_reason(self) -> list[Counter[str]]:
         """Per iteration, finished labels by the reason they were chosen, and the ``failed`` ones."""
         chosen: dict[str, str] = {}
-        failed = {(f["iteration"], f.get("structure_id")) for f in self.failures()}
+        failed = {(f["iteration"], f["structure_id"]) for f in self.failures()}
         counts = []
         for record in self.iterations:
             tally: Counter[str] = Counter()
@@ -148,26 +143,29 @@ def read_loop(root: Path, iterations: Sequence[int]) -> LoopRecord:
     """
     if not iterations:
         raise ValueError("a report needs at least one finished iteration, got none")
-    records = [_read_iteration(root / f"iter_{number:02d}", number) for number in sorted(iterations)]
+    records = [_read_iteration(root, number) for number in sorted(iterations)]
     return LoopRecord(records, read_ledger(root))
 
 
-def _read_iteration(folder: Path, number: int) -> IterationRecord:
-    assessment = _json(folder / "assess_potential" / "assessment.json")
+def _read_iteration(root: Path, number: int) -> IterationRecord:
+    def place(step: str, name: str) -> Path:
+        return output_path(root, step, name, iteration=number)
+
+    assessment = _json(assessment_path(root, number))
     if not assessment:
-        raise ValueError(f"{folder}/assess_potential/assessment.json is missing or damaged; run assess_potential again")
+        raise ValueError(f"{assessment_path(root, number)} is missing or damaged; run assess_potential again")
     damaged: list[str] = []
-    shards = [_json(path, damaged) for path in sorted((folder / "label_structures").glob("shard_[0-9]*[0-9].json"))]
+    shards = [_json(path, damaged) for path in shard_paths(root, number)]
     return IterationRecord(
         number=number,
         assessment=assessment,
-        dataset=_json(folder / "collect_dataset" / "dataset.json", damaged),
-        training=_json(folder / "train_committee" / "training.json", damaged),
-        provenance=_json(folder / "provenance.json", damaged),
+        dataset=_json(place("collect_dataset", "dataset.json"), damaged),
+        training=_json(place("train_committee", "training.json"), damaged),
+        provenance=_json(place("record_provenance", "provenance.json"), damaged),
         labels=[record for shard in shards for record in shard.get("records") or []],
-        decisions=_decisions(folder / "select_candidates" / "decisions.csv", damaged),
-        parity=_netcdf(folder / "assess_potential" / "parity.nc", damaged),
-        eos=_netcdf(folder / "assess_potential" / "eos.nc", damaged),
+        decisions=_decisions(place("select_candidates", "decisions.csv"), damaged),
+        parity=_netcdf(place("assess_potential", "parity.nc"), damaged),
+        eos=_netcdf(place("assess_potential", "eos.nc"), damaged),
         damaged=damaged,
     )
 

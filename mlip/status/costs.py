@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from mlip.config.system import Config
 from mlip.jobs.attempts import Attempt, read_attempts
 from mlip.jobs.ledger import Cost, Ledger, forecast_iteration, read_ledger
+from mlip.jobs.processes import is_alive
 from mlip.jobs.slurm.comments import job_of
 from mlip.jobs.slurm.queue import QueuedJob
 
@@ -104,13 +104,7 @@ def is_running(attempt: Attempt, queue: Sequence[QueuedJob] | None) -> bool:
         return attempt.slurm_job in {job.id for job in queue}
     if attempt.host != socket.gethostname():
         return True
-    try:
-        os.kill(attempt.pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's process
-        return True
-    return attempt.pid > 0
+    return is_alive(attempt.pid)
 
 
 def _count_jobs(

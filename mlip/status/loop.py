@@ -12,37 +12,35 @@ from typing import Any, Literal
 from mlip.config.loop import Budget
 from mlip.config.system import Config
 from mlip.io.layout import (
+    ONCE,
+    STEPS,
     assessment_path,
-    count_labels,
-    error_in,
-    iteration_folder,
-    mapping,
-    modified,
-    number_or_none,
-    read_failures,
-    read_object,
+    candidates_path,
+    log_folder,
+    output_path,
 )
-from mlip.io.steps import STEPS
+from mlip.io.partial import count_labels, error_in, mapping, modified, number_or_none, read_failures, read_object
 from mlip.jobs.slurm.queue import QueuedJob
 from mlip.status.costs import JobCounts, Spending, read_costs
 from mlip.status.studies import StudyStatus, read_studies
 
-State = Literal["done", "started", "failed", "waiting"]
+StepState = Literal["done", "started", "failed", "waiting"]
 
-FIRST_ONLY = ("prepare_structures", "label_references", "label_isolated_atoms")
-SHARED = {
-    "label_references": "label_references/references.extxyz",
-    "label_isolated_atoms": "label_references/isolated_atoms.json",
-}
-"""Outputs that belong to no iteration; the first one waits for them."""
-OUTPUTS = {
+SIGNS = {
     "prepare_structures": "candidates.extxyz",
+    "label_references": "references.extxyz",
+    "label_isolated_atoms": "isolated_atoms.json",
+    "label_structures": "shard_{shard}.json",
     "collect_dataset": "dataset.json",
     "train_committee": "potential.json",
+    "explore_walkers": "walker_{walker}.nc",
     "score_frames": "frames.nc",
     "select_candidates": "decisions.csv",
     "assess_potential": "assessment.json",
 }
+"""The output of each step that tells that it is done."""
+SHARED = ("label_references", "label_isolated_atoms")
+"""Steps that belong to no iteration; the first one waits for them."""
 CHEAP_LABEL = 2.0
 """Seconds a label, below which other steps take the time and labels forecast nothing."""
 
@@ -52,7 +50,7 @@ class StepStatus:
     """One step of one iteration: its state and, where it has several outputs, how many are there."""
 
     name: str
-    state: State
+    state: StepState
     done: int = 0
     planned: int = 1
     message: str = ""
@@ -84,7 +82,7 @@ class IterationStatus:
 
 
 @dataclass(frozen=True)
-class Status:
+class LoopStatus:
     """A whole loop. Forces in eV/Å, times in seconds; ``None`` where nothing is known yet."""
 
     system: str
@@ -133,7 +131,7 @@ def read_status(
     *,
     costs: bool = True,
     queue: Sequence[QueuedJob] | None = None,
-) -> Status:
+) -> LoopStatus:
     """Where the loop of ``config`` is.
 
     Args:
@@ -154,11 +152,11 @@ def read_status(
     open_ones = [entry.number for entry in iterations if not entry.finished]
     current = open_ones[0] if open_ones else iterations[-1].number
     rmse, interval, uncertainty = _errors(assessments)
-    report = root / "report.html"
+    report = output_path(root, "report_system", "report.html")
     ended = stop_reason is not None
     planned = iterations[current].labels_planned
     counted = costs and read_costs(config, root, current=current, n_labels=planned, ended=ended, queue=queue, now=now)
-    return Status(
+    return LoopStatus(
         system=config.system,
         max_iterations=config.max_iterations,
         iterations=iterations,
@@ -196,7 +194,7 @@ def _iteration(config: Config, root: Path, number: int) -> IterationStatus:
     settings = config.at_iteration(number)
     steps = []
     for name in STEPS:
-        if name in FIRST_ONLY and number > 0:
+        if name in ONCE and number > 0:
             continue
         steps.append(_step(root, number, name, _outputs(root, number, name, settings)))
     done, planned = count_labels(root, number, settings.label.n_shards)
@@ -204,14 +202,8 @@ def _iteration(config: Config, root: Path, number: int) -> IterationStatus:
 
 
 def _outputs(root: Path, number: int, name: str, settings: Config) -> list[Path]:
-    folder = iteration_folder(root, number) / name
-    if name in SHARED:
-        return [root / SHARED[name]]
-    if name == "label_structures":
-        return [folder / f"shard_{k:03d}.json" for k in range(settings.label.n_shards)]
-    if name == "explore_walkers":
-        return [folder / f"walker_{k:02d}.nc" for k in range(settings.n_walkers)]
-    return [folder / OUTPUTS[name]]
+    parts = {"label_structures": settings.label.n_shards, "explore_walkers": settings.n_walkers}.get(name, 1)
+    return [output_path(root, name, SIGNS[name], iteration=number, shard=k, walker=k) for k in range(parts)]
 
 
 def _step(root: Path, number: int, name: str, outputs: list[Path]) -> StepStatus:
@@ -227,9 +219,7 @@ def _step(root: Path, number: int, name: str, outputs: list[Path]) -> StepStatus
 
 
 def _logs(root: Path, number: int, name: str) -> list[Path]:
-    if name in SHARED:
-        return sorted((root / "logs").glob(f"{name}*.log"))
-    return sorted((root / "logs" / f"iter_{number:02d}").glob(f"{name}*.log"))
+    return sorted(log_folder(root, None if name in SHARED else number).glob(f"{name}*.log"))
 
 
 def _output_of(log: Path, outputs: list[Path]) -> Path:
@@ -241,8 +231,8 @@ def _output_of(log: Path, outputs: list[Path]) -> Path:
 def _next_steps(root: Path, iteration: IterationStatus, ended: bool) -> tuple[str, ...]:
     if not ended:
         return tuple(step.name for step in iteration.steps if step.state != "done")[:2]
-    outputs = {"deploy_potential": root / "potential" / "potential.json", "report_system": root / "report.html"}
-    return tuple(name for name, path in outputs.items() if not path.exists())
+    outputs = {"deploy_potential": "potential.json", "report_system": "report.html"}
+    return tuple(step for step, name in outputs.items() if not output_path(root, step, name).exists())
 
 
 # Progress ----------------------------------------------------------------------------------------
@@ -294,7 +284,7 @@ def _forecast(config: Config, root: Path, iteration: IterationStatus, now: float
     is finished, the rate of its labels stands for everything.
     """
     current = iteration.number
-    ends = [modified(iteration_folder(root, 0) / "prepare_structures" / "candidates.extxyz")]
+    ends = [modified(candidates_path(root, 0))]
     ends += [modified(assessment_path(root, number)) for number in range(current)]
     spans = [b - a for a, b in pairwise(ends) if a is not None and b is not None and b > a]
     if not spans:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mlip.config.study import study_names
 from mlip.config.system import Config
-from mlip.io.layout import count_frames, count_in_shards, error_in
+from mlip.io.layout import log_folder, output_path, study_folder
+from mlip.io.partial import count_frames, count_in_shards, error_in
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,20 @@ def read_studies(config: Config, root: Path) -> tuple[StudyStatus, ...]:
 
 
 def _has_begun(root: Path, name: str) -> bool:
-    return (root / "studies" / name).is_dir() or (root / "logs" / "studies" / name).is_dir()
+    return study_folder(root, name).is_dir() or log_folder(root, study=name).is_dir()
 
 
 def _read_study(config: Config, root: Path, name: str) -> StudyStatus:
-    folder, rounds = root / "studies" / name, getattr(config.studies, name).rounds
-    n_shards = config.label.n_shards
-    steps = list(_outputs(folder, rounds, n_shards))
+    rounds, n_shards = getattr(config.studies, name).rounds, config.label.n_shards
+    steps = list(_outputs(root, name, rounds, n_shards))
     number, step = next(((k, step) for k, step, paths in steps if not all(p.exists() for p in paths)), (rounds, ""))
-    counts = [count_in_shards(folder / f"round_{k:02d}" / "labels", n_shards) for k in range(1, number + 1)]
-    chosen = [count_frames(folder / f"round_{k:02d}" / "candidates.extxyz") for k in range(number)]
-    logs = root / "logs" / "studies" / name
-    found = sorted([*logs.glob(f"{step}*.log"), *logs.glob(f"round_{number:02d}/{step}*.log")]) if step else []
+    counts = [count_in_shards(paths) for k, kind, paths in steps if kind == "label_candidates" and k <= number]
+    chosen = [
+        count_frames(output_path(root, "acquire_candidates", "candidates.extxyz", study=name, round=k))
+        for k in range(number)
+    ]
+    folders = log_folder(root, study=name), log_folder(root, study=name, round_=number)
+    logs = [log for folder in folders for log in folder.glob(f"{step}*.log")] if step else []
     return StudyStatus(
         name=name,
         round=number,
@@ -53,20 +56,24 @@ def _read_study(config: Config, root: Path, name: str) -> StudyStatus:
         next_step=step,
         labels_done=sum(done for done, _ in counts),
         labels_planned=sum(max(planned, n) for (_, planned), n in zip(counts, chosen, strict=True)),
-        message=next(filter(None, map(error_in, found)), ""),
+        message=next(filter(None, map(error_in, sorted(logs))), ""),
     )
 
 
-def _outputs(folder: Path, rounds: int, n_shards: int) -> Iterator[tuple[int, str, list[Path]]]:
-    """Round, step and outputs of a study's jobs, in their order (workflow/rules/studies.smk)."""
-    yield 0, "refer_study", [folder / "reference.nc"]
+def _outputs(root: Path, study: str, rounds: int, n_shards: int) -> Iterator[tuple[int, str, list[Path]]]:
+    """Round, step and the outputs that tell that it is done, of a study's jobs in their order."""
+
+    def job(number: int, step: str, name: str, n_parts: int = 1) -> tuple[int, str, list[Path]]:
+        wanted = [output_path(root, step, name, study=study, round=number, shard=k) for k in range(n_parts)]
+        return number, step, wanted
+
+    yield job(0, "refer_study", "reference.nc")
     for number in range(rounds + 1):
-        place = folder / f"round_{number:02d}"
         if number:
-            yield number, "label_candidates", [place / "labels" / f"shard_{k:03d}.json" for k in range(n_shards)]
-            yield number, "join_labels", [place / "dataset" / "dataset.json"]
-            yield number, "train_study", [place / "potential" / "potential.json"]
-        yield number, "measure_study", [place / "property.nc"]
+            yield job(number, "label_candidates", "shard_{shard}.json", n_shards)
+            yield job(number, "join_labels", "dataset.json")
+            yield job(number, "train_study", "potential.json")
+        yield job(number, "measure_study", "property.nc")
         if number < rounds:
-            yield number, "acquire_candidates", [place / "candidates.extxyz"]
-    yield rounds, "report_study", [folder / "report.html"]
+            yield job(number, "acquire_candidates", "candidates.extxyz")
+    yield job(rounds, "report_study", "report.html")

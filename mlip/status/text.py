@@ -6,8 +6,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from mlip.io.steps import STEPS
-from mlip.status.loop import IterationStatus, Status, StepStatus
+from mlip.io.layout import STEPS
+from mlip.status.loop import IterationStatus, LoopStatus, StepStatus
 from mlip.status.studies import StudyStatus
 
 SHORT = {
@@ -25,7 +25,7 @@ REST = 10
 """At least this many times what a look takes lies between two."""
 
 
-def progress_line(status: Status) -> str:
+def progress_line(status: LoopStatus) -> str:
     """The loop in one line; the forecast comes last."""
     step = next((s.name for s in status.iterations[status.current].steps if s.state != "done"), "")
     where = f"iter_{status.current:02d} (of {status.max_iterations})"
@@ -42,7 +42,7 @@ def progress_line(status: Status) -> str:
     return " · ".join([*parts, left])
 
 
-def render_status(status: Status) -> str:
+def render_status(status: LoopStatus) -> str:
     """The loop as plain text of at most 30 lines: progress, jobs, costs, steps, failures, studies, what comes next."""
     lines = [status.system, progress_line(status), *_jobs_line(status), *_cost_line(status), "", *_table(status)]
     broken = [s for entry in status.iterations for s in entry.steps if s.state == "failed"]
@@ -59,7 +59,7 @@ def render_status(status: Status) -> str:
     return "\n".join(lines)
 
 
-def _jobs_line(status: Status) -> list[str]:
+def _jobs_line(status: LoopStatus) -> list[str]:
     jobs = status.jobs
     if jobs is None:
         return []
@@ -71,7 +71,7 @@ def _jobs_line(status: Status) -> list[str]:
     return ["jobs: " + " · ".join(parts)]
 
 
-def _cost_line(status: Status) -> list[str]:
+def _cost_line(status: LoopStatus) -> list[str]:
     """What was spent of each budget, and what may still come; GPUs only where there are any."""
     if status.spending is None:
         return []
@@ -90,7 +90,7 @@ def _cost_line(status: Status) -> list[str]:
     return ["cost: " + " · ".join(parts)]
 
 
-def _study_line(status: Status, study: StudyStatus) -> str:
+def _study_line(status: LoopStatus, study: StudyStatus) -> str:
     """Where a study is; its cost is not part of the loop's."""
     parts = [f"study {study.name}: round {study.round} of {study.rounds}"]
     if study.labels_planned:
@@ -108,7 +108,7 @@ COLUMNS = ("error", "uncert.", "core-h")
 """Beside the steps: force RMSE of the potential before, mean force uncertainty (both eV/Å), core-hours."""
 
 
-def _table(status: Status) -> list[str]:
+def _table(status: LoopStatus) -> list[str]:
     """A row per iteration, a column per step; the latest iterations when there are many."""
     shown = [entry for entry in status.iterations if entry.started or entry.number == status.current][-MAX_ROWS:]
     rows = [["", *(SHORT.get(name) or name.split("_")[0] for name in STEPS), *COLUMNS]]
@@ -131,7 +131,7 @@ def _cell(iteration: IterationStatus, step: StepStatus | None) -> str:
     return f"{mark} {step.done}/{step.planned}" if step.planned > 1 and step.state in ("started", "failed") else mark
 
 
-def _numbers(status: Status, iteration: IterationStatus) -> list[str]:
+def _numbers(status: LoopStatus, iteration: IterationStatus) -> list[str]:
     cost = status.spending.by_iteration.get(iteration.number) if status.spending else None
     values = (iteration.force_rmse, iteration.uncertainty, cost and cost.core_hours)
     return ["" if value is None else f"{value:.2g}" for value in values]
@@ -151,7 +151,7 @@ def _shorten(line: str, width: int = 110) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def watch_status(read: Callable[[], Status], *, pause: Callable[[float], None] = time.sleep) -> None:
+def watch_status(read: Callable[[], LoopStatus], *, pause: Callable[[float], None] = time.sleep) -> None:
     """Draw the status in place until the loop has ended; where output is no terminal, print it whenever it changes.
 
     Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlip.config.backends import BACKENDS
-from mlip.io.steps import STEPS
+from mlip.io.layout import STEPS
 from mlip.jobs import digests
 
 

@@ -187,6 +187,44 @@ def test_slurm_jobs_of_this_system_and_folder_are_waited_for(
     assert "have ended" in said[2]
 
 
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "rule_label_candidates_wildcards_si_eos_01_003",
+        "rule_measure_study_in_loop_wildcards_si_01_eos",
+        "rule_run_experiment_wildcards_si_elastic_ablation_short-cutoff",
+    ],
+)
+def test_jobs_of_studies_are_waited_for(comment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = "2|{0}|rule_label_candidates_wildcards_si_sw_eos_01_003\n3|{0}|rule_train_committee_wildcards_si_eos_01\n"
+    (folder / "squeue").write_text(f"#!/bin/sh\necho '1|{folder}|{comment}'\nprintf '{others.format(folder)}'\n")
+    (folder / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    assert lease._jobs_of("si") == ["1"]
+
+
+def test_claim_that_another_driver_has_just_removed_is_tried_again(said: list[str]) -> None:
+    """One of many that take over the lease of a dead driver finds another's claim, which goes away as it looks."""
+    gone = dead()
+    path = leave(gone)
+    claim = path.with_name(f".{path.name}.after-{gone.token}")
+    claim.write_text(json.dumps(asdict(dead())))
+
+    class Vanishing(type(path)):  # type: ignore[misc]
+        def with_name(self, name: str) -> Path:
+            return Vanishing(super().with_name(name))
+
+        def stat(self, **options: bool) -> os.stat_result:
+            self.unlink(missing_ok=True)
+            return super().stat(**options)
+
+    own = path.with_name(".own")
+    own.write_text(json.dumps(asdict(Driver.this("local"))))
+    assert lease._succeed(Vanishing(path), gone, own) is False
+    with take(said):  # and the next try succeeds
+        pass
+
+
 def test_frozen_configuration_is_what_was_given(folder: Path) -> None:
     assert json.loads(freeze("si", {"system": "si", "label": {"x": [1, 2.5]}}).read_text())["label"] == {"x": [1, 2.5]}
     assert socket.gethostname() == Driver.this("local").host

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlip.jobs.attempts import Attempt, Job, attempts_path, count_cores, note_attempt, read_attempts
-from mlip.jobs.ledger import Cost, benchmark_path, forecast_iteration, read_ledger, update_accounts, write_ledger
+from mlip.io.layout import Job, attempts_path, benchmark_path
+from mlip.jobs.attempts import Attempt, count_cores, note_attempt, read_attempts
+from mlip.jobs.ledger import Cost, forecast_iteration, read_ledger, update_accounts, write_ledger
 from mlip.jobs.slurm import queue as slurm
 
 RUN = "0f3b1c2d-1111-4222-8333-123456789abc"
@@ -326,6 +327,19 @@ def test_slurm_that_is_away_is_no_error(tmp_path: Path, monkeypatch: pytest.Monk
         ("rule_label_candidates_wildcards_cu_2_other_01_003", None),
         ("rule_train_committee_wildcards_cu_01", None),
         ("rule_train_committee_wildcards_cu_20_01", None),
+        ("rule_run_experiment_wildcards_cu_2_elastic_ablation", Job(None, "run_experiment", "ablation", "elastic")),
+        (
+            "rule_run_experiment_wildcards_cu_2_elastic_ablation_short-cutoff",
+            Job(None, "run_experiment", "ablation-short-cutoff", "elastic"),
+        ),
+        (
+            "rule_run_experiment_wildcards_cu_2_elastic_ablation_short_cutoff",
+            Job(None, "run_experiment", "ablation-short_cutoff", "elastic"),
+        ),
+        ("rule_validate_potential_wildcards_cu_2", Job(None, "validate_potential")),
+        ("rule_train_committee_wildcards_cu_2_eos_01", None),  # of a system cu_2_eos
+        ("rule_train_committee_wildcards_cu_2_01_02", None),  # of a system cu_2_01
+        ("rule_refer_study_wildcards_cu_2_sw_eos", None),
         ("(null)", None),
     ],
 )
