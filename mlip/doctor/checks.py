@@ -21,7 +21,7 @@ from mlip.config.system import Config, load_config
 from mlip.config.values import ConfigError
 from mlip.doctor.slurm import compare_requests
 
-Status = Literal["ok", "info", "warn", "fail"]
+CheckOutcome = Literal["ok", "info", "warn", "fail"]
 
 SET_UP_AGAIN = "Run `make setup`; if it says there is nothing to do, `make distclean setup`."
 MIN_PYTHON = (3, 11)
@@ -37,7 +37,7 @@ class Check:
     """One finding: ``info`` is neither good nor bad, ``warn`` runs but worse, ``fail`` does not run."""
 
     name: str
-    status: Status
+    status: CheckOutcome
     detail: str
     remedy: str = ""
 
@@ -245,7 +245,7 @@ def check_folder(folder: Path) -> Check:
     free = shutil.disk_usage(existing).free / 1e9
     detail = f"writable, {free:.1f} GB free"
     if free < LOW_FREE_GB:
-        status: Status = "fail" if free < MIN_FREE_GB else "warn"
+        status: CheckOutcome = "fail" if free < MIN_FREE_GB else "warn"
         return Check(folder.name, status, detail, f"Free some space, or make {folder.name}/ a link to a larger disk.")
     return Check(folder.name, "ok", detail)
 

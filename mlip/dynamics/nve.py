@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,7 @@ from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 from mlip.dynamics.guarded import DynamicsError, advance
-
-Progress = Callable[[dict[str, Any]], None]
+from mlip.jobs.progress import Progress
 
 
 @dataclass(frozen=True)

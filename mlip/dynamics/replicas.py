@@ -12,6 +12,7 @@ from ase.calculators.calculator import all_changes
 from ase.md.velocitydistribution import thermalize_momenta
 
 from mlip.dynamics.limits import is_too_hot
+from mlip.jobs.progress import Progress
 from mlip.potential import Potential
 
 
@@ -94,7 +95,7 @@ def run_nvt(
     sample_every: int,
     keep_every: int = 1,
     rng: np.random.Generator,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Trace]:
     """Langevin dynamics by BAOAB of all ``replicas``, which are left at their last positions and momenta.
 

@@ -6,11 +6,12 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlip.jobs.attempts import note_attempt
+from mlip.jobs.progress import Progress
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def _explain(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError | ArithmeticError) else ""
 
 
-def report_progress(path: Path | None = None) -> Callable[[dict[str, Any]], None]:
+def report_progress(path: Path | None = None) -> Progress:
     """A progress callback that prints to the log and, where ``path`` is given, keeps a small JSON there."""
     from mlip.io.files import write_json
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from mlip.config.label import Label
+from mlip.jobs.progress import Progress
 from mlip.labels.labeller import Labeller, Outcome
 
 
@@ -49,7 +49,7 @@ class StoredCalculator(Calculator):
         *,
         scratch: Path | None = None,
         max_labels: int | None = None,
-        progress: Callable[[dict[str, Any]], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__()
         self.max_labels = max_labels

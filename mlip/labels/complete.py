@@ -8,9 +8,10 @@ from pathlib import Path
 from ase import Atoms
 
 from mlip.config.label import Label
+from mlip.jobs.progress import Progress
 from mlip.labels.importing import LabelError
 from mlip.labels.labeller import Labeller, Outcome
-from mlip.labels.progress import Progress, report_label
+from mlip.labels.progress import report_label
 
 MOST_NAMED = 6
 """Failed labels that a message names: it fits on one screen."""

@@ -25,7 +25,7 @@ from mlip.labels.process.launcher import launcher_of
 from mlip.labels.process.parent import Worker
 from mlip.labels.process.signals import end_if_told, store_first
 from mlip.labels.store import LabelStore, encode_structure, label_key
-from mlip.labels.triage import Status
+from mlip.labels.triage import LabelStatus
 
 LOG_TAIL = 4096  # characters of a failed label's log that its record keeps
 
@@ -40,7 +40,7 @@ class Outcome:
 
     key: str
     settings_id: str
-    status: Status
+    status: LabelStatus
     reason: str
     cached: bool
     record: dict[str, Any]
@@ -123,7 +123,7 @@ class Labeller:
             return record["guards"] == self.settings.guards.model_dump()
         return record["status"] == "unconverged" and record["ladder"] == self.ladder
 
-    def _judge(self, atoms: Atoms, record: dict[str, Any]) -> tuple[Status, str]:
+    def _judge(self, atoms: Atoms, record: dict[str, Any]) -> tuple[LabelStatus, str]:
         """Status under the present guards, which may differ from those at the time of the calculation."""
         results = record["results"]
         if results is None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
+from mlip.jobs.progress import Progress
 from mlip.labels.labeller import Outcome
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 def report_label(progress: Progress | None, done: int, planned: int, structure_id: str, outcome: Outcome) -> None:

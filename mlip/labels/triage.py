@@ -8,7 +8,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Status = Literal["ok", "rejected", "unconverged", "timeout", "crashed", "config_error"]
+LabelStatus = Literal["ok", "rejected", "unconverged", "timeout", "crashed", "config_error"]
 
 CONFIG_TYPES = frozenset(
     {"NameError", "TypeError", "KeyError", "ImportError", "NotImplementedError"}
@@ -29,7 +29,7 @@ NOT_CONVERGED = re.compile(
 class Failure:
     """Why a label has no value."""
 
-    status: Status
+    status: LabelStatus
     reason: str
 
 

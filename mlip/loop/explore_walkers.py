@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mlip.config.walkers import WalkerPlan
 from mlip.dynamics.guarded import DynamicsError, GuardedBAOAB, take_steps
 from mlip.dynamics.limits import NEAREST, is_too_hot
 from mlip.io.trajectory import Frame, write_trajectory
+from mlip.jobs.progress import Progress
 from mlip.seeds import derive_rng
 from mlip.structures.geometry import min_distance_ratio, scale_volume
 from mlip.structures.starting import load_starting_structure
@@ -36,7 +36,7 @@ def explore_walker(
     walker: int,
     out: Path,
     device: str = "cpu",
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Run one walker until it is finished, uncertain or exploded; keep its sane frames.
 
@@ -86,7 +86,7 @@ def run_walker(
     plan: WalkerPlan,
     settings: Explore,
     rng: np.random.Generator,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Frame], str]:
     """MD of ``atoms``; the kept frames and why it stopped.
 

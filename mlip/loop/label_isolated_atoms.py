@@ -11,9 +11,9 @@ from ase import Atoms
 
 from mlip.config.label import Label
 from mlip.io.files import write_json
+from mlip.jobs.progress import Progress
 from mlip.labels.complete import label_all
 from mlip.labels.importing import LabelError, is_gpaw
-from mlip.labels.progress import Progress
 
 ISOLATED_BOX = 9.0  # Å, edge of the cubic box around an isolated atom
 

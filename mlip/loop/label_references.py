@@ -9,10 +9,10 @@ from ase import Atoms
 
 from mlip.config.label import Label
 from mlip.io.extxyz import write_structures
+from mlip.jobs.progress import Progress
 from mlip.labels.complete import label_all
 from mlip.labels.importing import LabelError
 from mlip.labels.labeller import attach_label
-from mlip.labels.progress import Progress
 from mlip.properties.eos import fit_eos
 from mlip.properties.symmetry import PropertyError
 from mlip.structures.geometry import scale_volume

@@ -10,8 +10,9 @@ from ase import Atoms
 from mlip.config.label import Label
 from mlip.io.extxyz import write_structures
 from mlip.io.files import write_json
+from mlip.jobs.progress import Progress
 from mlip.labels.labeller import Labeller, attach_label
-from mlip.labels.progress import Progress, report_label
+from mlip.labels.progress import report_label
 
 
 def label_structures(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +15,11 @@ from ase import Atoms
 from mlip.config.label import Label
 from mlip.config.study import StudySettings
 from mlip.criteria import Criterion
+from mlip.jobs.progress import Progress, silent
 from mlip.potential import Potential
 
 if TYPE_CHECKING:
     from mlip.report.drawing import Picture  # references are made where there is no matplotlib
-
-Progress = Callable[[dict[str, Any]], None]
-
-
-def silent(state: dict[str, Any]) -> None:
-    """A progress callback that says nothing."""
 
 
 @dataclass(frozen=True)

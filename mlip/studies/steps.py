@@ -17,8 +17,9 @@ from mlip.criteria import Criterion
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import read_json, read_table, write_table
 from mlip.io.netcdf import read_netcdf, write_netcdf
+from mlip.jobs.progress import Progress, silent
 from mlip.studies import load_study
-from mlip.studies.interface import Acquisition, Labelled, Measurement, Progress, Round, Study, Subject, silent
+from mlip.studies.interface import Acquisition, Labelled, Measurement, Round, Study, Subject
 
 PROPERTY, FRAMES = "property.nc", "frames.extxyz"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlip.jobs.progress import Progress
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -43,7 +45,7 @@ class TrainingRequest:
     previous: Path | None = None
     checkpoint: Path | None = None
     max_seconds: float | None = None
-    progress: Callable[[dict[str, Any]], None] | None = None
+    progress: Progress | None = None
 
     @property
     def start_from(self) -> Path | None:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mlip.config.train import Train
+from mlip.jobs.progress import Progress
 from mlip.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from mlip.training.parallel import SINGLE, Processes
 
@@ -86,7 +87,7 @@ class Schedule(ABC):
     identity: str
     max_seconds: float | None = None
     checkpoint: Path | None = None
-    progress: Callable[[dict[str, Any]], None] | None = None
+    progress: Progress | None = None
     start: float = 0.0
     keys: Sequence[str] | None = None
     processes: Processes = SINGLE

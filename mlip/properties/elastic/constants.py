@@ -22,7 +22,7 @@ from mlip.properties.elastic.strains import (
 from mlip.properties.elastic.symmetry import TensorBasis, find_basis
 from mlip.properties.symmetry import PropertyError
 
-State = Literal["clamped", "relaxed"]
+IonState = Literal["clamped", "relaxed"]
 AMPLITUDES = (0.004, 0.008, 0.012)
 SHEAR = 3  # Voigt index of 2 e_yz
 
@@ -52,15 +52,15 @@ class Elasticity:
 
     crystal: Atoms
     basis: TensorBasis
-    samples: dict[State, list[PathSamples]]
-    by_energy: dict[State, Constants]
-    by_stress: dict[State, Constants]
+    samples: dict[IonState, list[PathSamples]]
+    by_energy: dict[IonState, Constants]
+    by_stress: dict[IonState, Constants]
     response: InternalStrain | None
     pressure: float
-    member_constants: dict[State, np.ndarray] = field(default_factory=dict)
+    member_constants: dict[IonState, np.ndarray] = field(default_factory=dict)
     member_response: InternalStrain | None = None
 
-    def constants(self, state: State) -> Constants:
+    def constants(self, state: IonState) -> Constants:
         """By stress where there is one, which is the more precise, else by energy."""
         return self.by_stress.get(state, self.by_energy[state])
 
@@ -75,7 +75,7 @@ class Elasticity:
         """Of diamond and zincblende, else None."""
         return None if self.response is None else kleinman_zeta(self.crystal, self.response.shifts[..., SHEAR])
 
-    def model_error(self, state: State) -> np.ndarray | None:
+    def model_error(self, state: IonState) -> np.ndarray | None:
         """Standard deviation over the members, GPa, [n]; None without members."""
         members = self.member_constants.get(state)
         return None if members is None else members.std(0, ddof=1)
@@ -111,8 +111,8 @@ def measure_elasticity(
     basis = find_basis(crystal)
     paths = choose_paths(basis)
     signed = sorted([0.0, *amplitudes, *(-a for a in amplitudes)])
-    states: list[State] = ["clamped", "relaxed"] if relax else ["clamped"]
-    samples: dict[State, list[PathSamples]] = {}
+    states: list[IonState] = ["clamped", "relaxed"] if relax else ["clamped"]
+    samples: dict[IonState, list[PathSamples]] = {}
     for state in states:
         limit = fmax if state == "relaxed" else None
         samples[state] = [sample_path(crystal, calculator, path, signed, limit) for path in paths]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,13 @@ from ase.md.velocitydistribution import Stationary, thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 from mlip.dynamics.guarded import DynamicsError, advance
+from mlip.jobs.progress import Progress
 from mlip.structures.geometry import make_supercell, scale_volume
 from mlip.studies.diffusion.settings import Settings
 from mlip.studies.diffusion.transport import DiffusionError
 
 T_TAU = 100.0
 """Relaxation time of the thermostat, fs; it acts between the blocks only, for several of these times."""
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 class DynamicsFailed(DiffusionError):

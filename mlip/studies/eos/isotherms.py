@@ -10,12 +10,12 @@ import xarray as xr
 from ase import Atoms, units
 
 from mlip.dynamics.replicas import Evaluate, Trace, batched, one_by_one, run_nvt
+from mlip.jobs.progress import Progress
 from mlip.potential import Potential
 from mlip.seeds import derive_rng
 from mlip.statistics import block_average, detect_equilibration
 from mlip.structures.geometry import make_supercell, scale_volume
 from mlip.studies.eos.settings import Settings
-from mlip.studies.interface import Progress
 
 STRAIN = 1e-3
 """Relative change of volume to either side from which members' pressures follow."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from ase import Atoms
 
 from mlip.config.label import Label
 from mlip.io.files import write_json
+from mlip.jobs.progress import Progress
 from mlip.labels.calculator import StoredCalculator
 from mlip.properties.elastic.cubic import elastic_cubic
 from mlip.properties.equilibrium import at_equilibrium
@@ -32,7 +33,7 @@ def label_elasticity(
     strain: float = STRAIN,
     fmax: float = 0.005,
     scratch: Path | None = None,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write the labeller's cubic elastic constants at its own equilibrium volume as JSON.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ase import Atoms
 
 from mlip.dynamics.nve import Dynamics, run_nve
 from mlip.io.files import write_atomic, write_json
+from mlip.jobs.progress import Progress
 from mlip.potential import Potential, load_potential
 from mlip.potential.calculator import MLIPCalculator
 from mlip.properties.compression import Compression, compress_everything, shortest_distances
@@ -31,8 +32,6 @@ FLUCTUATION_LIMIT = 50.0  # % of the harmonic crystal's
 TEMPERATURE_SIGMAS = 4.0  # standard deviations that a canonical start may lie off its mean
 POTENTIAL_FMAX = 1e-4  # eV/Å; a potential has no noise that would ask for more
 N_SHOWN = 500  # samples of the dynamics kept for the figure
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scipy.stats import theilslopes
 from mlip.config.train import Train
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.calculator import MLIPCalculator
-from mlip.properties.elastic.constants import Elasticity, State, measure_elasticity, powers_of
+from mlip.properties.elastic.constants import Elasticity, IonState, measure_elasticity, powers_of
 from mlip.properties.elastic.strains import ISOTROPIC, PathSamples, energy_rows, polynomial_term
 from mlip.training.ace.readout import Readout, build_readout, evaluate_columns
 
@@ -43,7 +43,7 @@ def constant_functional(found: Elasticity, potential: ACEPotential) -> tuple[lis
 
 
 def _state_gradient(
-    found: Elasticity, state: State, energies: Sequence[np.ndarray], slopes: dict[State, np.ndarray]
+    found: Elasticity, state: IonState, energies: Sequence[np.ndarray], slopes: dict[IonState, np.ndarray]
 ) -> np.ndarray:
     """[n_constants, D] from the derivatives [n_amplitudes, D] of the energies along each path."""
     samples, volume = found.samples[state], found.crystal.get_volume()
@@ -62,12 +62,12 @@ def _term(own: PathSamples, energies: np.ndarray, power: int) -> np.ndarray:
     return polynomial_term(own.amplitudes, energies - energies.mean(0), powers_of(own.path, own.amplitudes), power)[0]
 
 
-def _bulk_modulus(found: Elasticity, state: State) -> float:
+def _bulk_modulus(found: Elasticity, state: IonState) -> float:
     tensor = found.basis.tensor(found.by_energy[state].values)
     return float(tensor[:3, :3].mean())
 
 
-def _volume_slopes(found: Elasticity, potential: ACEPotential) -> dict[State, np.ndarray]:
+def _volume_slopes(found: Elasticity, potential: ACEPotential) -> dict[IonState, np.ndarray]:
     """dC/d(ln V), GPa, [n], by state; empty for crystals that are not cubic."""
     if found.basis.crystal_system != "cubic":
         return {}

@@ -10,11 +10,11 @@ from ase import units
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.ace.edges import compute_density
 from mlip.potential.ace.environments import build_environments
-from mlip.properties.elastic.constants import Elasticity, State, powers_of
+from mlip.properties.elastic.constants import Elasticity, IonState, powers_of
 from mlip.properties.elastic.strains import energy_rows, polynomial_term
 
 
-def parameter_sensitivity(found: Elasticity, potential: ACEPotential, state: State = "clamped") -> xr.Dataset:
+def parameter_sensitivity(found: Elasticity, potential: ACEPotential, state: IonState = "clamped") -> xr.Dataset:
     """|theta dC/dtheta| (GPa) of every constant and group of parameters, root of the sum of squares.
 
     Groups are the mixing weights of each angular momentum (``mix l=...``) and of each radial function
@@ -48,7 +48,7 @@ def parameter_sensitivity(found: Elasticity, potential: ACEPotential, state: Sta
     )
 
 
-def _energy_weights(found: Elasticity, state: State) -> np.ndarray:
+def _energy_weights(found: Elasticity, state: IonState) -> np.ndarray:
     """C = weights [n_constants, n_frames] times the energies of all frames."""
     samples, volume = found.samples[state], found.crystal.get_volume()
     inverse = np.linalg.pinv(energy_rows(found.basis, [own.path for own in samples]))

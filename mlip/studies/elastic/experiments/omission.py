@@ -11,17 +11,17 @@ weight zero in the loss. Two trainings are repeated so:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from mlip.config.train import Train
 from mlip.io.files import write_atomic, write_json
+from mlip.jobs.progress import Progress
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.uncertainty import Calibration, rank_correlation
@@ -136,7 +136,7 @@ def omit_structures(
     seeds: Sequence[int],
     influenced: str | None = None,
     isolated_energies: dict[str, float] | None = None,
-    progress: Callable[[dict[str, Any]], None] | None = None,
+    progress: Progress | None = None,
 ) -> Omission:
     """Leave out ``n`` structures, evenly spaced in the ranking by predicted influence, with each seed.
 
@@ -173,7 +173,7 @@ def _truths(
     chosen: np.ndarray,
     row: int,
     crystal: Atoms,
-    progress: Callable[[dict[str, Any]], None] | None,
+    progress: Progress | None,
 ) -> dict[str, list[float]]:
     """Changes of constant ``row`` [n] by each of ``TRUTHS``, GPa."""
     everything = np.arange(len(run.structures))

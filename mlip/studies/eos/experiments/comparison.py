@@ -13,11 +13,11 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.train import Train
+from mlip.jobs.progress import Progress, silent
 from mlip.potential import Potential, load_potential
 from mlip.seeds import derive_rng, derive_seed
 from mlip.studies.eos.acquisition import apportion, score_states
 from mlip.studies.eos.isotherms import member_pressures
-from mlip.studies.interface import Progress, silent
 
 ARMS = {"uniform": None, "uncertainty": 0.0, "uncertainty and deviation": 1.0}
 """λ of each way to choose; None spreads the labels evenly over the densities."""
