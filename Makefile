@@ -81,11 +81,12 @@ test-slurm: $(STAMP) ## Run the tests on a Slurm of their own (as root; ten minu
 test-mace: $(STAMP_MACE) ## Run the tests of backend mace, in its own environment
 	.venv-mace/bin/python -m pytest -m mace tests/integration/test_mace.py tests/unit/potential/test_devices.py tests/unit/potential/test_physics.py $(PYTEST_ARGS)
 
-lint: $(STAMP) ## Check format, style, types and rules
+lint: $(STAMP) ## Check format, style, types, imports and rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow tests/benchmarks/Snakefile
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/snakemake --lint
 
 format: $(STAMP) ## Put Python files and rules into their format

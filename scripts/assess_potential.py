@@ -1,9 +1,11 @@
 """Assess one iteration and decide whether the loop goes on."""
 
+from functools import partial
 from pathlib import Path
 
 from mlip.config.loop import Assess, Budget
 from mlip.jobs.job import log_step
+from mlip.jobs.ledger import count_costs
 from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
@@ -14,11 +16,12 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
 
     torch.set_num_threads(snakemake.threads)
     inputs, params = snakemake.input, snakemake.params
+    iteration = int(snakemake.wildcards.iteration)
     out = Path(snakemake.output.assessment).parent
     measured, referred = ([Path(path) for path in paths] for paths in (inputs.studies, inputs.study_references))
     assess_potential(
         AssessmentRequest(
-            iteration=int(snakemake.wildcards.iteration),
+            iteration=iteration,
             old=Path(inputs.old[0]).parent if inputs.old else None,
             potential=Path(inputs.potential[0]).parent,
             dataset=Path(inputs.dataset).parent,
@@ -26,7 +29,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
             frames=Path(inputs.frames),
             planned=Path(inputs.planned[0]) if inputs.planned else None,
             candidates=Path(inputs.candidates),
-            results=out.parent.parent,
+            count_costs=partial(count_costs, out.parent.parent, iteration),
             settings=Assess(**params.settings["assess"]),
             budget=Budget(**params.settings["budget"]),
             min_iterations=params.min_iterations,

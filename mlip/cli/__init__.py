@@ -1,4 +1,4 @@
 """The command line: ``mlip`` and what drives Snakemake.
 
-May import: everything.
+May import: ``mlip.status``, ``mlip.doctor``, ``mlip.testing`` and below.
 """

@@ -17,10 +17,11 @@ from pydantic import Field, ValidationError, model_validator
 from mlip.config.base import Section
 from mlip.config.label import Label
 from mlip.config.loop import AnySection, Assess, Budget, Collect, Explore, Select
+from mlip.config.merging import merge_deeply
 from mlip.config.structures import Prepare, StartingStructure
 from mlip.config.studies import Studies
 from mlip.config.train import Train
-from mlip.config.values import ConfigError, describe_problems, is_bounded, merge_deeply, read_yaml
+from mlip.config.values import ConfigError, describe_problems, is_bounded, read_yaml
 
 
 class Override(Section):

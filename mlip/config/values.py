@@ -65,15 +65,6 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def merge_deeply(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``values`` with ``changes``; mappings are merged key by key, everything else is replaced."""
-    merged = dict(values)
-    for key, change in changes.items():
-        old = merged.get(key)
-        merged[key] = merge_deeply(old, change) if isinstance(old, dict) and isinstance(change, dict) else change
-    return merged
-
-
 def find_number_text(value: Any, path: str = "") -> str | None:
     """Place and content of the first text that looks like a number: YAML 1.1 reads ``1e-6`` as text."""
     if isinstance(value, str):

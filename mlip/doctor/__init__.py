@@ -1,4 +1,4 @@
 """What has to be there before a run: packages, PAW data sets, partitions, the configuration itself.
 
-May import: everything but ``mlip.cli`` and ``mlip.status``.
+May import: ``mlip.studies`` and below; of a potential its internals, which it tries.
 """

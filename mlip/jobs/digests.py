@@ -13,15 +13,10 @@ if TYPE_CHECKING:
     from mlip.config.backends import Backend
 
 PACKAGE = Path(__file__).parents[1]
-VALUES_NOT_CODE = {
-    "mlip.config.system",
-    "mlip.config.label",
-    "mlip.config.base",
-    "mlip.config.train",
-    "mlip.loop.record_provenance",
-    "mlip.config.studies",
-}
-"""Modules left out of digests: what steps take from them arrives as parameters."""
+VALUES = "mlip.config"
+"""Left out of digests with all below it: what steps take from the configuration arrives as parameters, plans too."""
+CODE_AMONG_VALUES = ("mlip.config.merging",)
+"""Not left out: steps call it."""
 
 STEP_CODE: dict[str, tuple[str, ...]] = {
     "prepare_structures": ("mlip.loop.prepare_structures",),
@@ -35,13 +30,18 @@ STEP_CODE: dict[str, tuple[str, ...]] = {
     "select_candidates": ("mlip.loop.select_candidates",),
     "assess_potential": ("mlip.loop.assess_potential", "{backend.potential_code}"),
     "report_system": ("mlip.report",),
-    "refer_study": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
+    "refer_study": (
+        "mlip.studies.steps",
+        "mlip.studies.{study}.study",
+        "mlip.labels.calculator",
+        "{backend.potential_code}",
+    ),
     "measure_study": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
     "acquire_candidates": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
     "label_candidates": ("mlip.loop.label_structures",),
     "join_labels": ("mlip.loop.collect_dataset",),
     "train_study": ("mlip.loop.train_committee", "{backend.training_code}"),
-    "report_study": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),
+    "report_study": ("mlip.studies.report", "mlip.studies.{study}.study", "mlip.report.page"),
 }
 """What code makes a step's results, by the name of its rule: these modules and all that they import.
 
@@ -53,13 +53,13 @@ run again only when their files change.
 
 @functools.cache
 def code_digest(*modules: str) -> str:
-    """Digest of ``modules`` and every ``mlip`` module they import, blind to layout, comments and types of arguments.
+    """Digest of ``modules`` and all that :func:`code_of` finds, blind to layout, comments and types.
 
     Rules pass it as a parameter: Snakemake then reruns a step when code it depends on changes
     its meaning, and not when a comment, a docstring or white space does.
     """
     digest = hashlib.sha256()
-    for name in sorted(set().union(*(_closure(module) for module in modules))):
+    for name in sorted(code_of(*modules)):
         digest.update(f"{name}:{_meaning(name)}".encode())
     return digest.hexdigest()[:16]
 
@@ -69,15 +69,34 @@ def modules_of_step(step: str, backend: Backend, study: str = "") -> tuple[str, 
     return tuple(module.format(backend=backend, study=study) for module in STEP_CODE[step])
 
 
-def _closure(module: str) -> set[str]:
+def code_of(*modules: str) -> set[str]:
+    """``modules`` and every module of ``mlip`` that they import, however late, without :data:`VALUES`.
+
+    Imports for type checkers alone are none. A study has measurement, reference and pictures side by side: its
+    imports of labels, and of what draws, count for a step only where one of ``modules`` is of that kind.
+    """
     found: set[str] = set()
-    waiting = [module]
+    kinds = {_beside(module) for module in modules}
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name not in found and name not in VALUES_NOT_CODE and _source(name) is not None:
-            found.add(name)
-            waiting.extend(_imports(name))
+        if name in found or _is_value(name) or _source(name) is None:
+            continue
+        found.add(name)
+        of_study = name.startswith("mlip.studies.")
+        waiting += [other for other in _imports(name) if not of_study or _beside(other) in {None, *kinds}]
     return found
+
+
+def _beside(module: str) -> str | None:
+    """What a study has beside its measurement and ``module`` is of: ``labels`` or ``pictures``."""
+    if f"{module}.".startswith("mlip.labels."):
+        return "labels"
+    return "pictures" if f"{module}.".startswith("mlip.report.") or module.endswith(".figures") else None
+
+
+def _is_value(module: str) -> bool:
+    return f"{module}.".startswith(f"{VALUES}.") and module not in CODE_AMONG_VALUES
 
 
 def _source(module: str) -> Path | None:
@@ -94,6 +113,7 @@ def _tree(module: str) -> ast.Module:
     if path is None:
         raise ValueError(f"no module {module} in {PACKAGE}")
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.fix_missing_locations(_WithoutTypes().visit(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             _strip_docstring(node)
@@ -102,6 +122,14 @@ def _tree(module: str) -> ast.Module:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             node.returns = None
     return tree
+
+
+class _WithoutTypes(ast.NodeTransformer):
+    """Leaves out what stands under ``if TYPE_CHECKING``, which never runs."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        self.generic_visit(node)
+        return node.orelse if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING") else node
 
 
 def _strip_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:

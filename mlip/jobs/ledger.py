@@ -297,3 +297,13 @@ def write_ledger(root: Path) -> Ledger:
     ledger = read_ledger(root)
     write_json(ledger_path(root), ledger.as_dict())
     return ledger
+
+
+def count_costs(root: Path, iteration: int, n_labels: int) -> tuple[Cost, Cost]:
+    """What all iterations up to ``iteration`` have cost, and what the next one will if it labels ``n_labels``.
+
+    Later iterations, which an earlier run went further with, do not count: their results are there to be used.
+    Writes ``ledger.json``.
+    """
+    ledger = write_ledger(root)
+    return ledger.total(iteration), forecast_iteration(root, ledger, iteration, n_labels)

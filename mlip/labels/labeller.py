@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.label import Label
-from mlip.config.values import merge_deeply
+from mlip.config.merging import merge_deeply
 from mlip.io.files import sha256_of
 from mlip.labels.checks import check_settings
 from mlip.labels.escalation import difference, escalation_ladder, foreign_changes

@@ -1,4 +1,4 @@
 """The steps of the loop, a module each, named as rule, script and output folder are.
 
-May import: ``mlip.labels``, ``mlip.training``, ``mlip.potential`` and below; training itself is :mod:`mlip.training`.
+May import: ``mlip.labels``, ``mlip.export`` and below; of a potential its interface alone.
 """

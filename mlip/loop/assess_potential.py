@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -17,12 +17,14 @@ from mlip.criteria import Criterion
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json, write_json
 from mlip.io.netcdf import read_netcdf, write_netcdf
-from mlip.jobs.ledger import Cost, forecast_iteration, write_ledger
 from mlip.potential import Potential, Prediction, load_potential
 from mlip.potential.evaluation import compare_with_labels
 from mlip.potential.uncertainty import SHIFT_QUANTILES
 from mlip.properties.eos import EquationOfState, fit_eos
 from mlip.properties.symmetry import PropertyError, lattice_constant
+
+if TYPE_CHECKING:
+    from mlip.jobs.ledger import Cost  # assessments do not depend on how costs are counted
 
 NOMINAL_COVERAGE = 0.95
 
@@ -42,7 +44,8 @@ class AssessmentRequest:
         planned: structures that this iteration was to label, to notice audit frames whose label
             failed; None at iteration 0.
         candidates: structures that the next iteration would label.
-        results: ``results/<system>``, whose ledger says what was spent.
+        count_costs: of a number of labels, what all iterations so far have cost, and what the next one would with so
+            many labels: :func:`mlip.jobs.ledger.count_costs`.
         settings: convergence criteria.
         budget: limits that end the loop without convergence.
         min_iterations: iterations to run at least.
@@ -59,7 +62,7 @@ class AssessmentRequest:
     frames: Path
     planned: Path | None
     candidates: Path
-    results: Path
+    count_costs: Callable[[int], tuple[Cost, Cost]]
     settings: Assess
     budget: Budget
     min_iterations: int
@@ -96,10 +99,7 @@ def assess_potential(request: AssessmentRequest) -> None:
 def _decide(request: AssessmentRequest, passed: bool, labels: int) -> dict[str, Any]:
     """What was spent, what the next iteration would need, and whether there is to be one."""
     n_next = len(read_structures(request.candidates))
-    # Iterations that an earlier run went further with do not count: their results are there to be used.
-    ledger = write_ledger(request.results)
-    spent = ledger.total(request.iteration)
-    needed = forecast_iteration(request.results, ledger, request.iteration, n_next)
+    spent, needed = request.count_costs(n_next)
     converged = passed and request.iteration + 1 >= request.min_iterations
     stop, reason = decide_stop(converged, labels, n_next, spent, needed, request.budget)
     return {

@@ -1,4 +1,4 @@
 """Properties of crystals by any ASE calculator: equations of state, symmetry, elastic constants, compression.
 
-May import: ``mlip.structures`` and below.
+May import: ``mlip.potential``, ``mlip.calculators`` and below.
 """

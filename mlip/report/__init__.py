@@ -2,6 +2,8 @@
 
 Imports are kept inside the functions: drawing needs matplotlib, a command line that only
 prints the table does not.
+
+May import: ``mlip.loop`` and below.
 """
 
 from __future__ import annotations

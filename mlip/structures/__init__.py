@@ -1,4 +1,4 @@
 """Starting structures, their geometry and their neighbours.
 
-May import: ``mlip.config`` and ``mlip.io``.
+May import: ``mlip.config``, ``mlip.io``, ``mlip.seeds``, ``mlip.statistics`` and ``mlip.criteria``.
 """

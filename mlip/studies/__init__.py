@@ -2,6 +2,8 @@
 
 A study is a package in this folder with ``settings.py`` (class ``Settings``) and ``study.py``
 (``STUDY``, its class); nothing outside it names it. docs/studies.md says how to add one.
+
+May import: ``mlip.report`` and below, no study another one, and ``settings`` ``mlip.config`` alone.
 """
 
 from __future__ import annotations

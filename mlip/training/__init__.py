@@ -1,4 +1,5 @@
 """Training: data, schedule, consistency and calibration for every backend; the backends' own beside one another.
 
-May import: ``mlip.potential`` and below. :mod:`mlip.loop.train_committee` starts it.
+May import: ``mlip.properties``, ``mlip.dynamics`` and below; of a potential its internals, which it fits.
+:mod:`mlip.loop.train_committee` starts it.
 """

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -12,9 +11,6 @@ from matplotlib.axes import Axes
 
 from mlip.report.drawing import BLUE, MUTED, ORANGE, Panel, Picture
 from mlip.studies.interface import Round
-
-if TYPE_CHECKING:
-    from mlip.studies.elastic.experiments.omission import Omission
 
 COLOURS = {"clamped": BLUE, "relaxed": ORANGE}
 MARKERS = {"clamped": "o", "relaxed": "+"}
@@ -114,22 +110,27 @@ def _distinct(data: xr.Dataset) -> list[str]:
     return names
 
 
-def draw_omission(omission: Omission) -> Picture:
-    """Predicted against found changes, a panel for each kind of omission."""
+def draw_omission(influenced: str, predicted: np.ndarray, found: Mapping[str, np.ndarray]) -> Picture:
+    """Predicted against found changes of the constant ``influenced``, a panel for each kind of omission.
+
+    Args:
+        influenced: the constant, e.g. "C44 relaxed".
+        predicted: change when a structure is left out, by the last layer's influence, [n_seeds, n], GPa.
+        found: the same as found by each kind of omission, [n_seeds, n], GPa.
+    """
     return Picture(
         "influence",
-        f"Influence on {omission.influenced}",
+        f"Influence on {influenced}",
         "Each point is a structure left out: means of the seeds, bars are their standard deviations. On the grey line "
         "the last layer's influence predicts what is found.",
         [
-            Panel(truth, f"Change found by {truth}", partial(_omitted, omission=omission, truth=truth))
-            for truth in omission.found
+            Panel(truth, f"Change found by {truth}", partial(_omitted, predicted=predicted, found=changes))
+            for truth, changes in found.items()
         ],
     )
 
 
-def _omitted(axes: Axes, omission: Omission, truth: str) -> None:
-    predicted, found = omission.predicted, omission.found[truth]
+def _omitted(axes: Axes, predicted: np.ndarray, found: np.ndarray) -> None:
     axes.errorbar(
         predicted.mean(0), found.mean(0), found.std(0), predicted.std(0), "o", color=BLUE, markersize=4, linewidth=0.8
     )

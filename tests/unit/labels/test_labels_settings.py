@@ -228,7 +228,7 @@ def test_where_labels_must_agree_a_marked_one_is_refused(tmp_path):
 
 @pytest.mark.parametrize("module", ["label_structures", "label_references", "label_isolated_atoms"])
 def test_the_digest_of_labels_contains_the_worker(module):
-    assert {"mlip.labels.process.worker", "mlip.labels.triage", "mlip.labels.identity"} <= digests._closure(
+    assert {"mlip.labels.process.worker", "mlip.labels.triage", "mlip.labels.identity"} <= digests.code_of(
         f"mlip.loop.{module}"
     )
 
@@ -243,4 +243,4 @@ def test_a_changed_worker_changes_the_digest(monkeypatch):
 def test_labels_do_not_depend_on_how_properties_are_computed():
     """Else a change of the assessment would label, and so train, everything again."""
     for module in ("mlip.loop.label_structures", "mlip.loop.label_isolated_atoms"):
-        assert "mlip.properties.eos" not in digests._closure(module)
+        assert "mlip.properties.eos" not in digests.code_of(module)

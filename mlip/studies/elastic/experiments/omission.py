@@ -228,4 +228,4 @@ def write_omission(omission: Omission, training: Sequence[Atoms], out: Path) -> 
         spread = float(omission.found[truth].mean(0).std())
         lines.append(f"| {truth} | {value:.2f} ({low:.2f} to {high:.2f}) | {spread:.2g} | {agreement[truth]:.2f} |")
     write_atomic(out, "\n".join(lines) + "\n")
-    png(draw_omission(omission), out.with_suffix(".png"))
+    png(draw_omission(omission.influenced, omission.predicted, omission.found), out.with_suffix(".png"))
