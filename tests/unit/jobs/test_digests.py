@@ -1,12 +1,15 @@
 """Code digests follow meaning, not layout."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
 from mlip.config.backends import BACKENDS
+from mlip.config.study import study_names
 from mlip.io.layout import STEPS
 from mlip.jobs import digests
+from mlip.jobs.rerun_table import is_stale
 
 
 @pytest.fixture
@@ -74,3 +77,90 @@ def test_modules_that_steps_name_exist(backend: str) -> None:
         modules = digests.modules_of_step(step, BACKENDS[backend], study="eos")
         assert all(digests._source(module) for module in modules), modules
     assert BACKENDS[backend].training_code in digests.modules_of_step("train_committee", BACKENDS[backend])
+
+
+def test_imports_for_type_checkers_do_not_matter(package: Path) -> None:
+    path = package / "sub" / "helper.py"
+    text = "from typing import TYPE_CHECKING\nfrom .deep import X\n{}\ndef value():\n    return X\n"
+    before = digest_after(path, text.format(""))
+    typed = "if TYPE_CHECKING:\n    from mlip.other import Y\n"
+    assert digest_after(path, text.format(typed)) == before
+    assert digest_after(package / "other.py", "Y = 2\n") == before
+    assert digest_after(path, text.format(f"{typed}else:\n    Y = 3\n")) != before
+
+
+def test_values_of_the_configuration_do_not_matter_but_code_among_them_does(package: Path) -> None:
+    (package / "config").mkdir()
+    (package / "config" / "loop.py").write_text("DEFAULT = 1\n")
+    (package / "config" / "merging.py").write_text("def merge():\n    return 1\n")
+    imports = "from mlip.config.loop import DEFAULT\nfrom mlip.config.merging import merge\n"
+    before = digest_after(package / "sub" / "helper.py", f"{imports}\ndef value():\n    return merge()\n")
+    assert digest_after(package / "config" / "loop.py", "DEFAULT = 2\n") == before
+    assert digest_after(package / "config" / "merging.py", "def merge():\n    return 2\n") != before
+
+
+def code_of_step(step: str, study: str = "") -> set[str]:
+    return set().union(
+        *(digests.code_of(*digests.modules_of_step(step, backend, study)) for backend in BACKENDS.values())
+    )
+
+
+def steps_that_depend_on(prefix: str) -> set[str]:
+    return {
+        step
+        for step in digests.STEP_CODE
+        for study in study_names()
+        if any(f"{name}.".startswith(f"{prefix}.") for name in code_of_step(step, study))
+    }
+
+
+def test_how_labels_are_computed_concerns_labels_alone() -> None:
+    steps = steps_that_depend_on("mlip.labels.process")
+    assert {"label_structures", "label_references", "label_isolated_atoms", "label_candidates", "refer_study"} <= steps
+    assert not steps & {"assess_potential", "train_committee", "train_study", "explore_walkers", "score_frames"}
+    assert not steps & {"measure_study", "acquire_candidates", "collect_dataset", "select_candidates"}
+
+
+def test_pictures_concern_pages_alone() -> None:
+    assert all(step.startswith("report_") for step in steps_that_depend_on("mlip.report"))
+    for study in study_names():
+        assert all(step.startswith("report_") for step in steps_that_depend_on(f"mlip.studies.{study}.figures"))
+    assert "mlip.studies.eos.figures" in code_of_step("report_study", "eos")
+
+
+def test_no_assessment_depends_on_how_costs_are_counted() -> None:
+    assert not {name for name in code_of_step("assess_potential") if name.startswith("mlip.jobs")}
+
+
+def test_the_loop_s_steps_leave_out_nothing_that_they_import() -> None:
+    """Only a study's imports of labels and pictures are left out: of no other step's code."""
+    for step, templates in digests.STEP_CODE.items():
+        if any("{study}" in template for template in templates):
+            continue
+        for name in code_of_step(step):
+            missing = [other for other in digests._imports(name) if digests._source(other) is not None]
+            assert {other for other in missing if not digests._is_value(other)} <= code_of_step(step)
+
+
+def test_a_backend_s_code_is_where_its_functions_are() -> None:
+    for backend in BACKENDS.values():
+        assert backend.load.partition(":")[0] in digests.code_of(backend.potential_code)
+        assert backend.train.partition(":")[0] in digests.code_of(backend.training_code)
+
+
+def test_the_configuration_holds_values_and_no_results() -> None:
+    """What a step would call in it had to be part of digests; a property may name or count values."""
+    computed = set()
+    for path in sorted((digests.PACKAGE / "config").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                computed |= {f"{node.name}.{part.name}" for part in node.body if _is_property(part)}
+    assert computed == {"Config.n_walkers", "Train.radius"}
+
+
+def _is_property(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and any("property" in ast.unparse(d) for d in node.decorator_list)
+
+
+def test_the_table_of_what_reruns_what_is_not_stale() -> None:
+    assert not is_stale(), "docs/design.md: run python -m mlip.jobs.rerun_table"
