@@ -25,6 +25,7 @@ import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from mlip.io.dialects import DialectError, to_ase_comment
 from mlip.io.files import write_atomic
 
 CONFIG_RESULTS = ("energy", "free_energy", "stress")
@@ -116,7 +117,7 @@ def _split_frames(text: str, path: str | Path) -> list[tuple[str, str]]:
         comment, _, entry = lines[position + 1].partition(" checksum=")
         signed = SIGNATURE.fullmatch(entry) is not None
         if not signed:
-            comment = lines[position + 1]
+            comment = _translate(lines[position + 1], f"{path}, line {position + 2}")
         _check_comment(comment, f"{path}, line {position + 2}")
         n_columns = _count_columns(comment)
         for row in range(position + 2, end):
@@ -126,6 +127,14 @@ def _split_frames(text: str, path: str | Path) -> list[tuple[str, str]]:
         frames.append((frame, entry if signed else ""))
         position = end
     return frames
+
+
+def _translate(comment: str, place: str) -> str:
+    """A comment line of another program in ASE's words."""
+    try:
+        return to_ase_comment(comment)
+    except DialectError as error:
+        raise ExtxyzError(f"{place}: {error}") from None
 
 
 def _check_comment(comment: str, place: str) -> None:

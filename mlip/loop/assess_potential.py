@@ -22,6 +22,7 @@ from mlip.potential.evaluation import compare_with_labels
 from mlip.potential.uncertainty import SHIFT_QUANTILES
 from mlip.properties.eos import EquationOfState, fit_eos
 from mlip.properties.symmetry import PropertyError, lattice_constant
+from mlip.structures.labelled import labelled_energy, labelled_forces
 
 if TYPE_CHECKING:
     from mlip.jobs.ledger import Cost  # assessments do not depend on how costs are counted
@@ -218,7 +219,7 @@ def _assess_test(potential: Potential, structures: Sequence[Atoms]) -> dict[str,
 def _audit(audited: Sequence[tuple[Atoms, Prediction]], n_planned: int, confidence: float) -> dict[str, Any] | None:
     if not audited:
         return None
-    squared = [float(np.mean((a.get_forces() - p.forces) ** 2)) for a, p in audited]
+    squared = [float(np.mean((labelled_forces(a) - p.forces) ** 2)) for a, p in audited]
     return {
         "n_structures": len(audited),
         "n_failed": max(0, n_planned - len(audited)),
@@ -236,7 +237,7 @@ def _assess_eos(potential: Potential, references: Sequence[Atoms], out: Path) ->
     predictions = potential.predict(references)
     n = len(references[0])
     volumes = np.array([atoms.get_volume() for atoms in references])
-    reference = np.array([atoms.get_potential_energy() for atoms in references])
+    reference = np.array([labelled_energy(atoms) for atoms in references])
     predicted = np.array([p.energy for p in predictions])
     std = np.array([p.energy_std for p in predictions])
     write_netcdf(out, _eos_table(volumes / n, reference / n, predicted / n, std / n))
@@ -297,11 +298,11 @@ def _parity_table(structures: Sequence[Atoms], predictions: Sequence[Prediction]
     sample = ("atom_sample", "space")
     return xr.Dataset(
         {
-            "force_true": (sample, atoms_array([a.get_forces() for a in structures]), force),
+            "force_true": (sample, atoms_array([labelled_forces(a) for a in structures]), force),
             "force_predicted": (sample, atoms_array([p.forces for p in predictions]), force),
             "force_std": (sample, atoms_array([p.forces_std for p in predictions]), force),
             "audit": ("atom_sample", (np.concatenate(audit) if audit else np.zeros(0)).astype(np.int8)),
-            "energy_true": ("structure", np.array([a.get_potential_energy() / len(a) for a in structures]), energy),
+            "energy_true": ("structure", np.array([labelled_energy(a) / len(a) for a in structures]), energy),
             "energy_predicted": ("structure", np.array([p.energy / len(a) for a, p in pairs]), energy),
             "energy_std": ("structure", np.array([p.energy_std / len(a) for a, p in pairs]), energy),
             "structure_id": (

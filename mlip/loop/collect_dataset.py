@@ -16,6 +16,10 @@ from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import REBUILD, FileContentError, read_json, write_json
 from mlip.statistics import fit_absolute
 from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
+from mlip.structures.labelled import has_label, labelled_energy
+
+OTHER_ENERGIES = frozenset({"ref_energy", "dft_energy", "reference_energy", "qm_energy", "energy_dft", "energy_ref"})
+"""Keys of the labels in files where another potential may have written its own predictions as `energy`."""
 
 SPLITS = ("train", "valid", "test")
 SMALLEST_RESIDUAL = 1e-4
@@ -59,7 +63,24 @@ def _structure_fault(atoms: Atoms) -> str | None:
             return (
                 f"its {name} is not {' × '.join(map(str, shape)) or 'a'} number{'s' * bool(shape)}; repair or remove it"
             )
-    return fault
+    return fault or _ambiguity(atoms)
+
+
+def _ambiguity(atoms: Atoms) -> str | None:
+    """What in the header of ``atoms`` may be meant otherwise than it is read."""
+    for key in ("charge", "spin"):
+        value = atoms.info.get(key)
+        if value is not None and not isinstance(value, int | float):
+            return f"{key}={value} is not a number; write it as one, or remove it"
+    for key, value in atoms.info.items():
+        if key.lower() in OTHER_ENERGIES and has_label(atoms, "energy") and isinstance(value, int | float):
+            found = {float(v) for k, v in atoms.calc.results.items() if k in ("energy", "free_energy")}
+            if all(abs(value - energy) > 1e-3 for energy in found):
+                return (
+                    f"{key} {value:.6g} eV is another than its energy {labelled_energy(atoms):.6g} eV; remove the one"
+                    " that is not to be learnt, and call the other `energy`, its forces `forces`"
+                )
+    return None
 
 
 def collect_dataset(
@@ -195,7 +216,7 @@ def composition_residuals(structures: Sequence[Atoms]) -> np.ndarray:
     elements = sorted({int(z) for atoms in structures for z in atoms.numbers})
     counts = np.array([[np.count_nonzero(atoms.numbers == z) for z in elements] for atoms in structures], float)
     sizes = counts.sum(axis=1)
-    energies = np.array([atoms.get_potential_energy() for atoms in structures]) / sizes
+    energies = np.array([labelled_energy(atoms) for atoms in structures]) / sizes
     fractions = counts / sizes[:, None]
     # Of one element the fit is any value between the two in the middle: begun at the median it stays there.
     offsets = fit_absolute(fractions, energies, residuals=energies - np.median(energies), floor=SMALLEST_RESIDUAL)

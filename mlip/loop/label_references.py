@@ -16,6 +16,7 @@ from mlip.labels.labeller import attach_label
 from mlip.properties.eos import fit_eos
 from mlip.properties.symmetry import PropertyError
 from mlip.structures.geometry import scale_volume
+from mlip.structures.labelled import labelled_energy
 
 FEWEST_FOR_FIT = 5  # volumes
 
@@ -68,7 +69,7 @@ def _scaled(structure: Atoms, volume: float, index: int) -> Atoms:
 def _check_minimum(labelled: Sequence[Atoms]) -> None:
     """Stop now rather than after the first training that nothing can be assessed against."""
     try:
-        fit_eos([atoms.get_volume() for atoms in labelled], [atoms.get_potential_energy() for atoms in labelled])
+        fit_eos([atoms.get_volume() for atoms in labelled], [labelled_energy(atoms) for atoms in labelled])
     except PropertyError as error:
         raise LabelError(
             f"assess.eos_volumes: the labeller's own equation of state cannot be fitted ({error}); start from a"

@@ -15,6 +15,7 @@ from mlip.io.netcdf import write_netcdf
 from mlip.io.trajectory import read_frames
 from mlip.potential import Potential, load_potential
 from mlip.potential.uncertainty import measure_shift
+from mlip.structures.labelled import labelled_energy
 
 UNITS = {
     "time_fs": "fs",
@@ -96,7 +97,7 @@ def _lowest_energies(known: Sequence[Atoms]) -> dict[tuple[tuple[str, float], ..
     """Lowest labelled energy per atom, eV, of each composition: energies of different ones do not compare."""
     lowest: dict[tuple[tuple[str, float], ...], float] = {}
     for atoms in known:
-        energy, key = atoms.get_potential_energy() / len(atoms), _composition(atoms)
+        energy, key = labelled_energy(atoms) / len(atoms), _composition(atoms)
         lowest[key] = min(energy, lowest.get(key, energy))
     return lowest
 

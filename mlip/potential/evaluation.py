@@ -11,6 +11,7 @@ from ase.units import GPa
 
 from mlip.potential.interface import Potential, Prediction
 from mlip.potential.uncertainty import coverage, rank_correlation
+from mlip.structures.labelled import labelled_energy, labelled_forces, labelled_stress
 
 UNITS = {
     "energy_mae": "meV/atom",
@@ -51,15 +52,15 @@ def evaluate_predictions(structures: Sequence[Atoms], predictions: Sequence[Pred
 def compare_with_labels(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, Any]:
     """The same errors from ``predictions`` already made, energies in eV/atom and forces in eV/Å."""
     pairs = list(zip(predictions, structures, strict=True))
-    energy = np.array([(p.energy - a.get_potential_energy()) / len(a) for p, a in pairs])
-    forces = np.concatenate([p.forces - a.get_forces() for p, a in pairs])
+    energy = np.array([(p.energy - labelled_energy(a)) / len(a) for p, a in pairs])
+    forces = np.concatenate([p.forces - labelled_forces(a) for p, a in pairs])
     std = np.concatenate([p.forces_std[:, 0] for p in predictions])
     return {
         "energy_mae": float(np.abs(energy).mean()),
         "energy_rmse": float(np.sqrt((energy**2).mean())),
         "force_mae": float(np.abs(forces).mean()),
         "force_rmse": float(np.sqrt((forces**2).mean())),
-        "force_rms": float(np.sqrt(np.mean(np.concatenate([a.get_forces() for a in structures]) ** 2))),
+        "force_rms": float(np.sqrt(np.mean(np.concatenate([labelled_forces(a) for a in structures]) ** 2))),
         "stress_rmse_gpa": _stress_rmse(pairs),
         "coverage": coverage(forces, std),
         "spearman": rank_correlation(std, np.linalg.norm(forces, axis=1)),
@@ -71,7 +72,7 @@ def compare_with_labels(structures: Sequence[Atoms], predictions: Sequence[Predi
 def _stress_rmse(pairs: Sequence[tuple[Prediction, Atoms]]) -> float | None:
     """RMSE of the stress components in GPa over the structures that have a stress label."""
     errors = [
-        p.stress - a.get_stress()
+        p.stress - labelled_stress(a)
         for p, a in pairs
         if p.stress is not None and np.isfinite(getattr(a.calc, "results", {}).get("stress", np.nan)).all()
     ]

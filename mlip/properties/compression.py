@@ -156,7 +156,7 @@ def _measure(
         if pair is not None:
             i, j = pair
             outward = find_mic(atoms.positions[j] - atoms.positions[i], atoms.cell, atoms.pbc)[0]
-            forces = atoms.get_forces()
+            forces = atoms.get_forces(apply_constraint=False)
             pushes.append((forces[j] - forces[i]) @ outward / np.linalg.norm(outward) / 2)
         else:
             pushes.append(-atoms.get_stress()[:3].mean() if atoms.pbc.all() else np.nan)

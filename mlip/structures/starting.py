@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import math
 import warnings
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from ase.build import bulk
 from ase.io import read
 
 from mlip.config.structures import StartingStructure
+from mlip.io.dialects import DialectError, to_ase_text
 from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
 
 FULL_OCCUPANCY = 0.999
@@ -110,7 +112,9 @@ def _check_encoding(path: Path) -> None:
 def _read_with_ase(path: Path) -> Atoms:
     if path.suffix in (".xyz", ".extxyz"):
         _check_atom_count(path)
-    images = read(path, index=slice(None), do_not_split_by_at_sign=True)
+        images = _read_xyz(path)
+    else:
+        images = read(path, index=slice(None), do_not_split_by_at_sign=True)
     if not isinstance(images, list) or not images or not isinstance(images[0], Atoms):
         raise TypeError("the file holds no structure")
     if len(images) > 1:
@@ -120,6 +124,15 @@ def _read_with_ase(path: Path) -> Atoms:
         )
     _check_occupancy(images[0], path)
     return images[0]
+
+
+def _read_xyz(path: Path) -> list[Atoms]:
+    """Structures of an XYZ file, whatever program wrote its comment lines."""
+    try:
+        text = to_ase_text(path.read_text(encoding="utf-8"))
+    except DialectError as error:
+        raise StructureError(f"structures: {path}: {error}") from None
+    return list(read(io.StringIO(text), index=slice(None), format="extxyz"))
 
 
 def _check_atom_count(path: Path) -> None:

@@ -20,6 +20,7 @@ from mlip.potential.uncertainty import (
     measure_quality,
     pool_residuals,
 )
+from mlip.structures.labelled import labelled_energy, labelled_forces
 
 MIN_VALIDATION_ATOMS = 20
 """Below this many validation atoms with forces the calibration rests on the training data as well."""
@@ -43,7 +44,7 @@ class HeldOut:
     @classmethod
     def predict(cls, potential: Potential, train: Sequence[Atoms], valid: Sequence[Atoms]) -> HeldOut:
         """``valid``, or ``train`` and ``valid`` where that is too small, predicted by ``potential``."""
-        n_atoms = sum(int((np.linalg.norm(atoms.get_forces(), axis=1) > NO_FORCE).sum()) for atoms in valid)
+        n_atoms = sum(int((np.linalg.norm(labelled_forces(atoms), axis=1) > NO_FORCE).sum()) for atoms in valid)
         enough = n_atoms >= MIN_VALIDATION_ATOMS and len(valid) >= MIN_VALIDATION_STRUCTURES
         structures = list(valid) if enough else [*train, *valid]
         return cls(structures, potential.predict(structures), 0 if enough else len(train))
@@ -69,8 +70,8 @@ class HeldOut:
         pairs = list(zip(self.predictions, self.structures, strict=True))
         return pool_residuals(
             [a.get_chemical_symbols() for a in self.structures],
-            [p.forces - a.get_forces() for p, a in pairs],
-            [p.energy - a.get_potential_energy() for p, a in pairs],
+            [p.forces - labelled_forces(a) for p, a in pairs],
+            [p.energy - labelled_energy(a) for p, a in pairs],
             spreads,
         )
 

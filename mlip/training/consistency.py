@@ -20,6 +20,7 @@ from ase import Atoms
 from ase.units import Bohr, GPa, Hartree, Ry, kcal, kJ, mol
 
 from mlip.statistics import deviation, fit_absolute
+from mlip.structures.labelled import labelled_energy, labelled_forces, labelled_stress
 from mlip.training.data import TrainingDataError
 from mlip.training.densities import Dataset
 from mlip.training.linear import Implied, imply_labels
@@ -42,8 +43,9 @@ CERTAIN_OFFSET = 0.1
 the linear model's own errors may group smaller ones: in published silicon they set 3 of 15 vacancies 0.012 apart."""
 OUTLIER, MIN_OUTLIER = 12.0, 0.1
 """An energy is an outlier at this many standard deviations, and eV/atom."""
-GROSS_ENERGY, GROSS_FORCE = 30.0, 1000.0
-"""eV/atom from the others', and eV/Å: no structure that a potential is for."""
+GROSS_ENERGY, GROSS_FORCE, GROSS_VIRIAL = 30.0, 1000.0, 100.0
+"""eV/atom from the others', eV/Å, and stress times volume in eV/atom: no structure that a potential is for. Matter
+at 1 TPa has a virial of some 50 eV/atom; a few kbar, read as eV/Å³, have more than 100."""
 DUPLICATE_ENERGY, DUPLICATE_FORCE = 0.02, 0.2
 """Differences (eV/atom, eV/Å) of labels of one geometry that two calculations of one kind never have."""
 
@@ -142,7 +144,7 @@ def check_magnitudes(structures: Sequence[Atoms], data: Dataset, name: str) -> l
     """Errors about labels that no structure near equilibrium or far from it has."""
     energies = (data.energies / data.sizes).double().cpu().numpy()
     far = np.abs(energies - np.median(energies))
-    forces = np.array([float(np.abs(atoms.get_forces()).max()) for atoms in structures])
+    forces = np.array([float(np.abs(labelled_forces(atoms)).max()) for atoms in structures])
     errors = [
         f"{_name(structures, k, name)} has an energy {far[k]:.4g} eV/atom from the others'"
         for k in np.nonzero(far > GROSS_ENERGY)[0].tolist()
@@ -150,6 +152,12 @@ def check_magnitudes(structures: Sequence[Atoms], data: Dataset, name: str) -> l
     errors += [
         f"{_name(structures, k, name)} has a force of {forces[k]:.4g} eV/Å"
         for k in np.nonzero(forces > GROSS_FORCE)[0].tolist()
+    ]
+    virials = (data.virials.abs().amax((1, 2)) / data.sizes).double().cpu().numpy()
+    errors += [
+        f"{_name(structures, k, name)} has a stress of {np.abs(labelled_stress(structures[k])).max():.4g} eV/Å³,"
+        " as with stresses in GPa, kbar or bar"
+        for k in np.nonzero(virials > GROSS_VIRIAL)[0].tolist()
     ]
     return [f"{text}; label it again or remove it" for text in errors[:5]]
 
@@ -202,8 +210,8 @@ def check_duplicates(structures: Sequence[Atoms], name: str = "train") -> tuple[
         first = seen.setdefault(_geometry(atoms), k)
         if first == k:
             continue
-        energy = abs(atoms.get_potential_energy() - structures[first].get_potential_energy()) / len(atoms)
-        force = float(np.abs(atoms.get_forces() - structures[first].get_forces()).max())
+        energy = abs(labelled_energy(atoms) - labelled_energy(structures[first])) / len(atoms)
+        force = float(np.abs(labelled_forces(atoms) - labelled_forces(structures[first])).max())
         text = (
             f"{_name(structures, first, name)} and {_name(structures, k, name)} are one geometry with two labels, "
             f"{1e3 * energy:.3g} meV/atom and up to {1e3 * force:.3g} meV/Å apart"

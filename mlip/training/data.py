@@ -18,6 +18,7 @@ from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.files import DESCRIPTION
 from mlip.potential.zbl import pair_name
 from mlip.statistics import fit_absolute
+from mlip.structures.labelled import has_label, labelled_energy, labelled_forces, labelled_stress
 from mlip.structures.neighbors import Pairs, find_pairs
 
 NOMINAL_COHESION = 3.0
@@ -40,13 +41,13 @@ def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | N
     """
     for index, atoms in enumerate(structures):
         label = f"{name}[{index}] ({atoms.info.get('structure_id', atoms.get_chemical_formula())})"
-        results = getattr(atoms.calc, "results", {})
-        for key in ("energy", "forces"):
-            if key not in results:
+        for key, values in (("energy", labelled_energy), ("forces", labelled_forces)):
+            if not has_label(atoms, key):
                 raise TrainingDataError(
                     f"{label} has no {key}; every structure needs a label (a SinglePointCalculator)"
+                    + _similar(atoms, key)
                 )
-            if not np.isfinite(results[key]).all():
+            if not np.isfinite(values(atoms)).all():
                 raise TrainingDataError(f"{label}: {key} is NaN or infinite; remove the structure or label it again")
         if len(atoms) == 0:
             raise TrainingDataError(f"{label} has no atoms; remove the structure")
@@ -56,6 +57,13 @@ def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | N
                 f"{label} holds {', '.join(unknown)}, which no training structure does; "
                 "add training structures with it or leave this structure out"
             )
+
+
+def _similar(atoms: Atoms, key: str) -> str:
+    """Names of what may be meant by ``key``, for a message."""
+    stem = key.removesuffix("s")
+    names = [name for name in [*atoms.info, *atoms.arrays] if stem in name.lower() and "weight" not in name.lower()]
+    return f"; did you mean {', '.join(map(repr, names))}? Call it {key!r}" if names else ""
 
 
 def find_atomic_basis(structures: Sequence[Atoms], pairs: Sequence[Pairs], settings: Train) -> AtomicBasis:
@@ -123,10 +131,10 @@ def fit_isolated_energies(
                 f"no energy of an isolated atom for {', '.join(missing)}; give all elements or none"
             )
         return {s: float(given[s]) for s in basis.species}
-    lone = {atoms.symbols[0]: atoms.get_potential_energy() for atoms in structures if is_lone(atoms, basis.cutoff)}
+    lone = {atoms.symbols[0]: labelled_energy(atoms) for atoms in structures if is_lone(atoms, basis.cutoff)}
     counts, unknown = composition(structures, basis), [s not in lone for s in basis.species]
     measured = counts @ np.array([lone.get(s, 0.0) for s in basis.species])
-    energies = np.array([atoms.get_potential_energy() for atoms in structures]) - measured
+    energies = np.array([labelled_energy(atoms) for atoms in structures]) - measured
     bound = counts[:, unknown].any(1)
     fitted = np.zeros(len(basis.species))
     if any(unknown):
@@ -144,7 +152,7 @@ def read_virials(structures: Sequence[Atoms]) -> tuple[Tensor, Tensor]:
     virials, known = torch.zeros(len(structures), 3, 3, dtype=torch.float64), torch.zeros(len(structures))
     for k, atoms in enumerate(structures):
         if atoms.pbc.all() and "stress" in atoms.calc.results:
-            stress = atoms.get_stress(voigt=False)
+            stress = labelled_stress(atoms, voigt=False)
             if np.isfinite(stress).all():
                 virials[k], known[k] = torch.from_numpy(stress * atoms.get_volume()), 1.0
     return virials, known
@@ -155,9 +163,9 @@ def fingerprint(structures: Sequence[Atoms]) -> str:
     digest = hashlib.sha256()
     for atoms in structures:
         stress = atoms.calc.results.get("stress", np.zeros(0))
-        for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_forces(), stress):
+        for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, labelled_forces(atoms), stress):
             digest.update(np.ascontiguousarray(values).tobytes())
-        digest.update(repr(float(atoms.get_potential_energy())).encode())
+        digest.update(repr(float(labelled_energy(atoms))).encode())
     return digest.hexdigest()
 
 

@@ -14,6 +14,7 @@ from mlip.potential.ace import kernels
 from mlip.potential.ace.edges import compute_density, sum_forces, sum_virials
 from mlip.potential.ace.environments import Environments, build_environments
 from mlip.potential.atomic_basis import AtomicBasis
+from mlip.structures.labelled import labelled_energy, labelled_forces
 from mlip.structures.neighbors import Pairs
 from mlip.training.data import composition, read_virials
 
@@ -47,8 +48,8 @@ def build_dataset(
     edges = (exact.pair_slope[:, None] * exact.direction)[:, None]
     repulsion = torch.zeros(n, dtype=torch.float64).index_add(0, exact.structure, exact.pair_energy)
     reference = composition(structures, basis) @ np.array([isolated[s] for s in basis.species])
-    energies = torch.tensor([a.get_potential_energy() for a in structures], dtype=torch.float64)
-    forces = torch.from_numpy(np.concatenate([a.get_forces() for a in structures]))[exact.atoms]
+    energies = torch.tensor([labelled_energy(a) for a in structures], dtype=torch.float64)
+    forces = torch.from_numpy(np.concatenate([labelled_forces(a) for a in structures]))[exact.atoms]
     virials, has_stress = read_virials(structures)
     environments = exact.to(device, torch.float32)
 

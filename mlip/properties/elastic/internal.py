@@ -52,7 +52,7 @@ def forces_of(calculator: Any) -> Forces:
         for atoms in structures:
             copy = atoms.copy()
             copy.calc = calculator
-            forces.append(copy.get_forces())
+            forces.append(copy.get_forces(apply_constraint=False))
         return np.array(forces)
 
     return evaluate

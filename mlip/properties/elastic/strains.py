@@ -125,7 +125,7 @@ def sample_path(
         strained = path.apply(crystal, amplitude)
         affine = strained.get_positions()
         strained.calc = calculator
-        forces.append(strained.get_forces())
+        forces.append(strained.get_forces(apply_constraint=False))
         if fmax is not None:
             relax_atoms(strained, fmax)
         energies.append(strained.get_potential_energy())

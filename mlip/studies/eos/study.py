@@ -12,6 +12,7 @@ from ase import Atoms
 from mlip.criteria import Criterion
 from mlip.potential import Potential
 from mlip.seeds import derive_seed
+from mlip.structures.labelled import labelled_energy
 from mlip.studies.eos.acquisition import choose_frames, pressure_span, score_states
 from mlip.studies.eos.isotherms import measure_isotherms
 from mlip.studies.eos.settings import Settings
@@ -162,7 +163,7 @@ def _labelled_static(references: Sequence[Atoms]) -> xr.Dataset:
     if not references:
         return xr.Dataset()
     n = [len(atoms) for atoms in references]
-    energies = [atoms.get_potential_energy() / k for atoms, k in zip(references, n, strict=True)]
+    energies = [labelled_energy(atoms) / k for atoms, k in zip(references, n, strict=True)]
     return static_table([atoms.get_volume() / k for atoms, k in zip(references, n, strict=True)], energies)
 
 

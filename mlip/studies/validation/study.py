@@ -23,6 +23,7 @@ from mlip.properties.equilibrium import at_equilibrium
 from mlip.properties.symmetry import PropertyError, lattice_constant
 from mlip.seeds import derive_rng
 from mlip.structures.geometry import make_supercell
+from mlip.structures.labelled import labelled_energy
 from mlip.studies.validation.figures import draw_validation
 
 LATTICE_LIMIT, BULK_LIMIT, C44_LIMIT = 0.3, 5.0, 15.0  # %
@@ -175,7 +176,7 @@ def _check_eos(
     if not references:
         return [], None, None
     volumes = np.array([atoms.get_volume() for atoms in references])
-    labelled = np.array([atoms.get_potential_energy() for atoms in references])
+    labelled = np.array([labelled_energy(atoms) for atoms in references])
     predicted = np.array([p.energy for p in potential.predict(references)])
     true = fit_eos(volumes, labelled)
     fitted: EquationOfState | None

@@ -29,6 +29,7 @@ from mlip.config.train import Train
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.ace.pairs import sum_forces
+from mlip.structures.labelled import labelled_stress
 from mlip.training.targets import ENERGY_UNIT, STRESS_UNIT
 
 RIDGE = 1e-6
@@ -279,6 +280,6 @@ def label_rows(columns: Columns, k: int, atoms: Atoms, settings: Train) -> tuple
     if atoms.pbc.all() and (not results or "stress" in results):
         stress = settings.stress_weight**0.5 / (3.0 * STRESS_UNIT * n)
         rows.append(columns.virials[k].reshape(9, -1) * stress)
-        virial = atoms.get_stress(voigt=False) * atoms.get_volume() if results else np.zeros((3, 3))
+        virial = labelled_stress(atoms, voigt=False) * atoms.get_volume() if results else np.zeros((3, 3))
         labels.append(virial.ravel() * stress)
     return np.concatenate(rows), np.concatenate(labels)

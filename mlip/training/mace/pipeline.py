@@ -31,6 +31,7 @@ from mlip.potential.mace.network import (
     split_states,
 )
 from mlip.potential.uncertainty import Calibration
+from mlip.structures.labelled import labelled_energy, labelled_forces
 from mlip.structures.neighbors import Pairs
 from mlip.training.calibration import HeldOut
 from mlip.training.consistency import check_consistency
@@ -170,7 +171,7 @@ def _start_afresh(request: TrainingRequest, basis: AtomicBasis) -> Start:
     architecture = _architecture(train, request.settings)
     members = range(request.settings.committee_size)
     networks: list[Any] = [build_network(architecture, request.seed + 7919 * k) for k in members]
-    scale = np.sqrt(np.mean(np.concatenate([a.get_forces() for a in train]) ** 2))
+    scale = np.sqrt(np.mean(np.concatenate([labelled_forces(a) for a in train]) ** 2))
     for network in networks:
         network.scale_shift.scale.fill_(max(float(scale), 1e-3))
     return Start(architecture, networks, isolated, 0)
@@ -192,7 +193,7 @@ def _start_from(foundation: Foundation, request: TrainingRequest, basis: AtomicB
         before = MACEPotential(
             foundation.architecture, state, 2, basis.species, zero, Calibration(), head=head, device=request.device
         )
-        rest = [a.get_potential_energy() - p.energy for a, p in zip(train, before.predict(train), strict=True)]
+        rest = [labelled_energy(a) - p.energy for a, p in zip(train, before.predict(train), strict=True)]
         fitted = np.linalg.lstsq(composition(train, basis), np.array(rest), rcond=None)[0]
         isolated = dict(zip(basis.species, fitted.tolist(), strict=True))
     return Start(foundation.architecture, networks, isolated, head)
@@ -253,8 +254,8 @@ def _targets(train: Sequence[Atoms], start: Start) -> Targets:
     isolated = [sum(start.isolated[s] for s in atoms.get_chemical_symbols()) for atoms in train]
     return Targets(
         [make_graph(atoms, start.architecture.atomic_numbers, start.architecture.r_max) for atoms in train],
-        np.array([atoms.get_potential_energy() for atoms in train]) - np.array(isolated),
-        [atoms.get_forces() for atoms in train],
+        np.array([labelled_energy(atoms) for atoms in train]) - np.array(isolated),
+        [labelled_forces(atoms) for atoms in train],
         virials.numpy(),
         has_stress.numpy(),
     )

@@ -15,6 +15,7 @@ from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.calculator import MLIPCalculator
 from mlip.properties.elastic.constants import Elasticity, IonState, measure_elasticity, powers_of
 from mlip.properties.elastic.strains import ISOTROPIC, PathSamples, energy_rows, polynomial_term
+from mlip.structures.labelled import labelled_forces
 from mlip.training.ace.readout import Readout, build_readout, evaluate_columns
 
 SUSPECT = 5.0
@@ -174,7 +175,7 @@ def screen_labels(readouts: Sequence[Readout], training: Sequence[Atoms]) -> tup
     fault would hide each other from single omissions.
     """
     n = len(training)
-    forces = np.log([max(float(np.sqrt(np.mean(a.get_forces() ** 2))), 1e-3) for a in training])
+    forces = np.log([max(float(np.sqrt(np.mean(labelled_forces(a) ** 2))), 1e-3) for a in training])
     best: tuple[float, np.ndarray, np.ndarray] | None = None
     for start in range(STARTS):
         order = np.random.default_rng([start, n]).permutation(n) if start else np.arange(n)
