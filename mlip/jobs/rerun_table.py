@@ -28,9 +28,13 @@ def packages_by_step() -> dict[str, dict[str, set[str]]]:
 
 
 def package_of(module: str) -> str:
-    """The folder under ``mlip/`` that ``module`` is in, two deep at most; a step of the loop and pictures apart."""
+    """The folder under ``mlip/`` that ``module`` is in, two deep at most, or itself where that tells more."""
     parts = module.split(".")
-    alone = parts[1] in ("loop", "config") or (parts[1], parts[-1]) == ("studies", "figures") or len(parts) < 3
+    alone = (
+        parts[1] in ("loop", "jobs", "config", "io")
+        or (parts[1], parts[-1]) == ("studies", "figures")
+        or len(parts) < 3
+    )
     if not alone and not PACKAGE.parent.joinpath(*parts).is_dir():
         parts = parts[:-1]
     return "/".join(parts if alone else parts[:3])
