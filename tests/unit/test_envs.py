@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from mlip.config.backends import BACKENDS
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 CONDA_NAMES = {"pytorch": "torch", "pytorch-gpu": "torch", "matplotlib-base": "matplotlib"}
@@ -123,9 +125,11 @@ def test_conda_environment_is_complete(name, extras):
 
 
 def test_every_rule_environment_exists():
-    """Literal ones, and those that common.smk chooses by backend."""
-    text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    named = set(re.findall(r'"\.\./\.\./envs/(\w+\.yaml)"', text))
+    """Literal ones, and those of the backends."""
+    text = "".join(path.read_text() for path in (ROOT / "workflow/rules").rglob("*.smk"))
+    named = set(re.findall(r'"\.\./\.\./envs/(\w+\.yaml)"', text)) | {
+        backend.environment for backend in BACKENDS.values()
+    }
     assert named == {path.name for path in ENVIRONMENTS}
 
 
