@@ -84,16 +84,31 @@ def one_by_one(calculator: Any) -> Evaluate:
     return evaluate
 
 
+@dataclass(frozen=True)
+class LangevinPlan:
+    """How long Langevin dynamics runs, and what of it is kept.
+
+    Attributes:
+        timestep: fs.
+        friction: 1/fs.
+        n_steps: steps.
+        sample_every: steps between samples.
+        keep_every: samples between kept frames.
+    """
+
+    timestep: float
+    friction: float
+    n_steps: int
+    sample_every: int
+    keep_every: int = 1
+
+
 def run_nvt(
     replicas: Sequence[Atoms],
     evaluate: Evaluate,
     temperatures: Sequence[float],
+    plan: LangevinPlan,
     *,
-    timestep: float,
-    friction: float,
-    n_steps: int,
-    sample_every: int,
-    keep_every: int = 1,
     rng: np.random.Generator,
     progress: Progress | None = None,
 ) -> list[Trace]:
@@ -106,11 +121,7 @@ def run_nvt(
         replicas: structures; momenta that are all zero are drawn for the temperature.
         evaluate: energies, forces and stresses of a list of structures.
         temperatures: of each replica, K.
-        timestep: fs.
-        friction: 1/fs.
-        n_steps: steps.
-        sample_every: steps between samples.
-        keep_every: samples between kept frames.
+        plan: step, friction, length and sampling.
         rng: random numbers.
         progress: called with ``{"step", "n_steps"}`` now and then.
     """
@@ -121,29 +132,31 @@ def run_nvt(
     evaluation = evaluate(replicas)
     forces = list(evaluation.forces)
     alive = list(range(len(replicas)))
-    dt, decay = timestep * units.fs, np.exp(-friction * timestep)
-    for step in range(1, n_steps + 1):
+    # Velocities forget in an Ornstein-Uhlenbeck step: they keep the share exp(-friction timestep).
+    dt, decay = plan.timestep * units.fs, np.exp(-plan.friction * plan.timestep)
+    for step in range(1, plan.n_steps + 1):
         for k in alive:
             _half_step(replicas[k], forces[k], temperatures[k], dt, decay, rng)
         alive = [k for k in alive if _is_sane(replicas[k], temperatures[k], traces[k])]
         if not alive:
             break
         evaluation = evaluate([replicas[k] for k in alive])
+        # The second half kick of B, with the forces at the new positions.
         for place, k in enumerate(alive):
             forces[k] = evaluation.forces[place]
             replicas[k].set_momenta(replicas[k].get_momenta() + 0.5 * dt * forces[k], apply_constraint=False)
-        if step % sample_every == 0:
+        if step % plan.sample_every == 0:
             for place, k in enumerate(alive):
                 _sample(
                     traces[k],
                     replicas[k],
                     evaluation.energies[place],
                     evaluation.stresses[place],
-                    step * timestep,
-                    keep_every,
+                    step * plan.timestep,
+                    plan.keep_every,
                 )
-            if progress is not None and step % (20 * sample_every) == 0:
-                progress({"step": step, "n_steps": n_steps})
+            if progress is not None and step % (20 * plan.sample_every) == 0:
+                progress({"step": step, "n_steps": plan.n_steps})
     return traces
 
 

@@ -23,9 +23,7 @@ FORMAT_VERSION = 3
 WEIGHTS, DESCRIPTION = "potential.safetensors", "potential.json"
 
 
-def write_files(
-    potential: Potential, folder: Path, backend: str, tensors: dict[str, Tensor], settings: dict[str, Any]
-) -> None:
+def write_files(potential: Potential, folder: Path, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
     """Write the weights, then the description with their checksum, each in one rename.
 
     ``settings`` is what only this backend's description holds.
@@ -36,7 +34,7 @@ def write_files(
     weights = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     description = {
         "format_version": FORMAT_VERSION,
-        "backend": backend,
+        "backend": potential.backend,
         "species": list(potential.species),
         "cutoff": potential.cutoff,
         **settings,

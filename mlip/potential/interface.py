@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from ase import Atoms
@@ -72,6 +72,9 @@ Estimator = Literal["committee", "last_layer"]
 
 class Potential(ABC):
     """A potential with calibrated uncertainty, from a committee's members or from one model's last layer."""
+
+    backend: ClassVar[str] = ""
+    """Its name among :data:`mlip.config.backends.BACKENDS`; empty for a potential that has no files."""
 
     species: tuple[str, ...]
     cutoff: float

@@ -47,6 +47,8 @@ class ACEPotential(Potential):
         last_layer: makes the raw spreads in place of the members.
     """
 
+    backend = "ace"
+
     def __init__(
         self,
         basis: AtomicBasis,
@@ -183,7 +185,7 @@ class ACEPotential(Potential):
             "isolated_energies": self.isolated_energies,
             "details": self.details,
         }
-        write_files(self, Path(folder), "ace", tensors, description)
+        write_files(self, Path(folder), tensors, description)
 
     def _describe(self, environments: Environments) -> Tensor:
         density = compute_density(environments)

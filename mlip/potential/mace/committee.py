@@ -54,6 +54,8 @@ class MACEPotential(Potential):
         details: anything else worth keeping in ``potential.json``.
     """
 
+    backend = "mace"
+
     def __init__(
         self,
         architecture: Architecture,
@@ -147,7 +149,7 @@ class MACEPotential(Potential):
             "cueq": self.cueq,
             "descriptor_scale": self.descriptor_scale,
         }
-        write_files(self, Path(folder), "mace", self.state, description)
+        write_files(self, Path(folder), self.state, description)
 
     def _inputs(self, graphs: Sequence[Graph]) -> dict[str, Any]:
         return join_graphs(graphs, len(self.architecture.atomic_numbers), self.head, self.device, self._dtype)

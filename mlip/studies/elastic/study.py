@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import xarray as xr
 from ase import Atoms
 
+from mlip.config.backends import BACKENDS
 from mlip.criteria import Criterion
 from mlip.potential import Potential
 from mlip.properties.elastic.constants import measure_elasticity
@@ -19,6 +20,7 @@ from mlip.studies.elastic.tables import tabulate
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
 
 if TYPE_CHECKING:
+    from mlip.potential.ace.committee import ACEPotential
     from mlip.report.drawing import Picture
 
 
@@ -46,14 +48,13 @@ class ElasticStudy(Study):
         paths = [own.path for own in found.samples["clamped"]]
         frames = offer_strained(crystal, paths, self.settings.acquire_strain, self.settings.rattle, subject.seed)
         data = tabulate(found)
-        if self.settings.attribute and subject.potential is not None and subject.training:
+        potential = subject.potential if self.settings.attribute and subject.training else None
+        if potential is not None and _has_last_layer(potential):
             # Not on top: references are computed where there is no torch.
-            from mlip.potential.ace.committee import ACEPotential
             from mlip.studies.elastic.attribution.table import attribution_table
 
-            if isinstance(subject.potential, ACEPotential):
-                subject.progress({"part": "attribution"})
-                data = data.merge(attribution_table(subject.potential, subject.training, found, frames))
+            subject.progress({"part": "attribution"})
+            data = data.merge(attribution_table(potential, subject.training, found, frames))
         return Measurement(data, frames)
 
     def refer(
@@ -175,6 +176,11 @@ def _has(reference: xr.Dataset, state: str, name: str) -> bool:
 
 def _known(value: float) -> float | None:
     return value if np.isfinite(value) else None
+
+
+def _has_last_layer(potential: Potential) -> TypeGuard[ACEPotential]:
+    """Whether errors can be traced to labels: members are linear in their last layer."""
+    return potential.backend in BACKENDS and BACKENDS[potential.backend].last_layer
 
 
 STUDY = ElasticStudy

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from ase import Atoms, units
 
-from mlip.dynamics.replicas import Evaluate, Trace, batched, one_by_one, run_nvt
+from mlip.dynamics.replicas import Evaluate, LangevinPlan, Trace, batched, one_by_one, run_nvt
 from mlip.jobs.progress import Progress
 from mlip.potential import Potential
 from mlip.seeds import derive_rng
@@ -90,24 +91,17 @@ def _run(
     progress: Progress | None,
 ) -> list[Trace]:
     """Dynamics of all states, after melting where that is wanted."""
-    dynamics: dict[str, Any] = {
-        "timestep": settings.timestep,
-        "friction": settings.friction,
-        "n_steps": settings.n_steps,
-        "progress": progress,
-    }
+    n_samples = settings.n_steps // settings.sample_every
+    keep = max(1, n_samples // (4 * settings.n_frames))
+    plan = LangevinPlan(settings.timestep, settings.friction, settings.n_steps, settings.sample_every, keep)
     rng = derive_rng(seed, "studies", "eos")
     if settings.melt_temperature is not None:
         hot = [max(settings.melt_temperature, t) for t in temperatures]
-        melting = dynamics | {"n_steps": settings.n_steps // 2}
-        run_nvt(replicas, evaluate, hot, sample_every=settings.n_steps, rng=rng, **melting)
+        melting = replace(plan, n_steps=settings.n_steps // 2, sample_every=settings.n_steps)
+        run_nvt(replicas, evaluate, hot, melting, rng=rng, progress=progress)
         for atoms in replicas:
             atoms.set_momenta(np.zeros((len(atoms), 3)), apply_constraint=False)
-    n_samples = settings.n_steps // settings.sample_every
-    keep = max(1, n_samples // (4 * settings.n_frames))
-    return run_nvt(
-        replicas, evaluate, temperatures, sample_every=settings.sample_every, keep_every=keep, rng=rng, **dynamics
-    )
+    return run_nvt(replicas, evaluate, temperatures, plan, rng=rng, progress=progress)
 
 
 def _evaluate_state(

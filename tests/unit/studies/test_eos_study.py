@@ -14,7 +14,7 @@ from ase.calculators import lj
 
 from mlip.calculators.lennard_jones import LennardJones
 from mlip.config.label import Label
-from mlip.dynamics.replicas import one_by_one, run_nvt
+from mlip.dynamics.replicas import LangevinPlan, one_by_one, run_nvt
 from mlip.potential import Potential, load_potential
 from mlip.properties.eos import birch_murnaghan
 from mlip.properties.symmetry import PropertyError
@@ -67,8 +67,8 @@ def test_ideal_gas_limit() -> None:
     """Without interactions the pressure is the kinetic part, ρ k T, within its error."""
     gas = argon(0.3, 2)
     trace = run_nvt(
-        [gas], one_by_one(LennardJones(SIGMA, 1e-30)), [300.0], timestep=5, friction=0.02, n_steps=4000,
-        sample_every=2, rng=np.random.default_rng(0),
+        [gas], one_by_one(LennardJones(SIGMA, 1e-30)), [300.0], LangevinPlan(5, 0.02, n_steps=4000, sample_every=2),
+        rng=np.random.default_rng(0),
     )[0]  # fmt: skip
     expected = len(gas) / gas.get_volume() * units.kB * 300.0
     result = block_average(np.array(trace.pressures))
@@ -84,8 +84,8 @@ def test_cut_and_shifted_lennard_jones_state_point() -> None:
     """
     liquid = argon(0.75, 3)
     trace = run_nvt(
-        [liquid], one_by_one(LennardJones(SIGMA, EPSILON)), [KELVIN], timestep=8, friction=0.002, n_steps=9000,
-        sample_every=3, rng=np.random.default_rng(4),
+        [liquid], one_by_one(LennardJones(SIGMA, EPSILON)), [KELVIN],
+        LangevinPlan(8, 0.002, n_steps=9000, sample_every=3), rng=np.random.default_rng(4),
     )[0]  # fmt: skip
     pressures = np.array(trace.pressures) * SIGMA**3 / EPSILON
     result = block_average(pressures[detect_equilibration(pressures).start :])
@@ -103,8 +103,8 @@ def test_replicas_do_not_know_of_each_other_and_an_explosion_is_told() -> None:
     broken.positions[0] = broken.positions[1] + 0.01
     replicas = [crystal, broken]
     traces = run_nvt(
-        replicas, one_by_one(LennardJones(SIGMA, EPSILON)), [40.0, 40.0], timestep=5, friction=0.01, n_steps=60,
-        sample_every=5, rng=np.random.default_rng(0),
+        replicas, one_by_one(LennardJones(SIGMA, EPSILON)), [40.0, 40.0],
+        LangevinPlan(5, 0.01, n_steps=60, sample_every=5), rng=np.random.default_rng(0),
     )  # fmt: skip
     assert [trace.stable for trace in traces] == [True, False]
     assert len(traces[0].pressures) == 12
