@@ -15,6 +15,8 @@ SIGNIFICANCE = 0.01
 """Chance of going on to larger blocks although these are independent already."""
 N_STARTS = 60
 """Starting points tried for the production part of a series."""
+RELATIVE_PRECISION = 1e-12
+"""Of residuals of totals in double precision."""
 N_REWEIGHTED = 50
 """Rounds of reweighting in a fit of least absolute deviations."""
 
@@ -31,8 +33,11 @@ def fit_absolute(
         design: [n, F].
         values: [n].
         residuals: to begin with, [n]; those of ordinary least squares if None.
-        floor: smaller residuals count as this; a thousandth of the values' or residuals' deviation if None.
+        floor: smaller residuals count as this; a thousandth of the values' or residuals' deviation if None,
+            and less where that is more than the residuals themselves, as with the totals of all-electron codes: if
+            all residuals counted the same, the fit would be that of least squares.
     """
+    derived = floor is None
     if residuals is None:
         residuals = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
     if floor is None:
@@ -41,6 +46,10 @@ def fit_absolute(
         weights = 1.0 / np.sqrt(np.maximum(np.abs(residuals), floor))
         coefficients: np.ndarray = np.linalg.lstsq(design * weights[:, None], values * weights, rcond=None)[0]
         residuals = values - design @ coefficients
+    spread = deviation(residuals)
+    if derived and floor > spread:
+        smallest = max(1e-3 * spread, RELATIVE_PRECISION * float(np.abs(values).max()))
+        return fit_absolute(design, values, residuals=residuals, floor=smallest)
     return coefficients
 
 

@@ -169,12 +169,15 @@ def _short(value: object) -> str:
 
 
 def _hold_out(structures: list[Any], fraction: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """Training and validation structures, drawn by ``seed``."""
+    """Training and validation structures, drawn by ``seed``; isolated atoms and sole carriers of an element train."""
+    from mlip.loop.collect_dataset import hold_out
     from mlip.seeds import derive_rng
 
     order = derive_rng(seed, "hold_out").permutation(len(structures))
     n_valid = max(1, round(fraction * len(structures))) if len(structures) > 2 else 0
-    return [structures[i] for i in sorted(order[n_valid:])], [structures[i] for i in sorted(order[:n_valid])]
+    held = hold_out(structures, order.tolist(), n_valid)
+    rest = sorted(set(range(len(structures))) - set(held))
+    return [structures[i] for i in rest], [structures[i] for i in sorted(held)]
 
 
 @app.command()

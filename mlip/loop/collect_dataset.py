@@ -15,8 +15,11 @@ from mlip.config.loop import Collect
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import REBUILD, FileContentError, read_json, write_json
 from mlip.statistics import fit_absolute
-from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
+from mlip.structures.geometry import COINCIDENT, geometry_fault, is_lone, min_distance_ratio
 from mlip.structures.labelled import has_label, labelled_energy
+
+LONE = 5.0
+"""Å from its nearest image beyond which a single atom counts as isolated: hardly a crystal is so wide."""
 
 OTHER_ENERGIES = frozenset({"ref_energy", "dft_energy", "reference_energy", "qm_energy", "energy_dft", "energy_ref"})
 """Keys of the labels in files where another potential may have written its own predictions as `energy`."""
@@ -119,8 +122,8 @@ def collect_dataset(
     fresh = _without_duplicates(labelled, {atoms.info["label_key"] for atoms in earlier_data})
     new, outliers = screen_energies(fresh, earlier_data, energy_window)
     splits = {split: list(old[split]) for split in SPLITS}
-    for atoms in new:
-        splits[split_of(atoms, settings)].append(atoms)
+    for split, atoms in zip(split_new(new, old["train"], settings), new, strict=True):
+        splits[split].append(atoms)
     _fill_empty_valid(splits)
     for split, structures in splits.items():
         write_structures(out / f"{split}.extxyz", structures)
@@ -185,6 +188,41 @@ def split_of(atoms: Atoms, settings: Collect) -> str:
     if position < settings.valid_fraction:
         return "valid"
     return "test" if position < settings.valid_fraction + settings.test_fraction else "train"
+
+
+def split_new(new: Sequence[Atoms], train: Sequence[Atoms], settings: Collect) -> list[str]:
+    """The split of each structure of ``new`` that joins the training set ``train``.
+
+    That of :func:`split_of`, but isolated atoms train, from whose energies all others count, and so does the first
+    that brings an element which no training structure has.
+    """
+    splits = ["train" if is_lone(atoms, LONE) else split_of(atoms, settings) for atoms in new]
+    known = bound_elements([*train, *(atoms for split, atoms in zip(splits, new, strict=True) if split == "train")])
+    for k, atoms in enumerate(new):
+        if splits[k] != "train" and not set(atoms.symbols) <= known:
+            splits[k] = "train"
+            known |= set(atoms.symbols)
+    return splits
+
+
+def hold_out(structures: Sequence[Atoms], order: Sequence[int], n_held: int) -> list[int]:
+    """The first ``n_held`` of ``order`` that training can do without: no isolated atoms, no sole carrier of an element.
+
+    Fewer where there are no more such.
+    """
+    carriers = Counter(s for atoms in structures if not is_lone(atoms, LONE) for s in set(atoms.symbols))
+    held: list[int] = []
+    for k in order:
+        elements = set(structures[k].symbols)
+        if len(held) < n_held and not is_lone(structures[k], LONE) and all(carriers[s] > 1 for s in elements):
+            held.append(int(k))
+            carriers.subtract(elements)
+    return held
+
+
+def bound_elements(structures: Sequence[Atoms]) -> set[str]:
+    """Elements that occur among other atoms, as all training structures but isolated atoms have them."""
+    return {symbol for atoms in structures if not is_lone(atoms, LONE) for symbol in atoms.symbols}
 
 
 def screen_energies(
@@ -292,8 +330,10 @@ def _without_duplicates(structures: Sequence[Atoms], known: set[str]) -> list[At
 
 def _fill_empty_valid(splits: dict[str, list[Atoms]]) -> None:
     """Give a validation set to a tiny data set that the hash left without one."""
-    if not splits["valid"] and len(splits["train"]) > 2:
-        splits["valid"].append(splits["train"].pop())
+    train = splits["train"]
+    if not splits["valid"] and len(train) > 2:
+        for k in hold_out(train, range(len(train) - 1, -1, -1), 1):
+            splits["valid"].append(train.pop(k))
 
 
 def _summarise(

@@ -15,6 +15,9 @@ from mlip.jobs.progress import Progress
 from mlip.labels.complete import label_all
 from mlip.labels.importing import LabelError, is_gpaw
 
+CHARGES = frozenset({"charge", "tot_charge", "total_charge", "net_charge", "totalcharge", "netcharge", "nelect"})
+"""What codes call the charge of the system, or the number of electrons: GPAW, FHI-aims, ORCA and CP2K, Quantum
+ESPRESSO, Siesta, VASP."""
 ISOLATED_BOX = 9.0  # Å, edge of the cubic box around an isolated atom
 
 
@@ -66,12 +69,24 @@ def isolate_atom(symbol: str, settings: Label) -> Atoms:
 
 
 def isolated_parameters(settings: Label) -> dict[str, Any]:
-    """Calculator parameters for isolated atoms; for GPAW at Γ and, unless told otherwise, by Hund's rule."""
-    parameters = dict(settings.parameters)
+    """Calculator parameters for isolated atoms: neutral whatever the system is; for GPAW at Γ and by Hund's rule.
+
+    What ``isolated_atom_parameters`` says goes before.
+    """
+    parameters = _neutral(settings.parameters)
     if is_gpaw(settings.calculator):
         parameters.pop("kpts", None)
         parameters["hund"] = True
     return parameters | settings.isolated_atom_parameters
+
+
+def _neutral(parameters: dict[str, Any]) -> dict[str, Any]:
+    """``parameters`` without the charge of the system, wherever a code wants it."""
+    return {
+        key: _neutral(value) if isinstance(value, dict) else value
+        for key, value in parameters.items()
+        if key.lower() not in CHARGES
+    }
 
 
 def _uses_plane_waves(settings: Label) -> bool:

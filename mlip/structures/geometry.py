@@ -8,6 +8,7 @@ import sys
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 
 MIN_HEIGHT, MAX_LENGTH = 0.5, 10_000.0
 """Å: shortest height of a periodic cell, below any interatomic distance, and largest length of cells and positions.
@@ -53,6 +54,11 @@ def geometry_fault(atoms: Atoms) -> str | None:
     return None
 
 
+def is_lone(atoms: Atoms, cutoff: float) -> bool:
+    """Whether ``atoms`` is one atom, with no image of itself within ``cutoff`` (Å)."""
+    return len(atoms) == 1 and not len(neighbor_list("i", atoms, cutoff))
+
+
 def min_distance_ratio(atoms: Atoms, cutoff_ratio: float = 1.5) -> float:
     """Shortest interatomic distance over the sum of covalent radii, periodic images included.
 
@@ -60,11 +66,11 @@ def min_distance_ratio(atoms: Atoms, cutoff_ratio: float = 1.5) -> float:
     """
     # vesin is 30 times faster, but brings torch with it: a second and 200 MB that label jobs can do without.
     if "torch" in sys.modules:
-        from vesin import ase_neighbor_list as neighbor_list
+        from vesin import ase_neighbor_list as find
     else:
-        from ase.neighborlist import neighbor_list
+        find = neighbor_list
     radii = covalent_radii[atoms.numbers]
-    i, j, distances = neighbor_list("ijd", atoms, float(2 * radii.max() * cutoff_ratio))
+    i, j, distances = find("ijd", atoms, float(2 * radii.max() * cutoff_ratio))
     ratios = distances / (radii[i] + radii[j])
     return float(ratios.min()) if len(ratios) else float("inf")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,8 +29,9 @@ class Pairs:
     distances: np.ndarray
 
 
-@lru_cache(maxsize=8)
-def _finder(cutoff: float) -> NeighborList:
+@lru_cache(maxsize=64)
+def _finder(cutoff: float, thread: int) -> NeighborList:
+    """A list for one thread alone: it writes into memory of its own at every call."""
     return NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
 
 
@@ -50,7 +52,7 @@ def find_pairs(atoms: Atoms, cutoff: float) -> Pairs:
             raise ValueError(f"a periodic direction has no extent: pbc={atoms.pbc.tolist()}, cell={cell.tolist()}")
     else:
         box = np.eye(3)
-    i, j, vectors, distances = _finder(float(cutoff)).compute(
+    i, j, vectors, distances = _finder(float(cutoff), threading.get_ident()).compute(
         points=positions, box=box, periodic=atoms.pbc.tolist(), quantities="ijDd"
     )
     if len(distances) and distances.min() < COINCIDENCE:

@@ -18,6 +18,7 @@ from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.files import DESCRIPTION
 from mlip.potential.zbl import pair_name
 from mlip.statistics import fit_absolute
+from mlip.structures.geometry import is_lone
 from mlip.structures.labelled import has_label, labelled_energy, labelled_forces, labelled_stress
 from mlip.structures.neighbors import Pairs, find_pairs
 
@@ -140,11 +141,6 @@ def fit_isolated_energies(
     if any(unknown):
         fitted[unknown] = fit_absolute(counts[bound][:, unknown], energies[bound]) + NOMINAL_COHESION
     return {s: lone.get(s, float(energy)) for s, energy in zip(basis.species, fitted, strict=True)}
-
-
-def is_lone(atoms: Atoms, cutoff: float) -> bool:
-    """Whether ``atoms`` is one atom, with no image of itself within ``cutoff`` (Å)."""
-    return len(atoms) == 1 and not len(find_pairs(atoms, cutoff).centers)
 
 
 def read_virials(structures: Sequence[Atoms]) -> tuple[Tensor, Tensor]:

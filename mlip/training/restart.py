@@ -20,8 +20,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from ase import Atoms
+
 from mlip.potential.files import WEIGHTS, load_potential
 from mlip.potential.interface import Potential
+from mlip.statistics import deviation, fit_absolute
+from mlip.structures.labelled import labelled_energy
+
+MOST_COMPARED = 32
+"""Structures whose labels are held against an earlier potential."""
+MOVED, UNEXPLAINED = 0.1, 0.2
+"""eV/atom by which, and share of it but for which, labels differ from an earlier potential when their zero moved."""
 
 P = TypeVar("P", bound=Potential)
 
@@ -50,3 +60,27 @@ def load_fitting(
             return potential, hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()
     warnings.warn(f"training does not go on from {folder}: {reason}", stacklevel=3)
     return None
+
+
+def move_zero(potential: Potential, known: dict[str, float], structures: Sequence[Atoms]) -> dict[str, float]:
+    """Energies ``known`` of isolated atoms (eV) in ``potential``, moved as far as the labels of ``structures`` have.
+
+    Another functional, pseudopotential or code counts energies from elsewhere. What the potential leaves of the
+    labels is then a sum over atoms, by far more than its errors; a warning tells by how much. Else nothing is moved.
+    """
+    some = structures[:: 1 + (len(structures) - 1) // MOST_COMPARED]
+    counts = np.array([[list(atoms.symbols).count(s) for s in potential.species] for atoms in some], dtype=float)
+    predictions = potential.predict(some, uncertainty=False)
+    rest = np.array([labelled_energy(a) - p.energy for a, p in zip(some, predictions, strict=True)])
+    moved = fit_absolute(counts, rest)
+    sizes = counts.sum(1)
+    typical, left = float(np.median(np.abs(counts @ moved) / sizes)), deviation((rest - counts @ moved) / sizes)
+    if typical < MOVED or left > UNEXPLAINED * typical:
+        return dict(known)
+    told = ", ".join(f"{s} {change:+.4g}" for s, change in zip(potential.species, moved, strict=True))
+    warnings.warn(
+        f"the labels' zero of energy is not that of the potential that training goes on from (eV an atom: {told}); "
+        "its isolated atoms' energies are moved by as much",
+        stacklevel=3,
+    )
+    return {s: known[s] + float(change) for s, change in zip(potential.species, moved, strict=True)}

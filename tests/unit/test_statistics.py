@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from mlip.statistics import SeriesError, autocorrelation, block_average, detect_equilibration, statistical_inefficiency
+from mlip.statistics import (
+    SeriesError,
+    autocorrelation,
+    block_average,
+    detect_equilibration,
+    fit_absolute,
+    statistical_inefficiency,
+)
 
 
 def ar1(phi: float, n: int, seed: int) -> np.ndarray:
@@ -89,3 +96,12 @@ def test_equilibration_is_detected_and_not_imagined() -> None:
 def test_unusable_series_are_refused(series: np.ndarray) -> None:
     with pytest.raises(SeriesError):
         block_average(series)
+
+
+@pytest.mark.parametrize("total", [-5.4, -45054.1])
+def test_one_outlier_bends_no_fit_whatever_the_size_of_totals(total):
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 33, 60).astype(float)[:, None]
+    energies = counts[:, 0] * (total + rng.normal(0, 0.02, 60))
+    energies[7] += 500.0
+    assert fit_absolute(counts, energies)[0] == pytest.approx(total, abs=0.02)

@@ -36,6 +36,7 @@ from mlip.training.data import (
 from mlip.training.densities import Dataset, build_dataset
 from mlip.training.parallel import Processes, join_processes
 from mlip.training.request import TrainingRequest
+from mlip.training.restart import move_zero
 from mlip.training.results import write_training
 
 USUAL_FORCES = 0.995
@@ -107,7 +108,7 @@ def _identity(request: TrainingRequest, prepared: Prepared) -> str:
 def prepare_training(request: TrainingRequest) -> Prepared:
     """Check the data, cache their geometry and initialise the network: by statistics, or with earlier weights."""
     train, valid, settings = request.train, request.valid, request.settings
-    isolated_energies = request.isolated_energies
+    isolated_energies, zero = request.isolated_energies, dict[str, float]()
     if not train:
         raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
     check_structures(train, "train")
@@ -118,8 +119,9 @@ def prepare_training(request: TrainingRequest) -> Prepared:
     earlier = load_previous(request.start_from, basis, size)
     if earlier is not None:
         basis = earlier.merge_basis(basis)
-        # What was fitted once stays: it only says what the network's energies count from.
-        isolated_energies = isolated_energies or earlier.potential.isolated_energies
+        # What was fitted once stays, unless the labels count from elsewhere: it is what the network's energies add to.
+        zero = move_zero(earlier.potential, earlier.potential.isolated_energies, train)
+        isolated_energies = isolated_energies or zero
     isolated = fit_isolated_energies(train, basis, isolated_energies)
     data = build_dataset(train, pairs, basis, isolated, request.device)
     watched = (
@@ -132,7 +134,7 @@ def prepare_training(request: TrainingRequest) -> Prepared:
         warnings.warn(suspicion, stacklevel=2)
     network = CommitteeNetwork(size, request.seed).to(request.device)
     if earlier is not None:
-        earlier.fill(network, isolated)
+        earlier.fill(network, zero, isolated)
     else:
         network.fit_statistics(data.environments, data.density)
         _fit_energy_scales(network, data, composition(train, basis))

@@ -27,10 +27,10 @@ class Previous:
         return replace(basis, shortest=dict(sorted((basis.shortest | earlier.shortest).items())), margin=earlier.margin)
 
     @torch.no_grad()
-    def fill(self, network: CommitteeNetwork, isolated: dict[str, float]) -> None:
-        """Copy weights and statistics into ``network``; a change of the isolated atoms' energies is made up for."""
+    def fill(self, network: CommitteeNetwork, zero: dict[str, float], isolated: dict[str, float]) -> None:
+        """Copy weights and statistics into ``network``, whose energies count from ``isolated`` in place of ``zero``."""
         network.load_state_dict(self.potential.state)
-        change = [self.potential.isolated_energies[s] - isolated[s] for s in self.potential.species]
+        change = [zero[s] - isolated[s] for s in self.potential.species]
         network.shift.add_(torch.tensor(change, dtype=network.shift.dtype, device=network.shift.device))
 
 

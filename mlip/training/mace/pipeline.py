@@ -49,7 +49,7 @@ from mlip.training.densities import build_dataset
 from mlip.training.mace.trainer import MACETrainer, Targets
 from mlip.training.parallel import count_processes
 from mlip.training.request import TrainingRequest
-from mlip.training.restart import load_fitting
+from mlip.training.restart import load_fitting, move_zero
 from mlip.training.results import write_training
 
 LEARNING_RATES = {"scratch": 0.01, "fine-tuning": 0.0005}
@@ -111,7 +111,7 @@ def _prepare(request: TrainingRequest) -> tuple[Start, AtomicBasis, list[str]]:
     start = _start_from(foundation, request, basis) if foundation else _start_afresh(request, basis)
     suspicions = _find_suspicions(train, valid, pairs, basis, start.isolated, settings)
     if request.start_from is not None:
-        start = _continue(start, request.start_from, basis, request.isolated_energies)
+        start = _continue(start, request.start_from, basis, request)
     return start, basis, suspicions
 
 
@@ -199,7 +199,7 @@ def _start_from(foundation: Foundation, request: TrainingRequest, basis: AtomicB
     return Start(foundation.architecture, networks, isolated, head)
 
 
-def _continue(start: Start, folder: Path, basis: AtomicBasis, given: dict[str, float] | None) -> Start:
+def _continue(start: Start, folder: Path, basis: AtomicBasis, request: TrainingRequest) -> Start:
     """The weights of the potential in ``folder``; ``start``, with a warning, when they do not fit."""
 
     def difference(before: MACEPotential) -> str:
@@ -213,8 +213,10 @@ def _continue(start: Start, folder: Path, basis: AtomicBasis, given: dict[str, f
     networks: list[Any] = [build_network(before.architecture) for _ in range(before.n_members)]
     for network, state in zip(networks, split_states(before.state, before.n_members), strict=True):
         network.load_state_dict(state)
-    # What was fitted once stays: it only says what the network's energies count from.
-    isolated = start.isolated if given else before.isolated_energies
+    # What was fitted once stays, unless the labels count from elsewhere: it is what the network's energies add to.
+    isolated = start.isolated
+    if request.isolated_energies is None:
+        isolated = move_zero(before, before.isolated_energies, request.train)
     return Start(before.architecture, networks, isolated, before.head, sha256)
 
 

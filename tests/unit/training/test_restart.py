@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.train import Train
 from mlip.jobs.resources import count_gpus
@@ -129,3 +130,28 @@ def test_the_launch_command_names_every_file() -> None:
     assert command[command.index("-m", 3) + 1] == "mlip"
     assert all(str(path) in command for path in paths.values())
     assert json.dumps(command)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_labels_whose_zero_of_energy_moved_are_learnt_from_there(
+    potential_folder: Path, alloys: list[Atoms], settings: Train, tmp_path: Path, given: bool
+) -> None:
+    moved = {"Au": -3.0, "Cu": 2.0}
+
+    def move(atoms: Atoms) -> Atoms:
+        results = dict(atoms.calc.results)
+        results["energy"] += sum(moved[s] for s in atoms.symbols)
+        copy = atoms.copy()
+        copy.calc = SinglePointCalculator(copy, **results)
+        return copy
+
+    data = [move(atoms) for atoms in alloys]
+    isolated = {s: ENERGIES[s] + moved[s] for s in moved} if given else None
+    still = settings.model_copy(update={"learning_rate": 1e-12, "restart_fraction": 0.05})
+    with pytest.warns(UserWarning, match="zero of energy.*Au -[23]"):
+        train_committee(TrainingRequest(
+            data[:18], [], still, tmp_path, seed=9, isolated_energies=isolated, previous=potential_folder))  # fmt: skip
+    before = evaluate_potential(load_potential(potential_folder), alloys[18:])
+    after = evaluate_potential(load_potential(tmp_path), data[18:])
+    assert after["energy_rmse"] < before["energy_rmse"] + 100
+    assert after["force_rmse"] == pytest.approx(before["force_rmse"], rel=1e-3)
