@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
+import numbers
 import os
 import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHECKSUM = "checksum"
 REBUILD = "delete it and run again to rebuild it"
@@ -117,37 +124,58 @@ def read_json(path: str | Path) -> Any:
     return value
 
 
-def write_table(path: str | Path, text: str) -> None:
-    """Write a CSV table with a header, atomically; the header ends with a checksum, the name of an empty column."""
-    header, end, rows = text.partition("\n")
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    write_atomic(path, f"{header.rstrip()},{CHECKSUM}={digest}{header[len(header.rstrip()) :]}{end}{rows}")
+def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write a plain CSV table with a header, atomically: floats with six digits, what a row lacks is empty.
+
+    Args:
+        path: File written.
+        rows: Values by column.
+        columns: Their order; without, that in which they turn up in the rows.
+    """
+    import pandas as pd
+
+    names = list(columns) or list(dict.fromkeys(name for row in rows for name in row))
+    table = pd.DataFrame([{name: _cell(value) for name, value in row.items()} for row in rows], columns=names)
+    write_atomic(path, table.to_csv(index=False))
 
 
-def read_table(path: str | Path) -> str:
-    """The text of a CSV table; a checksum in its header is verified and left out.
+def _cell(value: Any) -> str:
+    is_float = isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral)
+    return f"{value:.6g}" if is_float else str(value)
+
+
+def read_table(path: str | Path, *, as_text: bool = False) -> pd.DataFrame:
+    """A CSV table with a header, as :func:`write_table` leaves it, or earlier versions did.
+
+    A table is plain, so that a digit changed is not noticed; one that was cut short within a row or has become no
+    table is. Earlier versions ended the header with a checksum, the name of a column without cells; it is left out.
+
+    Args:
+        path: The file.
+        as_text: Leave all cells the text they are; else columns of numbers become numbers.
 
     Raises:
         FileNotFoundError: when there is none.
-        FileContentError: when it has no whole header, is not text or does not match its checksum.
+        FileContentError: when it is no text, has no whole header, or a row has more or fewer cells than that.
     """
+    import pandas as pd
+
     try:
         text = Path(path).read_bytes().decode()
-    except UnicodeDecodeError:
-        raise FileContentError(f"{path}: not a table; {REBUILD}") from None
-    header, end, rows = text.partition("\n")
-    if not end:
-        raise FileContentError(f"{path}: cut short, not even its header is whole; {REBUILD}")
-    if f"{CHECKSUM}=" not in header:
-        return text
-    names, _, stored = header.rstrip().rpartition(f",{CHECKSUM}=")
-    text = f"{names}{header[len(header.rstrip()) :]}{end}{rows}"
-    if hashlib.sha256(text.encode()).hexdigest()[:16] != stored:
-        raise FileContentError(
-            f"{path}: does not match the checksum in its header, so it was damaged or edited: {REBUILD}; after an edit"
-            f" on purpose, remove `,{CHECKSUM}=…` there"
-        )
-    return text
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    except (ValueError, csv.Error) as error:  # UnicodeDecodeError among them
+        raise FileContentError(f"{path}: not a whole table ({error}); {REBUILD}") from None
+    if header and header[-1].startswith(f"{CHECKSUM}="):
+        header.pop()
+    if not header or not text.endswith("\n"):
+        raise FileContentError(f"{path}: cut short, its last line is not whole; {REBUILD}")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise FileContentError(f"{path}: row {number} has {len(row)} cells in place of {len(header)}; {REBUILD}")
+    table = pd.DataFrame(rows, columns=header, dtype=object)
+    if as_text or not rows:
+        return table
+    return pd.read_csv(io.StringIO(table.to_csv(index=False)))
 
 
 def sha256_file(path: str | Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,7 +74,14 @@ def select_candidates(
         }
         chosen.append(atoms)
     write_structures(out, chosen)
-    write_table(decisions, _csv(table, verdicts))
+    write_table(
+        decisions,
+        [
+            {name: table[name].values[row] for name in COLUMNS} | {"decision": decision, "reason": reason}
+            for row, (decision, reason) in enumerate(verdicts)
+        ],
+        [*COLUMNS, "decision", "reason"],
+    )
 
 
 def decide(table: xr.Dataset, settings: Select, min_ratio: float, rng: np.random.Generator) -> list[tuple[str, str]]:
@@ -168,16 +173,3 @@ def _structures(walkers: Sequence[Path]) -> dict[int, list[Atoms]]:
         structures, data = read_frames(path)
         found[int(data.attrs["walker"])] = structures
     return found
-
-
-def _csv(table: xr.Dataset, verdicts: Sequence[tuple[str, str]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow([*COLUMNS, "decision", "reason"])
-    for row, verdict in enumerate(verdicts):
-        writer.writerow([*(_format(table[name].values[row]) for name in COLUMNS), *verdict])
-    return buffer.getvalue()
-
-
-def _format(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)

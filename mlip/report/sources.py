@@ -6,7 +6,6 @@ A report must come out even when a loop ended half-way, so everything beside
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -199,7 +198,7 @@ def _netcdf(path: Path, damaged: list[str]) -> xr.Dataset | None:
 
 def _decisions(path: Path, damaged: list[str]) -> pd.DataFrame | None:
     try:
-        table = pd.read_csv(io.StringIO(read_table(path)))
+        table = read_table(path)
     except OSError:
         return None
     except ValueError as error:  # FileContentError among them

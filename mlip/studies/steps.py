@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from mlip.io.files import read_json, read_table, write_table
 from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.jobs.progress import Progress, silent
 from mlip.studies import load_study
-from mlip.studies.interface import Acquisition, Labelled, Measurement, Round, Study, Subject
+from mlip.studies.interface import Labelled, Measurement, Round, Study, Subject
 
 PROPERTY, FRAMES = "property.nc", "frames.extxyz"
 
@@ -118,20 +116,7 @@ def acquire_candidates(
         chosen.info = {"reason": "acquired"} | dict(atoms.info) | origin
         candidates.append(chosen)
     write_structures(out, candidates)
-    write_table(decisions, _csv(found))
-
-
-def _csv(found: Acquisition) -> str:
-    buffer = io.StringIO()
-    names = list(dict.fromkeys(name for row in found.decisions for name in row))
-    writer = csv.DictWriter(buffer, names, restval="")
-    writer.writeheader()
-    writer.writerows([{name: _text(value) for name, value in row.items()} for row in found.decisions])
-    return buffer.getvalue()
-
-
-def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    write_table(decisions, found.decisions)
 
 
 def read_round(study: Study, folder: Path, number: int, reference: xr.Dataset) -> Round:
@@ -140,7 +125,8 @@ def read_round(study: Study, folder: Path, number: int, reference: xr.Dataset) -
     records, decisions = folder / "dataset" / "dataset.json", folder / "decisions.csv"
     rows: list[dict[str, str]] = []
     if decisions.is_file():
-        rows = list(csv.DictReader(io.StringIO(read_table(decisions))))
+        table = read_table(decisions, as_text=True).to_dict("records")
+        rows = [{str(name): str(cell) for name, cell in row.items()} for row in table]
     n_labels = read_json(records)["usable_new"] if number and records.is_file() else 0
     return Round(number, data, study.compare(data, reference), n_labels, rows)
 

@@ -16,7 +16,8 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [ROOT, os.environ.get(
 from mlip.config.backends import BACKENDS
 from mlip.config.system import ConfigError, parse_config
 from mlip.jobs.digests import modules_of_step
-from mlip.jobs.planning import lighten_planning, resume_collection, shared_digest
+from mlip.jobs.planning import shared_digest
+from mlip.jobs.snakemake_internals import lighten_planning, resume_collection
 
 lighten_planning()
 

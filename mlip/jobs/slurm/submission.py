@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 BIN = Path(__file__).resolve().parents[3] / "workflow" / "bin"
 POLL_SECONDS = 15.0
@@ -62,40 +61,6 @@ def _real(program: str) -> str:
     """Slurm's own program, not the one of :data:`BIN`."""
     folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(folder) != BIN]
     return shutil.which(program, path=os.pathsep.join(folders)) or program
-
-
-def make_executor_patient() -> None:
-    """Let Snakemake's Slurm executor, in this process, outlast outages of slurmctld, and keep to the profile's pace.
-
-    The executor looks for ended jobs at intervals that grow by 10 s up to 180 s while none ends, so that
-    the last shard of an iteration, for which everything waits, can end three minutes unnoticed. Here they
-    are never longer than ``seconds-between-status-checks``, which the executor itself does not read.
-    """
-    import snakemake_executor_plugin_slurm as executor
-    from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
-
-    os.environ["PATH"] = os.pathsep.join([str(BIN), os.environ.get("PATH", os.defpath)])
-    ask = executor.get_min_job_age
-    known = ask()
-
-    def last_known_min_job_age() -> int | None:
-        # Without an answer the executor would turn from squeue to sacct, which not every site has.
-        nonlocal known
-        known = ask() or known
-        return known
-
-    executor.get_min_job_age = last_known_min_job_age
-    RemoteExecutor.sleep = _sleep_at_most
-
-
-async def _sleep_at_most(executor: Any) -> None:
-    """Wait for the next look at the queue, or until the executor is told to end."""
-    import asyncio  # not for every sbatch, which it would make twice as slow
-
-    longest = executor.workflow.remote_execution_settings.seconds_between_status_checks
-    end = time.monotonic() + min(executor.next_seconds_between_status_checks, longest)
-    while executor.wait and (left := end - time.monotonic()) > 0:
-        await asyncio.sleep(min(left, 1.0))
 
 
 def main() -> int:

@@ -1,13 +1,10 @@
 """``sbatch`` while slurmctld is away."""
 
-import asyncio
 import os
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 from mlip.jobs.slurm import submission
 
@@ -64,41 +61,3 @@ def test_program_in_the_path_submits_its_input_too(folder: Path) -> None:
     (folder / "sbatch").write_text('#!/bin/sh\necho "$@"; cat\n')
     done = subprocess.run(["sbatch", "--parsable", "x y"], input="script", capture_output=True, text=True, check=True)
     assert done.stdout == "--parsable x y\nscript"
-
-
-def test_executor_keeps_to_squeue_while_slurmctld_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    import snakemake_executor_plugin_slurm as executor
-
-    monkeypatch.setattr(RemoteExecutor, "sleep", RemoteExecutor.sleep)  # put back afterwards
-    answers = iter([300, None, 120])
-    monkeypatch.setattr(executor, "get_min_job_age", lambda: next(answers))
-    submission.make_executor_patient()
-    assert [executor.get_min_job_age(), executor.get_min_job_age()] == [300, 120]
-    assert os.environ["PATH"].startswith(str(submission.BIN))
-
-
-@pytest.mark.parametrize(("next_interval", "expected"), [(20, 20), (30, 25), (180, 25)])
-def test_executor_looks_as_often_as_the_profile_says(monkeypatch, next_interval: int, expected: int) -> None:
-    import snakemake_executor_plugin_slurm as executor
-
-    slept = []
-
-    async def note(seconds: float) -> None:
-        slept.append(seconds)
-
-    monkeypatch.setattr(executor, "get_min_job_age", lambda: 300)
-    monkeypatch.setattr(RemoteExecutor, "sleep", RemoteExecutor.sleep)  # put back afterwards
-    submission.make_executor_patient()
-    monkeypatch.setattr(asyncio, "sleep", note)
-    monkeypatch.setattr(submission.time, "monotonic", lambda: float(sum(slept)))
-    settings = SimpleNamespace(seconds_between_status_checks=25)
-    running = SimpleNamespace(
-        wait=True,
-        next_seconds_between_status_checks=next_interval,
-        workflow=SimpleNamespace(remote_execution_settings=settings),
-    )
-    asyncio.run(RemoteExecutor.sleep(running))
-    assert sum(slept) == expected
-    running.wait = False
-    asyncio.run(RemoteExecutor.sleep(running))
-    assert sum(slept) == expected
