@@ -36,9 +36,16 @@ class Label(Section):
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of the calculator. For GPAW: `mode`, `xc`, `kpts`, …"
     )
+    profile: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Where the program and its data are on this machine, e.g. `{command: srun pw.x, pseudo_dir: ...}`;"
+        " left out: ASE's configuration file, the environment, or the program on PATH. Data count by content, the"
+        " command not at all.",
+    )
     escalations: tuple[dict[str, Any], ...] | None = Field(
         None,
-        description="Settings merged in, one after the other, when the SCF does not converge; GPAW has a ladder.",
+        description="Settings merged in, one after the other, when the SCF does not converge; left out: the code's"
+        " own ladder, which GPAW, pw.x, CP2K, VASP, FHI-aims and tblite have.",
     )
     isolated_atoms: Literal["fit", "compute"] | dict[str, float] = Field(
         "fit",
@@ -59,7 +66,7 @@ class Label(Section):
     )
     guards: Guards = Field(default_factory=Guards, description="Sanity checks.")
 
-    @field_validator("parameters", "isolated_atom_parameters", "escalations")
+    @field_validator("parameters", "profile", "isolated_atom_parameters", "escalations")
     @classmethod
     def _numbers_are_numbers(cls, value: Any) -> Any:
         found = find_number_text(value)

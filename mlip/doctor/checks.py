@@ -288,15 +288,23 @@ def check_labeller(config: Config, elements: Sequence[str]) -> Check:
     """The calculator can be imported; for GPAW, there is a PAW dataset for each of ``elements``."""
     if config.label.calculator == "gpaw":
         return _check_datasets(config.label.parameters, elements)
-    import importlib
+    from mlip.labels.checks import check_settings
+    from mlip.labels.codes.registry import find_code
+    from mlip.labels.identity import settings_identity
+    from mlip.labels.importing import LabelError, import_calculator
 
-    module, _, name = config.label.calculator.rpartition(".")
+    label, code = config.label, find_code(config.label.calculator)
     try:
-        getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        remedy = "Correct `label.calculator`, or install its package into .venv."
-        return Check("labeller", "fail", f"{config.label.calculator}: {error}", remedy)
-    return Check("labeller", "ok", config.label.calculator)
+        import_calculator(label.calculator)
+        check_settings(label)
+        program = settings_identity(label.calculator, label.parameters, label.profile).get("program", "")
+    except LabelError as error:
+        return Check("labeller", "fail", str(error), "Correct `label` as the message says.")
+    found = f"{label.calculator}, {program}" if program else label.calculator
+    if code.runs_program and not code.tells_convergence:
+        remedy = "Look at the outputs of some labels."
+        return Check("labeller", "warn", f"{found}: whether its SCF converged cannot be read from its outputs", remedy)
+    return Check("labeller", "ok", found)
 
 
 def _check_datasets(parameters: dict[str, Any], elements: Sequence[str]) -> Check:

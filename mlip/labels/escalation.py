@@ -10,26 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from mlip.labels.identity import normalise
-from mlip.labels.importing import LabelError, is_gpaw
+from mlip.labels.codes.registry import find_code
+from mlip.labels.contents import leaves, normalise
+from mlip.labels.importing import LabelError
 
 if TYPE_CHECKING:  # the child process has no use for the configuration models
     from mlip.config.label import Label
 
-GPAW_LADDER: tuple[dict[str, Any], ...] = (
-    {"mixer": {"backend": "pulay", "beta": 0.05, "nmaxold": 8, "weight": 100.0}, "maxiter": 400},
-    {
-        "mixer": {"backend": "pulay", "beta": 0.02, "nmaxold": 8, "weight": 100.0},
-        "maxiter": 600,
-        "eigensolver": {"name": "dav", "niter": 3},
-    },
-)
-GPAW_NUMERICS = frozenset({"mixer", "maxiter", "eigensolver"})
-
 # How the SCF gets to its solution, never which one; in lower case. Everything below such a key
 # counts as well, e.g. `mixer.beta`.
 ALGORITHMIC = (
-    GPAW_NUMERICS
+    {"mixer", "maxiter", "eigensolver"}  # GPAW
     | {"electron_maxstep", "mixing_beta", "mixing_mode", "mixing_ndim", "diagonalization", "diago_david_ndim"}  # QE
     | {"nelm", "nelmin", "nelmdl", "amix", "bmix", "amin", "amix_mag", "bmix_mag", "maxmix"}  # VASP
     | {"max_scf", "mixing", "max_scf_cycles", "scf_max_cycles", "max_cycle", "scf_guess"}  # CP2K, CASTEP and others
@@ -44,13 +35,11 @@ PHYSICS = frozenset(
     | {"setups", "pp", "pseudopotentials", "pseudo_dir", "convergence", "conv_thr", "ediff", "symmetry", "ldau", "ivdw"}
 )
 
-Leaf = tuple[tuple[str, ...], Any]
-
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     """Leaves of ``after`` that ``before`` has not, or has with another value, by dotted path."""
-    known = dict(_leaves(normalise(before)))
-    return {".".join(path): value for path, value in _leaves(normalise(after)) if known.get(path, known) != value}
+    known = dict(leaves(normalise(before)))
+    return {".".join(path): value for path, value in leaves(normalise(after)) if known.get(path, known) != value}
 
 
 def foreign_changes(changed: dict[str, Any]) -> dict[str, Any]:
@@ -64,41 +53,27 @@ def check_escalation(calculator: str, escalation: dict[str, Any]) -> None:
     Raises:
         LabelError: naming the key.
     """
-    if is_gpaw(calculator):
-        wrong = sorted(set(escalation) - GPAW_NUMERICS)
+    numerics = find_code(calculator).numerics
+    if numerics is not None:
+        wrong = sorted(set(escalation) - numerics)
     else:
         wrong = [
             ".".join(path)
-            for path, value in _leaves(escalation)
+            for path, value in leaves(escalation)
             if not _only_steers(path, value) and PHYSICS & {key.lower() for key in path}
         ]
     if wrong:
         raise LabelError(
             f"label.escalations: `{wrong[0]}` would change what is computed, so that labels no longer belong together;"
-            f" change only how the SCF converges, e.g. {', '.join(sorted(GPAW_NUMERICS))}"
+            f" change only how the SCF converges, e.g. {', '.join(sorted(numerics or ('mixing_beta', 'maxiter')))}"
         )
 
 
 def escalation_ladder(settings: Label, parameters: dict[str, Any]) -> list[dict[str, Any]]:
     """Changes tried one after the other, each on top of those before it, when the SCF does not converge."""
     if settings.escalations is not None:
-        return [dict(step) for step in settings.escalations]
-    if not is_gpaw(settings.calculator):
-        return []
-    patience = parameters.get("maxiter")
-    floor = patience if isinstance(patience, int) else 0
-    return [_fitted(step, parameters) | {"maxiter": max(step["maxiter"], floor)} for step in GPAW_LADDER]
-
-
-def _fitted(step: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    """``step`` without what would be merged into a mixer or an eigensolver of another kind."""
-    kept = {}
-    for part, kind in (("mixer", "backend"), ("eigensolver", "name")):
-        chosen = parameters.get(part)
-        chosen = chosen.get(kind) if isinstance(chosen, dict) else chosen
-        if part in step and chosen in (None, step[part][kind]):
-            kept[part] = step[part]
-    return kept
+        return [find_code(settings.calculator).split(step, {})[0] for step in settings.escalations]
+    return [dict(step) for step in find_code(settings.calculator).ladder(parameters)]
 
 
 def _only_steers(path: Iterable[str], value: Any) -> bool:
@@ -106,12 +81,3 @@ def _only_steers(path: Iterable[str], value: Any) -> bool:
     if "algo" in keys:
         return isinstance(value, str) and value.lower() in VASP_ALGORITHMS
     return bool(ALGORITHMIC & keys)
-
-
-def _leaves(values: dict[str, Any], above: tuple[str, ...] = ()) -> Iterable[Leaf]:
-    for key, value in values.items():
-        path = (*above, str(key))
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, path)
-        else:
-            yield path, value

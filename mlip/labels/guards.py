@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers
 
 from mlip.config.label import Guards
-from mlip.labels.importing import is_gpaw
+from mlip.labels.codes.registry import find_code
 from mlip.structures.geometry import geometry_fault, min_distance_ratio
 
 MIN_VOLUME = 0.1  # Å³/atom, far below any solid
-MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
 
 
 def check_structure(atoms: Atoms, guards: Guards) -> str | None:
@@ -58,19 +56,4 @@ def check_results(results: dict[str, Any], n_atoms: int, guards: Guards) -> str 
 
 def find_traps(atoms: Atoms, calculator: str, parameters: dict[str, Any]) -> list[str]:
     """Settings that DFT codes accept silently and that often give wrong labels."""
-    traps = []
-    spin = bool(atoms.get_initial_magnetic_moments().any() or parameters.get("spinpol") or parameters.get("hund"))
-    magnetic = sorted(MAGNETIC & set(atoms.get_chemical_symbols()))
-    if magnetic and not spin and is_gpaw(calculator):
-        traps.append(f"{', '.join(magnetic)} without initial magnetic moments: the result is non-magnetic")
-    if not is_gpaw(calculator):
-        return traps
-    charge = parameters.get("charge", 0)
-    charge = charge if isinstance(charge, int | float) else 0
-    if not spin and round(sum(atomic_numbers[s] for s in atoms.get_chemical_symbols()) - charge) % 2:
-        traps.append("odd number of electrons without spin polarisation")
-    if charge and atoms.pbc.any():
-        traps.append(f"periodic cell with charge {charge:g}: a uniform background neutralises it")
-    if atoms.pbc.all() and "kpts" not in parameters and atoms.get_volume() < 1000.0 and len(atoms) > 1:
-        traps.append("no `kpts`: a small periodic cell is sampled at Γ only")
-    return traps
+    return find_code(calculator).traps(atoms, parameters)

@@ -16,6 +16,12 @@ LABELLER_VERSION = 2
 
 GPAW = "gpaw.GPAW"
 
+MOVED = {
+    "mlip.lennard_jones.LennardJones": "mlip.calculators.lennard_jones.LennardJones",
+    "mlip.studies.elastic.stillinger_weber.StillingerWeber": "mlip.calculators.stillinger_weber.StillingerWeber",
+}
+"""Where calculators of this package are now, by the import path that keys of their labels hold for ever."""
+
 
 class LabelError(ValueError):
     """A fault of the settings, not of a structure: the run has to stop. Names setting and remedy."""
@@ -26,13 +32,20 @@ def is_gpaw(path: str) -> bool:
     return path in ("gpaw", GPAW)
 
 
+def key_path(path: str) -> str:
+    """What stands for the import path in keys of labels: the oldest name, so that labels outlive a move."""
+    if is_gpaw(path):
+        return "gpaw"
+    return next((old for old, new in MOVED.items() if new == path), path)
+
+
 def import_calculator(path: str) -> Callable[..., Any]:
     """The calculator class (or a function that returns a calculator) at ``path``.
 
     Raises:
         LabelError: when it cannot be imported.
     """
-    module, _, name = (GPAW if is_gpaw(path) else path).rpartition(".")
+    module, _, name = (GPAW if is_gpaw(path) else MOVED.get(path, path)).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # importing may fail in any way, e.g. a missing shared library
@@ -57,7 +70,7 @@ def calculator_version(path: str) -> str:
     owners = metadata.packages_distributions().get(package)
     if owners:
         return ", ".join(f"{name} {metadata.version(name)}" for name in sorted(set(owners)))
-    module = path.rpartition(".")[0] or path
+    module = MOVED.get(path, path).rpartition(".")[0] or path
     try:
         spec = importlib.util.find_spec(module)
     except Exception:  # a parent package that cannot be imported: the worker reports it properly

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mlip.config.label import Label
 from mlip.config.merging import merge_deeply
 from mlip.io.files import sha256_of
 from mlip.labels.checks import check_settings
+from mlip.labels.codes.registry import find_code
 from mlip.labels.escalation import difference, escalation_ladder, foreign_changes
 from mlip.labels.guards import check_results, check_structure, find_traps
 from mlip.labels.identity import settings_identity
@@ -28,6 +30,7 @@ from mlip.labels.store import LabelStore, encode_structure, label_key
 from mlip.labels.triage import LabelStatus
 
 LOG_TAIL = 4096  # characters of a failed label's log that its record keeps
+OUTPUT_TAIL = 20_000  # bytes of each of the code's outputs that the log of a failed label keeps
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,17 @@ class Labeller:
     def __init__(self, settings: Label, store: Path, scratch: Path | None = None) -> None:
         check_settings(settings)
         self.settings = settings
-        self.parameters = dict(settings.parameters)
+        self.code = find_code(settings.calculator)
+        self.parameters, self.profile = self.code.split(settings.parameters, settings.profile)
         self.store = LabelStore(store)
-        self.identity = settings_identity(settings.calculator, self.parameters)
+        self.identity = settings_identity(settings.calculator, self.parameters, self.profile)
         # As JSON gives it back, to compare with records: lists, no tuples.
         self.ladder = json.loads(json.dumps(escalation_ladder(settings, self.parameters)))
         if scratch is not None:
             scratch.mkdir(parents=True, exist_ok=True)
         self._scratch = Path(tempfile.mkdtemp(prefix="labels-", dir=scratch)).absolute()
         self._worker = Worker(settings.calculator, self._scratch, launcher_of(settings.calculator))
+        self._worker.own_threads = self.code.runs_program
 
     def __enter__(self) -> Labeller:
         return self
@@ -104,7 +109,7 @@ class Labeller:
         Raises:
             LabelError: when the settings are at fault.
         """
-        key = label_key(atoms, self.identity)
+        key = label_key(atoms, self.identity | self._element_files(atoms))
         record = self.store.get(key)
         cached = record is not None and self._is_reusable(record)
         if record is None or not cached:
@@ -113,6 +118,10 @@ class Labeller:
                 self.store.put(key, record)
         status, reason = self._judge(atoms, record)
         return Outcome(key, self._settings_id_of(record), status, reason, cached, record)
+
+    def _element_files(self, atoms: Atoms) -> dict[str, Any]:
+        files = self.code.element_files(sorted(set(atoms.get_chemical_symbols())), self.parameters, self.profile)
+        return {"element_files": files} if files else {}
 
     def _is_reusable(self, record: dict[str, Any]) -> bool:
         if record["results"] is not None:
@@ -138,6 +147,7 @@ class Labeller:
             "structure_id": str(atoms.info.get("structure_id", "")),
             "structure": encode_structure(atoms),
             **self.identity,
+            **self._element_files(atoms),
             "guards": self.settings.guards.model_dump(),
             "ladder": self.ladder,
             "changed": {},  # leaves of the parameters that the last attempt had otherwise
@@ -157,7 +167,8 @@ class Labeller:
     def _run_ladder(self, key: str, atoms: Atoms, record: dict[str, Any]) -> dict[str, Any]:
         """Calculate, escalating as long as the SCF does not converge; every attempt is recorded."""
         deadline = time.monotonic() + 60.0 * self.settings.timeout_minutes
-        parameters, log = self.parameters, ""
+        parameters, log = self._parameters_for(record["structure"]), ""
+        first = parameters
         answer: dict[str, Any] = {}
         for changes in [{}, *self.ladder]:
             parameters = merge_deeply(parameters, changes)
@@ -167,7 +178,7 @@ class Labeller:
             record["attempts"].append({"changes": changes} | attempt)
             if answer["status"] != "unconverged":
                 break
-        record["changed"] = difference(self.parameters, parameters)
+        record["changed"] = difference(first, parameters)
         for name in ("core_seconds", "wall_seconds"):
             record[name] = sum(attempt[name] for attempt in record["attempts"])
         record |= {"status": answer["status"], "reason": answer.get("reason", "")}
@@ -179,6 +190,13 @@ class Labeller:
         if record["status"] == "config_error":
             raise LabelError(f"{record['structure_id'] or key}: {record['reason']}; log: {path}")
         return record
+
+    def _parameters_for(self, structure: dict[str, Any]) -> dict[str, Any]:
+        """The settings, with the structure's own charge and multiplicity where it has them."""
+        charge, multiplicity = structure.get("charge", 0.0), structure.get("multiplicity")
+        if not charge and multiplicity is None:
+            return self.parameters
+        return self.code.with_state(self.parameters, charge, multiplicity)
 
     def _accept(self, results: dict[str, Any], atoms: Atoms, record: dict[str, Any]) -> None:
         reason = check_results(results, len(atoms), self.settings.guards)
@@ -195,11 +213,12 @@ class Labeller:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         printed = self._worker.output.stat().st_size if self._worker.output.exists() else 0
-        request = {"structure": structure, "parameters": parameters, "scratch": str(folder)}
+        request = {"structure": structure, "parameters": parameters, "profile": self.profile, "scratch": str(folder)}
         answer = self._worker.ask(request, timeout)
         if answer["status"] != "ok":
             end_if_told()
-        return answer, _read_from(folder / "scf.txt", 0) + _read_from(self._worker.output, printed)
+        text = _read_from(self._worker.output, printed)
+        return answer, read_outputs(folder, self.code.outputs) + text if answer["status"] != "ok" else text
 
 
 def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:
@@ -225,6 +244,13 @@ def _finite_or_none(values: dict[str, Any]) -> dict[str, Any] | None:
     except ValueError:
         return None
     return values
+
+
+def read_outputs(folder: Path, patterns: Sequence[str]) -> str:
+    """The code's own outputs in ``folder``, the last ``OUTPUT_TAIL`` characters of each."""
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
+    texts = ((path.name, _read_from(path, max(0, path.stat().st_size - OUTPUT_TAIL))) for path in found)
+    return "".join(f"--- {name}\n{text.rstrip()}\n" for name, text in texts if text.strip())
 
 
 def _read_from(path: Path, offset: int) -> str:

@@ -13,12 +13,20 @@ import numpy as np
 from ase import Atoms
 
 from mlip.io.files import sha256_of, write_atomic
+from mlip.labels.importing import LabelError
 
 KEY_DECIMALS = 8  # Å; structures that agree to this share a label
 
 
 def encode_structure(atoms: Atoms) -> dict[str, Any]:
-    """What a calculator sees of ``atoms``, as JSON-like values (Å, μB, e); constraints and info do not belong to it."""
+    """What a calculator sees of ``atoms``, as JSON-like values (Å, μB, e).
+
+    Constraints do not belong to it, and of ``info`` only the total ``charge`` and the ``multiplicity``
+    (2S + 1), each only where there is one.
+
+    Raises:
+        LabelError: when these are no numbers.
+    """
     return {
         "numbers": atoms.numbers.tolist(),
         "positions": atoms.positions.tolist(),
@@ -26,12 +34,33 @@ def encode_structure(atoms: Atoms) -> dict[str, Any]:
         "pbc": atoms.pbc.tolist(),
         "magmoms": atoms.get_initial_magnetic_moments().tolist(),
         "charges": atoms.get_initial_charges().tolist(),
-    }
+    } | _electrons(atoms)
+
+
+def _electrons(atoms: Atoms) -> dict[str, Any]:
+    """Total charge and spin multiplicity, by the names that data sets of molecules use (``spin`` is 2S + 1 there)."""
+    found: dict[str, Any] = {}
+    for key, name in (("charge", "charge"), ("spin", "multiplicity"), ("multiplicity", "multiplicity")):
+        value = atoms.info.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool | str) or np.ndim(value) != 0 or not np.isfinite(value):
+            raise LabelError(
+                f"{key} of a structure: {value!r} is no number; repair or remove it in the structure's file"
+            )
+        if name == "multiplicity" and (float(value) != int(value) or int(value) < 1):
+            raise LabelError(f"{key} of a structure: {value!r} is no multiplicity 2S + 1; write 1 for a singlet")
+        if name == "multiplicity" or value:
+            found[name] = int(value) if float(value).is_integer() else float(value)
+    if found.get("multiplicity") == 1 and "charge" not in found and not atoms.get_initial_magnetic_moments().any():
+        del found["multiplicity"]  # what every calculator takes for granted
+    return found
 
 
 def decode_structure(values: dict[str, Any]) -> Atoms:
     """Inverse of :func:`encode_structure`."""
-    return Atoms(**values)
+    electrons = {name: values[name] for name in ("charge", "multiplicity") if name in values}
+    return Atoms(**{name: value for name, value in values.items() if name not in electrons}, info=electrons)
 
 
 def label_key(atoms: Atoms, identity: dict[str, Any]) -> str:

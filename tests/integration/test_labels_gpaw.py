@@ -99,7 +99,7 @@ def test_escalation_of_a_forced_failure(tmp_path):
 
 def test_the_whole_default_ladder_runs(tmp_path):
     """Its steps are valid settings that lead to the same result."""
-    from mlip.labels.escalation import GPAW_LADDER
+    from mlip.labels.codes.gpaw import GPAW_LADDER
 
     _, (plain,) = run(tmp_path / "plain", [silicon()], settings())
     for index, step in enumerate(GPAW_LADDER):

@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mlip.labels.importing import LabelError
 from mlip.labels.process.launcher import NO_MPI, Meeting, count_ranks
 from mlip.labels.process.ranks import main as serve_rank
@@ -46,6 +48,7 @@ class Worker:
         self.output = scratch / "worker.txt"
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self.own_threads = False  # whether the job's threads are for a program that the calculator starts
         self._cpu = 0.0  # CPU seconds of the present child when it last answered
 
     def __enter__(self) -> Worker:
@@ -72,9 +75,10 @@ class Worker:
             if self.launcher and answer["status"] != "ok":
                 self._end()  # ranks that failed need not have done so in step
             return answer | {"core_seconds": float(answer["cpu"]) - used, "wall_seconds": wall}
+        running = self._session_cpu()
         code = self._end()
         # Ranks started by srun are no children of this process: they are counted as busy all the time.
-        core = wall * count_ranks(self.launcher) if self.launcher else max(0.0, _reaped_cpu() - reaped - used)
+        core = wall * count_ranks(self.launcher) if self.launcher else max(0.0, _reaped_cpu() - reaped - used) + running
         spent = {"core_seconds": core, "wall_seconds": wall}
         if wall >= timeout:
             reason = f"no result within {timeout:.4g} s (label.timeout_minutes, less what earlier attempts took)"
@@ -86,7 +90,8 @@ class Worker:
             return
         self._end()
         search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-        environment = os.environ | ONE_THREAD | {"PYTHONPATH": search_path}
+        threads = {name: os.environ.get(name, "1") for name in ONE_THREAD} if self.own_threads else ONE_THREAD
+        environment = os.environ | threads | {"PYTHONPATH": search_path}
         (self._start_ranks if self.launcher else self._start_child)(environment)
         self._greet()
 
@@ -163,9 +168,31 @@ class Worker:
             process.terminate()  # srun and mpiexec end their ranks, wherever they are; killed, they could not
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=LAUNCHER_SECONDS)
+        for started in self._session(process.pid):  # also programs that made process groups of their own
+            with contextlib.suppress(psutil.Error):
+                started.kill()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         return process.wait()
+
+    def _session_cpu(self) -> float:
+        """CPU seconds of the programs that the child has started and that run still: nobody waits for them."""
+        used = 0.0
+        for started in self._session(self._process.pid) if self._process is not None else ():
+            with contextlib.suppress(psutil.Error):
+                times = started.cpu_times()
+                used += times.user + times.system + times.children_user + times.children_system
+        return used
+
+    @staticmethod
+    def _session(leader: int) -> list[psutil.Process]:
+        """Other processes of the child's session."""
+        found = []
+        for number in psutil.pids():
+            with contextlib.suppress(OSError, psutil.Error):
+                if number != leader and os.getsid(number) == leader:
+                    found.append(psutil.Process(number))
+        return found
 
 
 def _reaped_cpu() -> float:

@@ -26,9 +26,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mlip.labels.importing import LabelError, import_calculator, is_gpaw, scf_converged
+from mlip.labels.codes.code import Code
+from mlip.labels.codes.registry import code_of, find_code
+from mlip.labels.importing import LabelError, import_calculator, scf_converged
 from mlip.labels.store import decode_structure
-from mlip.labels.triage import classify_failure
+from mlip.labels.triage import Failure, classify_failure
 
 PR_SET_PDEATHSIG = 1
 
@@ -108,47 +110,61 @@ def cpu_seconds() -> float:
 
 
 def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
-    constructing = True
+    code, folder, home = find_code(request["calculator"]), Path(request["scratch"]), Path.cwd()
+    calculator = None
     try:
-        calculator = _construct(factory, request)
-        constructing = False
-        answer = _calculate(calculator, request["structure"])
+        structure = decode_structure(request["structure"])
+        calculator = code.build(factory, request["parameters"], request["profile"], folder, structure)
+        code = code_of(calculator, code)
+        answer = _calculate(calculator, structure)
+        _close(calculator)  # it may write its last words now
+        failure = code.read_failure(folder, True) if answer["status"] == "ok" else None
+        if failure is not None:
+            answer = {"status": failure.status, "reason": failure.reason}
         # Slurm ends all processes of a job at once; what is finished is handed over before.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit: a code that exits must not take the worker along
         traceback.print_exc()
-        failure = classify_failure(error, request["parameters"], constructing)
+        failure = _read_failure(code, folder) or classify_failure(error, request["parameters"], calculator is None)
         answer = {"status": failure.status, "reason": failure.reason}
+    finally:
+        _close(calculator)
+        os.chdir(home)
     sys.stdout.flush()
     sys.stderr.flush()
     return answer
 
 
-def _construct(factory: Callable[..., Any], request: dict[str, Any]) -> Any:
-    parameters = dict(request["parameters"])
-    scratch = Path(request["scratch"])
-    if is_gpaw(request["calculator"]):
-        return factory(**parameters, txt=str(scratch / "scf.txt"))
-    calculator = factory(**parameters)
-    if "directory" not in parameters and hasattr(calculator, "directory"):
-        calculator.directory = str(scratch)  # files of external programs go there
-    return calculator
+def _read_failure(code: Code, folder: Path) -> Failure | None:
+    """What the code's outputs say; an output that cannot be read says nothing."""
+    try:
+        return code.read_failure(folder, False)
+    except Exception:
+        traceback.print_exc()
+        return None
 
 
-def _calculate(calculator: Any, structure: dict[str, Any]) -> dict[str, Any]:
+def _close(calculator: Any) -> None:
+    """End a program that the calculator keeps running, so that its CPU time is known; whatever it says to that."""
+    close = getattr(calculator, "close", None)
+    if callable(close):
+        with contextlib.suppress(Exception):
+            close()
+
+
+def _calculate(calculator: Any, atoms: Any) -> dict[str, Any]:
     """Results in eV, eV/Å and eV/Å³.
 
     The energy is the one that the forces and the stress are derivatives of: with smeared
     occupations, the free energy, not its extrapolation to zero smearing.
     """
-    atoms = decode_structure(structure)
     atoms.calc = calculator
     implemented = getattr(calculator, "implemented_properties", ())
     consistent = "free_energy" in implemented
     energy = float(atoms.get_potential_energy(force_consistent=consistent))
-    forces = np.asarray(atoms.get_forces(), dtype=float)
+    forces = np.asarray(atoms.get_forces(apply_constraint=False), dtype=float)
     stress = _stress(atoms) if atoms.pbc.all() and "stress" in implemented else None
     if not scf_converged(calculator):
         return {"status": "unconverged", "reason": "the calculator reports that its SCF did not converge"}
@@ -160,7 +176,7 @@ def _calculate(calculator: Any, structure: dict[str, Any]) -> dict[str, Any]:
 
 def _stress(atoms: Any) -> list[float] | None:
     try:
-        return np.asarray(atoms.get_stress(voigt=True), dtype=float).tolist()
+        return np.asarray(atoms.get_stress(voigt=True, apply_constraint=False), dtype=float).tolist()
     except (NotImplementedError, AttributeError) as error:  # e.g. GPAW's LCAO mode
         warnings.warn(f"no stress: {type(error).__name__}: {error}", stacklevel=1)
         return None

@@ -16,7 +16,8 @@ from mlip.io.files import read_json, sha256_of
 from mlip.jobs import digests
 from mlip.labels.calculator import FailedLabelError, StoredCalculator
 from mlip.labels.checks import check_settings
-from mlip.labels.escalation import GPAW_LADDER, difference, escalation_ladder, foreign_changes
+from mlip.labels.codes.gpaw import GPAW_LADDER
+from mlip.labels.escalation import difference, escalation_ladder, foreign_changes
 from mlip.labels.identity import settings_identity
 from mlip.labels.importing import LabelError
 from mlip.labels.store import LabelStore

@@ -1,0 +1,166 @@
+"""What labels need to know of the code that computes them; a calculator without a module of its own gets this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mlip.labels.contents import leaves, normalise, with_contents, without_keys
+from mlip.labels.importing import LabelError
+from mlip.labels.triage import Failure
+
+Values = dict[str, Any]
+Ladder = tuple[Values, ...]
+
+OWN_PLACES = frozenset({"directory", "txt", "atoms"})
+"""Parameters that the labeller sets itself: each attempt has a folder of its own."""
+
+
+class Code:
+    """A calculator that computes inside the worker's process, or one that nothing more is known of.
+
+    Subclasses describe codes. ``parameters`` are always keyword arguments of the ASE calculator,
+    ``profile`` says where the program and its data are on this machine.
+    """
+
+    name: ClassVar[str] = "the calculator"
+    calculators: ClassVar[tuple[str, ...]] = ()
+    """Import paths of the ASE calculators; the first one stands in keys."""
+    runs_program: ClassVar[bool] = False
+    """Whether a program of its own computes: it may use all threads of the job."""
+    tells_convergence: ClassVar[bool] = False
+    """Whether an SCF that did not converge is always noticed."""
+    profile_keys: ClassVar[frozenset[str]] = frozenset()
+    """What ``label.profile`` may hold."""
+    inert: ClassVar[frozenset[str]] = frozenset()
+    """Parameters, at any depth and in lower case, that never change a label's value."""
+    outputs: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the code's own outputs; a failure keeps their tails."""
+    numerics: ClassVar[frozenset[str] | None] = None
+    """The only parameters that an escalation may change; None: all but known physics."""
+
+    def split(self, parameters: Values, profile: Values) -> tuple[Values, Values]:
+        """Parameters and profile, each with what belongs to it; the same for every way to write them."""
+        return dict(parameters), dict(profile)
+
+    def check(self, parameters: Values, profile: Values) -> None:
+        """Refuse what cannot work or would corrupt labels silently.
+
+        Raises:
+            LabelError: naming the key and the remedy.
+        """
+        unknown = sorted(set(profile) - self.profile_keys)
+        if unknown:
+            known = f"{self.name} has {', '.join(sorted(self.profile_keys))}" if self.profile_keys else "it has none"
+            raise LabelError(f"label.profile.{unknown[0]}: unknown to {self.name}; {known}")
+        for key in sorted(OWN_PLACES & set(parameters)):
+            raise LabelError(
+                f"label.parameters.{key}: set by the labeller itself, a private folder for each attempt; remove it"
+            )
+
+    def ladder(self, parameters: Values) -> Ladder:
+        """Changes of ``parameters``, each on top of those before it, for an SCF that does not converge."""
+        del parameters
+        return ()
+
+    def deciding(self, parameters: Values) -> Values:
+        """``parameters`` without those that never change a label's value."""
+        return without_keys(parameters, self.inert) if self.inert else dict(parameters)
+
+    def identity(self, parameters: Values, profile: Values) -> Values:
+        """What of the settings decides labels: ``parameters``, with files by content, and whatever else there is.
+
+        Raises:
+            LabelError: when a file that they name is missing.
+            TypeError: when ``parameters`` hold a type that JSON does not know.
+        """
+        del profile
+        return {"parameters": with_contents(normalise(self.deciding(parameters)))}
+
+    def element_files(self, symbols: Iterable[str], parameters: Values, profile: Values) -> Values:
+        """Content of the files that the code picks by element, for ``symbols``."""
+        del symbols, parameters, profile
+        return {}
+
+    def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
+        """``parameters`` for a structure with a total ``charge`` (e) and spin ``multiplicity``.
+
+        Raises:
+            LabelError: when the calculator cannot be told.
+        """
+        del parameters
+        state = f"charge {charge:g}" if charge else f"multiplicity {multiplicity}"
+        raise LabelError(
+            f"label.calculator: the structure carries a {state}, which {self.name} is not told;"
+            " remove it from the structure's file, or use a calculator that takes it"
+        )
+
+    def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
+        """The calculator for ``atoms``, which writes into ``folder`` only."""
+        del atoms, profile
+        calculator = factory(**parameters)
+        place_calculator(calculator, folder)
+        return calculator
+
+    def read_failure(self, folder: Path, finished: bool) -> Failure | None:
+        """What the code's own outputs in ``folder`` say went wrong; None when they say nothing.
+
+        ``finished``: whether ASE found results.
+        """
+        del folder, finished
+        return None
+
+    def traps(self, atoms: Any, parameters: Values) -> list[str]:
+        """Settings that the code accepts silently and that often give wrong labels."""
+        del atoms, parameters
+        return []
+
+
+def place_calculator(calculator: Any, folder: Path) -> None:
+    """Let ``calculator`` write into ``folder``, as text or as a path, whichever it takes."""
+    from ase.calculators.genericfileio import GenericFileIOCalculator
+
+    if isinstance(calculator, GenericFileIOCalculator):
+        calculator.directory = folder
+    elif hasattr(calculator, "directory"):
+        calculator.directory = str(folder)
+
+
+def leaf(parameters: Values, *names: str) -> tuple[str, Any] | None:
+    """The dotted path and value of the first parameter, at any depth, that has one of ``names`` (lower case)."""
+    for path, value in leaves(parameters):
+        if path[-1].lower() in names:
+            return ".".join(path), value
+    return None
+
+
+def refuse(parameters: Values, names: tuple[str, ...], wrong: Any, reason: str) -> None:
+    """Raise when one of ``names`` has a value of which ``wrong(value)`` is true.
+
+    Raises:
+        LabelError: with the key, the value and ``reason``.
+    """
+    for path, value in leaves(parameters):
+        if path[-1].lower() in names and wrong(value):
+            raise LabelError(f"label.parameters.{'.'.join(path)}: {value!r} {reason}")
+
+
+def read_text(path: Path, most: int = 50_000_000) -> str:
+    """The text of an output, its end if it is longer than ``most`` bytes; empty when there is none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - most))
+            return stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def is_true(value: Any) -> bool:
+    """Whether ``value`` is true as a program's input has it, e.g. ``.true.``."""
+    return str(value).strip(". ").lower() in ("true", "t", "yes", "on", "1")
+
+
+def is_false(value: Any) -> bool:
+    """Whether ``value`` is false as a program's input has it, e.g. ``.false.``."""
+    return str(value).strip(". ").lower() in ("false", "f", "no", "off", "0")

@@ -1,0 +1,41 @@
+"""Which code a calculator belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlip.labels.codes.code import Code
+from mlip.labels.codes.espresso import Espresso
+from mlip.labels.codes.gpaw import Gpaw
+from mlip.labels.codes.program import AnyProgram
+
+CODES: tuple[Code, ...] = (Gpaw(), Espresso())
+OTHER = Code()
+ANY_PROGRAM = AnyProgram()
+PROGRAMS = frozenset(
+    f"ase.calculators.{name}"
+    for name in (
+        "octopus.Octopus", "elk.ELK", "onetep.Onetep", "exciting.ExcitingGroundStateCalculator", "siesta.Siesta",
+        "castep.Castep", "nwchem.NWChem", "gaussian.Gaussian", "turbomole.Turbomole", "qchem.QChem", "psi4.Psi4",
+        "gamess_us.GAMESSUS", "mopac.MOPAC", "demon.Demon", "demonnano.DemonNano", "openmx.OpenMX", "crystal.CRYSTAL",
+        "fleur.FLEUR", "dmol.DMol3", "acemolecule.ACE", "gulp.GULP", "lammpsrun.LAMMPS",
+    )
+)  # fmt: skip
+"""ASE's other calculators that run a program."""
+
+
+def find_code(calculator: str) -> Code:
+    """The code of the calculator at the import path ``calculator``."""
+    for code in CODES:
+        if calculator in code.calculators:
+            return code
+    return ANY_PROGRAM if calculator in PROGRAMS else OTHER
+
+
+def code_of(calculator: Any, named: Code) -> Code:
+    """The code of a calculator object: for a wrapper of a user's own, that of the ASE class it derives from."""
+    if named is not OTHER:
+        return named
+    paths = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(calculator).__mro__]
+    found = (code for code in CODES for path in paths if path in code.calculators)
+    return next(found, named)
