@@ -51,6 +51,7 @@ def run(
     """Run the loop with progress. Further options go to Snakemake, e.g. --profile slurm."""
     from mlip.cli.driver import WorkflowFailed, read_summary, run_loop, show_plan
     from mlip.config.system import load_config
+    from mlip.io.layout import output_path
     from mlip.report import summary_table
 
     arguments = list(context.args)
@@ -64,7 +65,9 @@ def run(
         busy = run_loop(config, loaded, arguments, results=results, show=typer.echo)
         typer.echo("" if busy else "Nothing to do: the loop is finished and no input has changed.")
         typer.echo(summary_table(read_summary(results)))
-        typer.echo(f"\nReport: {results / 'report.html'}\nPotential: {results / 'potential'}")
+        page = output_path(results, "report_system", "report.html")
+        potential = output_path(results, "deploy_potential", "potential.json").parent
+        typer.echo(f"\nReport: {page}\nPotential: {potential}")
     except (ValueError, OSError, WorkflowFailed) as error:
         _fail(error)
     except KeyboardInterrupt:
