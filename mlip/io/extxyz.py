@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from mlip.io.constraints import ConstraintError, movable_mask, set_movable
 from mlip.io.dialects import DialectError, to_ase_comment
 from mlip.io.files import write_atomic
 
@@ -47,7 +49,7 @@ def write_structures(path: str | Path, structures: Sequence[Atoms]) -> None:
     """Write ``structures`` atomically; no structures give a blank line, to be told from a file that lost its content.
 
     Results that an attached calculator already holds are kept: energy (eV), forces
-    (eV/Å), stress (eV/Å³). Constraints are not written.
+    (eV/Å), stress (eV/Å³). Fixed atoms and coordinates are kept in ASE's column ``move_mask``.
     """
     frames = [_signed(_frame(atoms), k + 1, len(structures)) for k, atoms in enumerate(structures)]
     write_atomic(path, "".join(frames) or "\n")
@@ -87,6 +89,8 @@ def read_structures(path: str | Path) -> list[Atoms]:
     if len(structures) != n_frames:
         raise ExtxyzError(f"{path}: {n_frames} structures announced, {len(structures)} read; {_REMEDY}")
     for atoms in structures:
+        if atoms.constraints:  # ASE makes one of every atom
+            set_movable(atoms, movable_mask(atoms))
         atoms.info = {
             key: value.item() if isinstance(value, np.generic) else value for key, value in atoms.info.items()
         }
@@ -174,8 +178,11 @@ def _count_columns(comment: str) -> int:
 def _frame(atoms: Atoms) -> str:
     results = _finished_results(atoms)
     columns: list[tuple[str, str, np.ndarray]] = [("pos", "R", atoms.positions)]
+    movable = _movable(atoms)
+    if movable is not None:
+        columns.append(("move_mask", "L", movable if (movable != movable[:, :1]).any() else movable[:, 0]))
     for name, array in atoms.arrays.items():
-        if name not in ("numbers", "positions", "forces"):
+        if name not in ("numbers", "positions", "forces", "move_mask"):
             if array.dtype.kind not in COLUMN_TYPES:
                 raise ValueError(f"cannot write the per-atom array {name!r} of type {array.dtype}; remove it first")
             columns.append((name, COLUMN_TYPES[array.dtype.kind], array))
@@ -187,6 +194,14 @@ def _frame(atoms: Atoms) -> str:
     for i, symbol in enumerate(atoms.get_chemical_symbols()):
         lines.append(" ".join([symbol] + [_number(x) for _, _, array in columns for x in array[i].tolist()]))
     return "\n".join(lines) + "\n"
+
+
+def _movable(atoms: Atoms) -> np.ndarray | None:
+    try:
+        return movable_mask(atoms)
+    except ConstraintError as error:
+        warnings.warn(f"written without its constraints: {error}", stacklevel=4)
+        return None
 
 
 def _comment(atoms: Atoms, results: dict[str, Any], properties: str) -> str:

@@ -11,10 +11,13 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
+from mlip.io.constraints import movable_mask, set_movable
 from mlip.io.netcdf import _variable, read_netcdf, write_netcdf
 
-INITIAL_ARRAYS = {"initial_magmoms": "µB", "initial_charges": "e"}
-"""Per-atom starting values of a label that a frame inherits from its walker's structure, and their units."""
+INITIAL_ARRAYS = {"initial_magmoms": "µB", "initial_charges": "e", "masses": "u"}
+"""Per-atom values that a frame inherits from its walker's structure, and their units."""
+MOVABLE = "movable"
+"""1 where a coordinate of the walker's structure may move."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attribut
 
 
 def read_frames(path: Path) -> tuple[list[Atoms], xr.Dataset]:
-    """The structures of a trajectory, with its initial moments and charges, and the data set they come from.
+    """The structures of a trajectory and the data set they come from.
+
+    They have the initial moments and charges, masses and constraints of the walker's structure.
 
     Raises:
         TrajectoryError: when the file is damaged.
@@ -88,13 +93,20 @@ def read_frames(path: Path) -> tuple[list[Atoms], xr.Dataset]:
         if name in data:
             for atoms in structures:
                 atoms.set_array(name, data[name].values)
+    if MOVABLE in data:
+        for atoms in structures:
+            set_movable(atoms, data[MOVABLE].values)
     return structures, data
 
 
 def _initial_arrays(start: Atoms) -> dict[str, Any]:
     present = {name: start.get_array(name) for name in INITIAL_ARRAYS if start.has(name)}
     # Non-collinear moments are vectors.
-    return {
+    arrays = {
         name: _variable(("atom", "space")[: values.ndim], values.astype(float), INITIAL_ARRAYS[name])
         for name, values in present.items()
     }
+    movable = movable_mask(start)
+    if movable is not None:
+        arrays[MOVABLE] = _variable(("atom", "space"), movable.astype(np.int8), "1")
+    return arrays

@@ -222,10 +222,9 @@ class Labeller:
 
 
 def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:
-    """A copy of ``atoms`` without constraints that carries the label as ASE results and its origin in ``info``."""
+    """A copy of ``atoms``, constraints included, that carries the label as ASE results and its origin in ``info``."""
     results = outcome.record["results"]
     labelled = atoms.copy()
-    labelled.set_constraint()
     labelled.info |= {
         "iteration": iteration,
         "label_key": outcome.key,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import io
 import math
 import warnings
 from collections.abc import Iterable
@@ -12,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
-from ase.io import read
 
 from mlip.config.structures import StartingStructure
-from mlip.io.dialects import DialectError, to_ase_text
+from mlip.io.constraints import ConstraintError, movable_mask, set_movable
+from mlip.io.dialects import DialectError
+from mlip.structures.formats import FormatError, read_whole
 from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
 
 FULL_OCCUPANCY = 0.999
@@ -34,7 +34,7 @@ class StructureError(ValueError):
 
 
 def load_starting_structure(source: StartingStructure) -> Atoms:
-    """The structure that ``source`` describes, repeated as asked.
+    """The structure that ``source`` describes, repeated as asked, with its masses, constraints, moments and charges.
 
     Raises:
         StructureError: when the file cannot be read or the structure is not physical.
@@ -52,6 +52,12 @@ def load_starting_structure(source: StartingStructure) -> Atoms:
         clean.set_initial_magnetic_moments(atoms.get_initial_magnetic_moments())
     if atoms.has("initial_charges"):
         clean.set_initial_charges(atoms.get_initial_charges())
+    if atoms.has("masses"):
+        clean.set_masses(atoms.get_masses())
+    try:
+        set_movable(clean, movable_mask(atoms))
+    except ConstraintError as error:
+        raise StructureError(f"{name_source(source)}: {error}") from None
     return clean.repeat(source.repeat)
 
 
@@ -112,11 +118,10 @@ def _check_encoding(path: Path) -> None:
 def _read_with_ase(path: Path) -> Atoms:
     if path.suffix in (".xyz", ".extxyz"):
         _check_atom_count(path)
-        images = _read_xyz(path)
-    else:
-        images = read(path, index=slice(None), do_not_split_by_at_sign=True)
-    if not isinstance(images, list) or not images or not isinstance(images[0], Atoms):
-        raise TypeError("the file holds no structure")
+    try:
+        images = read_whole(path)
+    except (FormatError, DialectError) as error:
+        raise StructureError(f"structures: {path}: {error}") from None
     if len(images) > 1:
         raise StructureError(
             f"structures: {path}: {len(images)} structures in one file;"
@@ -124,15 +129,6 @@ def _read_with_ase(path: Path) -> Atoms:
         )
     _check_occupancy(images[0], path)
     return images[0]
-
-
-def _read_xyz(path: Path) -> list[Atoms]:
-    """Structures of an XYZ file, whatever program wrote its comment lines."""
-    try:
-        text = to_ase_text(path.read_text(encoding="utf-8"))
-    except DialectError as error:
-        raise StructureError(f"structures: {path}: {error}") from None
-    return list(read(io.StringIO(text), index=slice(None), format="extxyz"))
 
 
 def _check_atom_count(path: Path) -> None:

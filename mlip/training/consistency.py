@@ -36,6 +36,8 @@ AGREEMENT = 0.8
 """Largest interquartile range of pair slopes, relative to the median, that counts as agreement."""
 TOLERANCE = 1.5
 """A slope names a unit when it is within this factor."""
+VOLUME_GAP = 1.25
+"""Ratio of neighbouring volumes per atom from which crystals are of two kinds: a surface, or another phase."""
 SEPARATION, MIN_OFFSET = 8.0, 0.005
 """Two groups of energies are told apart at this many standard deviations, and eV/atom."""
 CERTAIN_OFFSET = 0.1
@@ -236,12 +238,26 @@ def _geometry(atoms: Atoms) -> str:
     return digest.hexdigest()
 
 
-def composition_groups(structures: Sequence[Atoms], *, reduced: bool = True) -> np.ndarray:
-    """Number [n] of each structure's composition: equal for equal shares of the elements, or for equal formulas."""
-    table: dict[str, int] = {}
-    formulas = [atoms.symbols.formula for atoms in structures]
-    names = [(f.reduce()[0] if reduced else f).format("hill") for f in formulas]
-    return np.array([table.setdefault(name, len(table)) for name in names])
+def phase_groups(structures: Sequence[Atoms], *, formula: bool = False) -> np.ndarray:
+    """Number [n] of what each structure is one of: only within such a group do the forces know energy differences.
+
+    No force leads from a crystal to a cluster or a wire: what a model fitted to forces says of their difference is
+    a guess. Crystals of one group have equal shares of the elements, or equal formulas where ``formula`` is true, and
+    densities without a gap, for slabs and clusters in a box are none; all else has equal formulas and periodicity.
+    """
+    table: dict[tuple[str, str], int] = {}
+    names = []
+    for atoms in structures:
+        whole = formula or not atoms.pbc.all()
+        text = (atoms.symbols.formula if whole else atoms.symbols.formula.reduce()[0]).format("hill")
+        names.append((text, str(atoms.pbc)))
+    groups = np.array([table.setdefault(name, len(table)) for name in names])
+    volumes = np.array([atoms.get_volume() / len(atoms) if atoms.pbc.all() else 1.0 for atoms in structures])
+    order = np.lexsort((volumes, groups))
+    begins = (np.diff(groups[order]) != 0) | (volumes[order][1:] > VOLUME_GAP * volumes[order][:-1])
+    found = np.empty(len(structures), dtype=int)
+    found[order] = np.concatenate(([0], np.cumsum(begins)))
+    return found
 
 
 def _name(structures: Sequence[Atoms], index: int, name: str) -> str:
@@ -254,7 +270,7 @@ def _judge_slopes(
 ) -> tuple[list[str], list[str]]:
     """Errors and warnings from the slopes of energies and virials."""
     sizes = np.array([len(atoms) for atoms in structures], dtype=float)
-    groups = composition_groups(structures)
+    groups = phase_groups(structures)
     energy = pair_slope(*_without_volume(structures, implied, groups), groups)
     known = data.has_stress.cpu().numpy()[implied.chosen] > 0
     virial = _virial_slope(implied, known, sizes, groups)
@@ -342,7 +358,7 @@ def _judge_energies(structures: Sequence[Atoms], implied: Implied, name: str) ->
     """Errors and warnings from what the implied energies leave over: mixed settings and outliers."""
     errors, warnings = list[str](), list[str]()
     # Of one formula each: what an element's energy is by itself drops out.
-    groups = composition_groups(structures, reduced=False)
+    groups = phase_groups(structures, formula=True)
     for group in np.unique(groups):
         members = np.nonzero(groups == group)[0]
         residuals = _energy_residuals([structures[k] for k in members.tolist()], implied, members)
