@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from ase import units
 from ase.calculators.calculator import Calculator, SCFError, all_changes
+from ase.calculators.emt import EMT
 
 ERRORS = {"RuntimeError": RuntimeError, "MemoryError": MemoryError, "NameError": NameError, "ValueError": ValueError}
 
@@ -86,6 +88,28 @@ class SpringCalculator(Calculator):
         elif behaviour == "large":
             forces = forces * 1e3
         return energy, forces
+
+
+class SmallBasisCalculator(EMT):
+    """EMT that errs as a basis that is too small does.
+
+    ``pulay`` (GPa) is what the stress has beyond the slope of the energies, ``noise`` (eV) the amplitude of what
+    energies have that no smooth curve has, ``force_error`` a factor on the forces.
+    """
+
+    default_parameters: ClassVar[dict[str, Any]] = EMT.default_parameters | {
+        "pulay": 0.0, "noise": 0.0, "force_error": 1.0
+    }  # fmt: skip
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
+        super().calculate(atoms, properties, system_changes)
+        noise = self.parameters.noise * np.sin(1e4 * atoms.get_volume())
+        self.results["energy"] += noise
+        self.results["free_energy"] = self.results["energy"]
+        self.results["forces"] = self.results["forces"] * self.parameters.force_error
+        self.results["stress"] = self.results["stress"] + self.parameters.pulay * units.GPa * np.array(
+            [1, 1, 1, 0, 0, 0]
+        )
 
 
 not_callable = 3

@@ -61,6 +61,11 @@ class Label(Section):
         60.0, description="Longest time of one label before it is stopped and classified."
     )
     max_failed_fraction: Fraction = Field(0.3, description="Failed labels of an iteration above which the loop stops.")
+    stress_agreement: Positive = Field(
+        1.0,
+        description="Largest distance of the references' stress from the slope of their energies, GPa, beyond its"
+        " error. Raise it to accept what a small cutoff does.",
+    )
     n_shards: int = Field(
         2, ge=1, le=1000, description="Label jobs per iteration; structures are dealt to them in turn."
     )

@@ -10,6 +10,7 @@ from ase import Atoms
 from mlip.config.label import Label
 from mlip.io.extxyz import write_structures
 from mlip.jobs.progress import Progress
+from mlip.labels.agreement import REMEDY, check_stress, scatter_about_curve
 from mlip.labels.complete import label_all
 from mlip.labels.importing import LabelError
 from mlip.labels.labeller import attach_label
@@ -19,6 +20,7 @@ from mlip.structures.geometry import scale_volume
 from mlip.structures.labelled import labelled_energy
 
 FEWEST_FOR_FIT = 5  # volumes
+LARGEST_SCATTER = 0.005  # eV/atom, of energies about a smooth curve; those of a sufficient basis have a hundredth
 
 
 def label_references(
@@ -43,15 +45,21 @@ def label_references(
         progress: called after each label.
 
     Raises:
-        LabelError: when the settings are at fault, any reference failed (they are named) or the
-            labeller's energies have no minimum within ``volumes``.
+        LabelError: when the settings are at fault, any reference failed (they are named), the labels'
+            stress is not the slope of their energies or these have no minimum within ``volumes``.
     """
-    copies = [_scaled(structure, volume, index) for index, volume in enumerate(volumes)]
+    copies = scaled_copies(structure, volumes)
     outcomes = label_all(copies, settings, store=store, scratch=scratch, progress=progress) if copies else []
     labelled = [attach_label(*item, iteration=0) for item in zip(copies, outcomes, strict=True)]
     if len(set(volumes)) >= FEWEST_FOR_FIT:
+        check_stress(labelled, settings.stress_agreement)  # first: a small cutoff hides the minimum, too
         _check_minimum(labelled)
     write_structures(out, labelled)
+
+
+def scaled_copies(structure: Atoms, volumes: Sequence[float]) -> list[Atoms]:
+    """The references: copies of ``structure`` at relative ``volumes``, not labelled yet."""
+    return [_scaled(structure, volume, index) for index, volume in enumerate(volumes)]
 
 
 def _scaled(structure: Atoms, volume: float, index: int) -> Atoms:
@@ -68,9 +76,16 @@ def _scaled(structure: Atoms, volume: float, index: int) -> Atoms:
 
 def _check_minimum(labelled: Sequence[Atoms]) -> None:
     """Stop now rather than after the first training that nothing can be assessed against."""
+    volumes, energies = [atoms.get_volume() for atoms in labelled], [labelled_energy(atoms) for atoms in labelled]
     try:
-        fit_eos([atoms.get_volume() for atoms in labelled], [labelled_energy(atoms) for atoms in labelled])
+        fit_eos(volumes, energies)
     except PropertyError as error:
+        scatter = scatter_about_curve(volumes, energies) / len(labelled[0])
+        if scatter > LARGEST_SCATTER:
+            raise LabelError(
+                f"label.parameters: the labeller's equation of state cannot be fitted, for its energies scatter by"
+                f" {1e3 * scatter:.1f} meV/atom about any smooth curve: {REMEDY}"
+            ) from None
         raise LabelError(
             f"assess.eos_volumes: the labeller's own equation of state cannot be fitted ({error}); start from a"
             " structure near the labeller's equilibrium volume, or widen the range on the side of lower energy"

@@ -45,6 +45,7 @@ rule label_references:
         settings=label_settings,
         source=STARTING_STRUCTURES[0],
         volumes=CONFIG.assess.eos_volumes,
+        stress_agreement=CONFIG.label.stress_agreement,
         code=code_of_step("label_references"),
     message:
         "label_references: equation of state"
