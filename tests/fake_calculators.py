@@ -103,7 +103,7 @@ class SmallBasisCalculator(EMT):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
         super().calculate(atoms, properties, system_changes)
-        noise = self.parameters.noise * np.sin(1e4 * atoms.get_volume())
+        noise = self.parameters.noise * np.sin(3.0 * atoms.get_volume())
         self.results["energy"] += noise
         self.results["free_energy"] = self.results["energy"]
         self.results["forces"] = self.results["forces"] * self.parameters.force_error

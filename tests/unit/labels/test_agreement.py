@@ -123,7 +123,7 @@ def test_magnesium_oxide_at_a_small_cutoff(cutoff, apart):
     crystal = bulk("MgO", "rocksalt", a=4.212, cubic=True)
     found = compare_stress(with_labels(crystal, *MGO[cutoff]))
     assert -found.differences[3] == pytest.approx(apart, rel=0.02)
-    with pytest.raises(LabelError, match="disagree.*raise the plane-wave cutoff"):
+    with pytest.raises(LabelError, match=r"disagree.*raise the plane-wave cutoff"):
         check_stress(with_labels(crystal, *MGO[cutoff]), 1.0)
 
 
@@ -147,7 +147,7 @@ def test_references_that_disagree_stop_before_anything_is_written(tmp_path):
 
 def test_energies_without_a_curve_are_about_the_cutoff(tmp_path):
     with pytest.raises(LabelError, match=r"meV/atom about any smooth curve: raise the plane-wave cutoff"):
-        references(tmp_path, noise=-5.0, limit=1e3)
+        references(tmp_path, noise=1.0, limit=1e3)
 
 
 def test_forces_against_energies():
@@ -159,6 +159,6 @@ def test_forces_against_energies():
     for moved in displace_along(atoms, forces):
         moved.calc = EMT()
         energies.append(moved.get_potential_energy())
-    assert compare_forces(forces, *energies).difference < 0.002
+    assert compare_forces(forces, *energies).difference < 0.005
     assert compare_forces(forces, *energies).agrees
     assert not compare_forces(1.2 * forces, *energies).agrees
