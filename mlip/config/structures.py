@@ -29,6 +29,22 @@ class Bulk(Section):
     cubic: bool = Field(True, description="Conventional cubic cell instead of the primitive one.")
 
 
+class Fixed(Section):
+    """Atoms that neither `prepare` nor MD moves; labels keep the forces on them."""
+
+    below: float | None = Field(
+        None, ge=-10_000, le=10_000, description="Atoms lower than this along the third axis, Å."
+    )
+    layers: int | None = Field(None, ge=0, description="Lowest layers; 0 frees all atoms.")
+    indices: tuple[int, ...] | None = Field(None, description="Atoms by number, from 0, before `repeat`.")
+
+    @model_validator(mode="after")
+    def _exactly_one_rule(self) -> Fixed:
+        if sum(value is not None for value in (self.below, self.layers, self.indices)) != 1:
+            raise ValueError("give exactly one of `below`, `layers` and `indices`")
+        return self
+
+
 class StartingStructure(Section):
     """One starting structure: a file or a bulk crystal, optionally repeated."""
 
@@ -37,6 +53,9 @@ class StartingStructure(Section):
     )
     bulk: Bulk | None = Field(None, description="Bulk crystal, instead of a file.")
     repeat: Triple = Field((1, 1, 1), description="Supercell repeats along the three cell vectors.")
+    fixed: Fixed | None = Field(
+        None, description="Fixed atoms, in place of those that the file fixes (selective dynamics, `move_mask`)."
+    )
 
     @model_validator(mode="after")
     def _exactly_one_source(self) -> StartingStructure:
@@ -53,6 +72,33 @@ def _is_file_name(text: str) -> bool:
     return bool(text.strip()) and text.isprintable() and max(len(os.fsencode(part)) for part in Path(text).parts) < 256
 
 
+Weight = Annotated[float, Field(ge=0, le=1000)]
+
+
+class PrepareKinds(Section):
+    """Weights of the kinds of structures; 0 is off, and a kind that a structure does not allow is left out."""
+
+    volume_scan: Weight = Field(0.2, description="Bulk at other volumes.")
+    strain: Weight = Field(0.3, description="Random strains; of slabs in the plane, of wires along the axis.")
+    rattle: Weight = Field(0.35, description="Random displacements; molecules as their bonds allow.")
+    vacancy: Weight = Field(0.15, description="One atom removed; never a part of a molecule, fixed or adsorbed.")
+    swap: Weight = Field(0.15, description="Atoms of an alloy exchanged between like sites.")
+    interstitial: Weight = Field(0.0, description="An atom more, in one of the largest voids of a bulk.")
+    surface: Weight = Field(0.0, description="Low-index slabs cut from a bulk.")
+    cluster: Weight = Field(0.0, description="Clusters of 2 to 24 atoms, or of a few molecules, cut from a bulk.")
+    dimer: Weight = Field(0.0, description="Two atoms, alone or in their structure, down to the distance guard.")
+    random: Weight = Field(0.0, description="Random positions at the density and composition of a bulk.")
+    melt: Weight = Field(0.0, description="Bulk disordered by large displacements, atoms then pushed apart.")
+    mode: Weight = Field(0.0, description="Displacements along one soft mode.")
+    phase: Weight = Field(0.0, description="Other phases, from `phases`.")
+
+    @model_validator(mode="after")
+    def _any(self) -> PrepareKinds:
+        if not any(getattr(self, kind) for kind in type(self).model_fields):
+            raise ValueError("every weight is 0; give one kind a weight, e.g. `rattle: 1`")
+        return self
+
+
 class Prepare(Section):
     """Iteration 0: perturbed copies of the starting structures."""
 
@@ -65,6 +111,13 @@ class Prepare(Section):
         (0.03, 0.08, 0.16), min_length=1, description="Standard deviations of the random displacements, Å."
     )
     vacancies: bool = Field(True, description="Include structures with one atom removed.")
+    temperature: Temperature = Field(
+        600.0, description="Highest temperature of the displacements within molecules, K: stiff bonds move little."
+    )
+    kinds: PrepareKinds = Field(default_factory=PrepareKinds, description="What there is of each kind.")
+    phases: tuple[StartingStructure, ...] = Field(
+        (), description="Other phases of the first structure's composition, brought to its volume per atom."
+    )
 
     @field_validator("volume_range")
     @classmethod
@@ -72,3 +125,9 @@ class Prepare(Section):
         if not -0.5 <= value[0] < value[1] <= 1.0:
             raise ValueError(f"need -0.5 <= low < high <= 1.0 (relative volume change), got {value}")
         return value
+
+    @model_validator(mode="after")
+    def _phases_named(self) -> Prepare:
+        if bool(self.kinds.phase) != bool(self.phases):
+            raise ValueError("`kinds.phase` and `phases` need each other: give phases and their weight, or neither")
+        return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,28 @@ from ase import Atoms
 from mlip.config.structures import Prepare, StartingStructure
 from mlip.io.extxyz import write_structures
 from mlip.seeds import derive_rng
-from mlip.structures.geometry import min_distance_ratio, scale_volume
+from mlip.structures.builders import (
+    add_interstitial,
+    cut_cluster,
+    cut_surface,
+    disorder,
+    make_dimer,
+    place_randomly,
+    take_phase,
+)
+from mlip.structures.geometry import min_distance_ratio
+from mlip.structures.kinds import dissect
+from mlip.structures.perturbations import (
+    Subject,
+    displace_mode,
+    keeps_molecules,
+    rattle,
+    remove_atom,
+    scale,
+    strain,
+    swap,
+)
 from mlip.structures.starting import StructureError, load_starting_structure, name_source
-
-SHARES = {"volume_scan": 0.2, "strain": 0.3, "rattle": 0.35, "vacancy": 0.15, "swap": 0.15}
-"""Relative share of each kind of perturbation in iteration 0, among the kinds that a structure allows.
-
-``swap`` exchanges unlike atoms, so that the order of an alloy varies; it needs a periodic structure
-of two elements or more, because in a molecule it would make another molecule.
-"""
 
 POOL_FACTOR = 4
 """Random candidates drawn for each structure kept, so that the kept ones can be diverse."""
@@ -52,11 +66,13 @@ def prepare_structures(
             f"prepare.n_structures ({settings.n_structures}) must be at least the number of structures ({len(sources)})"
         )
     chosen: list[Atoms] = []
+    phases = _load_phases(sources, settings)
     for index, source in enumerate(sources):
         quota = settings.n_structures // len(sources) + (index < settings.n_structures % len(sources))
         start = load_starting_structure(source)
         _check_explorable(start, name_source(source), ensembles)
-        chosen += perturb_structure(start, settings, quota, seed=seed, index=index, min_ratio=min_ratio)
+        others = phases if index == 0 else ()
+        chosen += perturb_structure(start, settings, quota, seed=seed, index=index, min_ratio=min_ratio, phases=others)
     for number, atoms in enumerate(chosen):
         atoms.info["structure_id"] = f"iter_00-{atoms.info['origin']}-{number:03d}"
         atoms.info.update(iteration=0, reason="initial")
@@ -72,83 +88,121 @@ def _check_explorable(start: Atoms, name: str, ensembles: Sequence[str]) -> None
             else f"{name}: a single atom has no forces to learn from; give a molecule, cluster or crystal"
         )
     npt = [ensemble for ensemble in ensembles if ensemble != "nvt"]
-    if npt and not start.pbc.all():
+    if not npt:
+        return
+    kind = dissect(start).kind
+    if kind != "bulk":
         raise StructureError(
-            f"{name}: `{npt[0]}` walkers need a structure that is periodic in three directions; "
-            "use `ensemble: nvt` in explore.walkers"
+            f"{name}: `{npt[0]}` walkers need a bulk, matter in three directions, and this is a {kind}, whose vacuum"
+            " they would squeeze; use `ensemble: nvt` in explore.walkers"
+        )
+    if start.constraints:
+        raise StructureError(
+            f"{name}: `{npt[0]}` walkers change the cell, which fixed atoms cannot follow; use `ensemble: nvt` in"
+            " explore.walkers, or fix none (`fixed: {indices: []}`)"
         )
 
 
-def perturb_structure(
-    start: Atoms, settings: Prepare, n_structures: int, *, seed: int, index: int, min_ratio: float
-) -> list[Atoms]:
-    """``n_structures`` structures: ``start`` as it is (origin ``start``), then perturbations of it.
+def _load_phases(sources: Sequence[StartingStructure], settings: Prepare) -> list[Atoms]:
+    """The other phases of the first structure, which must have its composition and be bulk."""
+    phases = []
+    for source in settings.phases:
+        phase, start = load_starting_structure(source), load_starting_structure(sources[0])
+        wanted, found = (atoms.symbols.formula.reduce()[0] for atoms in (start, phase))
+        if found.format("hill") != wanted.format("hill"):
+            raise StructureError(f"prepare.phases: {name_source(source)} is {found}, not {wanted}; leave it out")
+        if dissect(phase).kind != "bulk":
+            raise StructureError(f"prepare.phases: {name_source(source)} is no bulk; make it a starting structure")
+        phases.append(phase)
+    return phases
 
-    Within each kind of perturbation the kept ones are those farthest from one another in a
-    structural fingerprint (farthest-point sampling), which removes duplicates too.
+
+def perturb_structure(
+    start: Atoms,
+    settings: Prepare,
+    n_structures: int,
+    *,
+    seed: int,
+    index: int,
+    min_ratio: float,
+    phases: Sequence[Atoms] = (),
+) -> list[Atoms]:
+    """``n_structures`` structures: ``start`` as it is (origin ``start``), then structures of the kinds it allows.
+
+    Within each kind the kept ones are those farthest from one another in a structural fingerprint
+    (farthest-point sampling), which removes duplicates too. ``info`` of each says its kind, ``origin``, and the
+    number ``index`` of its starting structure, ``source``: energies compare only among those of one source.
+
+    Args:
+        start: Starting structure; its fixed atoms stay where they are.
+        settings: Kinds, their weights and sizes.
+        n_structures: How many are wanted; fewer come back where the guards leave fewer.
+        seed: Seed of the configuration.
+        index: Number of the starting structure.
+        min_ratio: Shortest allowed distance over the sum of covalent radii.
+        phases: Other phases of the same composition.
     """
-    kinds: dict[str, Callable[[Atoms, Prepare, np.random.Generator], Atoms]] = {"strain": _strain, "rattle": _rattle}
-    if start.pbc.all():
-        kinds = {"volume_scan": _scale, **kinds}
-    else:
-        kinds.pop("strain")
-    if settings.vacancies and len(start) > 1:
-        kinds["vacancy"] = _vacancy
-    if start.pbc.any() and len(set(start.numbers)) > 1:
-        kinds["swap"] = _swap
+    subject = Subject.of(start)
+    makers = _makers(subject, settings, min_ratio, phases)
     first = start.copy()
-    first.info = {"origin": "start"}
+    first.info = {"origin": "start", "source": index}
     chosen = [first]
-    total_share = sum(SHARES[kind] for kind in kinds)
-    for position, (kind, perturb) in enumerate(kinds.items()):
-        share = sum(SHARES[k] for k in list(kinds)[: position + 1]) / total_share
+    weights = {kind: getattr(settings.kinds, kind) for kind in makers}
+    total = sum(weights.values())
+    for position, (kind, make) in enumerate(makers.items()):
+        share = sum(weights[k] for k in list(makers)[: position + 1]) / total
         wanted = max(0, round(share * n_structures) - len(chosen))
         rng = derive_rng(seed, "prepare_structures", index, kind)
-        pool = [perturb(start, settings, rng) for _ in range(POOL_FACTOR * wanted)]
-        pool = [atoms for atoms in pool if min_distance_ratio(atoms) >= min_ratio]
-        for atoms in _farthest(pool, chosen, wanted):
-            atoms.info = {"origin": kind}
+        pool = [make(rng) for _ in range(POOL_FACTOR * wanted)]
+        sane = [atoms for atoms in pool if atoms is not None and _is_sane(atoms, kind, subject, min_ratio)]
+        for atoms in _farthest(sane, chosen, wanted):
+            atoms.info = {"origin": kind, "source": index}
             chosen.append(atoms)
     return chosen[:n_structures]
 
 
-def _scale(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
-    return scale_volume(start, rng.uniform(*settings.volume_range))
+Maker = Callable[[np.random.Generator], Atoms | None]
 
 
-def _strain(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
-    """A random symmetric strain with a small rattle, so that internal relaxation is seen too."""
-    strain = rng.uniform(-settings.max_strain, settings.max_strain, (3, 3))
-    atoms = start.copy()
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
-    return _displace(atoms, min(settings.rattle), rng)
+def _makers(subject: Subject, settings: Prepare, min_ratio: float, phases: Sequence[Atoms]) -> dict[str, Maker]:
+    """What makes each kind that has a weight and that ``subject`` allows, in an order that never changes."""
+    kind, free, plain = subject.anatomy.kind, subject.is_free, subject.is_plain_bulk
+    perturbed: dict[str, tuple[bool, Perturbation]] = {
+        "volume_scan": (kind == "bulk" and free, scale),
+        "strain": (kind != "molecule" and free, strain),
+        "rattle": (True, rattle),
+        "vacancy": (settings.vacancies and len(subject.atoms) > 1 and len(subject.sites) > 0, remove_atom),
+        "swap": (bool(settings.kinds.swap) and len(subject.swaps) > 0, swap),
+        "interstitial": (plain, add_interstitial),
+        "surface": (plain and free, cut_surface),
+        "cluster": (kind == "bulk" and free, cut_cluster),
+        "dimer": (True, partial(make_dimer, min_ratio=min_ratio)),
+        "random": (plain and free, place_randomly),
+        "melt": (plain, disorder),
+        "mode": (True, displace_mode),
+        "phase": (len(phases) > 0 and kind == "bulk", partial(take_phase, phases=phases)),
+    }
+    return {
+        name: partial(perturb, subject, settings)
+        for name, (allowed, perturb) in perturbed.items()
+        if allowed and getattr(settings.kinds, name) > 0
+    }
 
 
-def _rattle(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
-    atoms = scale_volume(start, rng.uniform(*settings.volume_range) / 2) if start.pbc.all() else start.copy()
-    return _displace(atoms, float(rng.choice(settings.rattle)), rng)
+Perturbation = Callable[[Subject, Prepare, np.random.Generator], Atoms | None]
+
+NEW_BODIES = ("cluster", "dimer", "phase")
+"""Kinds whose structures do not consist of the molecules that their starting structure has."""
 
 
-def _vacancy(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
-    atoms = start.copy()
-    del atoms[int(rng.integers(len(atoms)))]
-    return _displace(atoms, float(rng.choice(settings.rattle[:2])), rng)
-
-
-def _swap(start: Atoms, settings: Prepare, rng: np.random.Generator) -> Atoms:
-    """One to ``1 + n_atoms // 8`` random pairs of unlike atoms exchanged, with a small rattle."""
-    atoms = start.copy()
-    for _ in range(int(rng.integers(1, 2 + len(atoms) // 8))):
-        one = int(rng.integers(len(atoms)))
-        other = int(rng.choice(np.flatnonzero(atoms.numbers != atoms.numbers[one])))
-        # Moving the atoms takes their magnetic moments and charges along.
-        atoms.positions[[one, other]] = atoms.positions[[other, one]]
-    return _displace(atoms, min(settings.rattle), rng)
-
-
-def _displace(atoms: Atoms, stdev: float, rng: np.random.Generator) -> Atoms:
-    atoms.positions += rng.normal(0.0, stdev, atoms.positions.shape)
-    return atoms
+def _is_sane(atoms: Atoms, kind: str, subject: Subject, min_ratio: float) -> bool:
+    """Whether no atoms are too near and all molecules of the starting structure are there."""
+    if min_distance_ratio(atoms) < min_ratio:
+        return False
+    molecules = subject.anatomy.molecules
+    if kind == "vacancy" or not molecules or kind in NEW_BODIES:
+        return kind != "vacancy" or not molecules or len(dissect(atoms).molecules) == len(molecules)
+    return keeps_molecules(atoms, molecules)
 
 
 def fingerprint(atoms: Atoms, cutoff: float = 6.0, width: float = 0.25) -> np.ndarray:

@@ -13,8 +13,9 @@ from ase import Atoms
 from ase.build import bulk
 
 from mlip.config.structures import StartingStructure
-from mlip.io.constraints import ConstraintError, movable_mask, set_movable
+from mlip.io.constraints import movable_mask, set_movable
 from mlip.io.dialects import DialectError
+from mlip.structures.constraints import choose_movable
 from mlip.structures.formats import FormatError, read_whole
 from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
 
@@ -36,6 +37,8 @@ class StructureError(ValueError):
 def load_starting_structure(source: StartingStructure) -> Atoms:
     """The structure that ``source`` describes, repeated as asked, with its masses, constraints, moments and charges.
 
+    Atoms are fixed as ``source.fixed`` says, or as the file does.
+
     Raises:
         StructureError: when the file cannot be read or the structure is not physical.
     """
@@ -54,11 +57,19 @@ def load_starting_structure(source: StartingStructure) -> Atoms:
         clean.set_initial_charges(atoms.get_initial_charges())
     if atoms.has("masses"):
         clean.set_masses(atoms.get_masses())
-    try:
-        set_movable(clean, movable_mask(atoms))
-    except ConstraintError as error:
-        raise StructureError(f"{name_source(source)}: {error}") from None
+    _fix(clean, atoms, source)
     return clean.repeat(source.repeat)
+
+
+def _fix(clean: Atoms, atoms: Atoms, source: StartingStructure) -> None:
+    """Fix in ``clean`` what ``source`` says, or else what ``atoms`` were read with."""
+    try:
+        movable = movable_mask(atoms) if source.fixed is None else choose_movable(atoms, source.fixed)
+    except ValueError as error:
+        raise StructureError(f"{name_source(source)}: {error}") from None
+    if movable is not None and not movable.any():
+        raise StructureError(f"{name_source(source)}: every atom is fixed; free some, or there is nothing to explore")
+    set_movable(clean, movable)
 
 
 def name_source(source: StartingStructure) -> str:
