@@ -13,6 +13,8 @@ class WalkerPlan(Section):
     """One walker: which structure, which ensemble, which rung of the ladder."""
 
     source: StartingStructure
+    source_number: int = 0
+    """Its place among the starting structures; energies compare only within one."""
     ensemble: str
     temperature: float
     """K."""
@@ -26,9 +28,14 @@ def plan_walkers(sources: Sequence[StartingStructure], groups: Sequence[Walker])
     """Every walker of an iteration: sources × groups × temperatures × volumes, in a fixed order."""
     return [
         WalkerPlan(
-            source=source, ensemble=group.ensemble, temperature=temperature, volume=volume, pressure=group.pressure
+            source=source,
+            source_number=number,
+            ensemble=group.ensemble,
+            temperature=temperature,
+            volume=volume,
+            pressure=group.pressure,
         )
-        for source in sources
+        for number, source in enumerate(sources)
         for group in groups
         for temperature in group.temperatures
         for volume in group.volumes

@@ -67,6 +67,7 @@ def explore_walker(
         frames,
         {
             "walker": walker,
+            "source": plan.source_number,
             "structure_id": f"iter_{iteration:02d}-walker_{walker:02d}",
             "ensemble": plan.ensemble,
             "target_temperature": plan.temperature,
