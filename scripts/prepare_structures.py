@@ -15,4 +15,5 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         min_ratio=snakemake.params.min_ratio,
         out=Path(snakemake.output.candidates),
         ensembles=snakemake.params.ensembles,
+        has_eos=snakemake.params.has_eos,
     )

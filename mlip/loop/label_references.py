@@ -88,5 +88,6 @@ def _check_minimum(labelled: Sequence[Atoms]) -> None:
             ) from None
         raise LabelError(
             f"assess.eos_volumes: the labeller's own equation of state cannot be fitted ({error}); start from a"
-            " structure near the labeller's equilibrium volume, or widen the range on the side of lower energy"
+            " structure near the labeller's equilibrium volume, or widen the range on the side of lower energy; for"
+            " slabs, wires and molecules set assess: {eos_volumes: []}"
         ) from None

@@ -47,6 +47,7 @@ def prepare_structures(
     min_ratio: float,
     out: Path,
     ensembles: Sequence[str] = (),
+    has_eos: bool = False,
 ) -> None:
     """Write iteration 0's candidates: diverse, seeded perturbations of the starting structures.
 
@@ -57,6 +58,7 @@ def prepare_structures(
         min_ratio: Shortest allowed distance over the sum of covalent radii.
         out: Extended XYZ file written.
         ensembles: Ensembles of the walkers that will start from these structures.
+        has_eos: Whether an equation of state of the first structure is asked for.
 
     Raises:
         StructureError: when a starting structure is unusable or they are more than ``n_structures``.
@@ -71,6 +73,8 @@ def prepare_structures(
         quota = settings.n_structures // len(sources) + (index < settings.n_structures % len(sources))
         start = load_starting_structure(source)
         _check_explorable(start, name_source(source), ensembles)
+        if has_eos and index == 0:
+            _check_compressible(start, name_source(source))
         others = phases if index == 0 else ()
         chosen += perturb_structure(start, settings, quota, seed=seed, index=index, min_ratio=min_ratio, phases=others)
     for number, atoms in enumerate(chosen):
@@ -100,6 +104,16 @@ def _check_explorable(start: Atoms, name: str, ensembles: Sequence[str]) -> None
         raise StructureError(
             f"{name}: `{npt[0]}` walkers change the cell, which fixed atoms cannot follow; use `ensemble: nvt` in"
             " explore.walkers, or fix none (`fixed: {indices: []}`)"
+        )
+
+
+def _check_compressible(start: Atoms, name: str) -> None:
+    """Refuse, before any label is paid for, an equation of state of what has no volume."""
+    kind = dissect(start).kind
+    if kind != "bulk":
+        raise StructureError(
+            f"{name}: a {kind} has no volume to make an equation of state of; set assess: {{eos_volumes: []}}, or put"
+            " a bulk first"
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.data import covalent_radii
 from ase.geometry import get_angles_derivatives, get_dihedrals_derivatives
+from scipy.linalg import null_space
 
 from mlip.structures.kinds import BOND
 
@@ -119,17 +120,22 @@ def _modes(positions: np.ndarray, constants: _Constants, moving: np.ndarray) -> 
         flat = derivatives.reshape(len(members), -1)
         blocks = stiffness[:, None, None] * flat[:, :, None] * flat[:, None, :]
         np.add.at(hessian, (coordinates[:, :, None], coordinates[:, None, :]), blocks)
-    free = moving.ravel()
-    basis = np.eye(3 * constants.size)[:, free]
-    if free.all():
-        # Translations and rotations; the right singular vectors beyond their rank span all the rest.
-        centred = positions - positions.mean(axis=0)
-        turns = [np.cross(axis, centred).ravel() for axis in np.eye(3)]
-        whole = np.array([np.tile(axis, constants.size) for axis in np.eye(3)] + turns)
-        rank = np.linalg.matrix_rank(whole, tol=1e-4)
-        basis = np.linalg.svd(whole)[2][rank:].T
+    basis = _internal_motions(positions, moving.ravel())
     stiffness, vectors = np.linalg.eigh(basis.T @ hessian @ basis)
     return stiffness, basis @ vectors
+
+
+def _internal_motions(positions: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Unit vectors ``[3 * n_atoms, n]`` that span what ``free`` coordinates can do but move and turn the whole."""
+    centred = positions - positions.mean(axis=0)
+    turns = [np.cross(axis, centred).ravel() for axis in np.eye(3)]
+    whole = np.array([np.tile(axis, len(positions)) for axis in np.eye(3)] + turns)
+    # Of fixed coordinates only those motions of the whole are left that do not move them.
+    whole = null_space(whole[:, ~free].T, rcond=1e-6).T @ whole if not free.all() else whole
+    basis = np.eye(len(free))[:, free]
+    if len(whole):
+        basis = basis @ null_space(whole[:, free], rcond=1e-6)
+    return basis
 
 
 def _terms(positions: np.ndarray, constants: _Constants) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

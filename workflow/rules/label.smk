@@ -6,6 +6,7 @@ localrules:
 rule prepare_structures:
     input:
         structures=STRUCTURE_FILES,
+        phases=[source.file for source in CONFIG.prepare.phases if source.file],
     output:
         candidates="results/{system}/iter_00/prepare_structures/candidates.extxyz",
     log:
@@ -19,6 +20,7 @@ rule prepare_structures:
         min_ratio=CONFIG.label.guards.min_distance_factor,
         sources=STARTING_STRUCTURES,
         ensembles=sorted({group.ensemble for group in CONFIG.explore.walkers}),
+        has_eos=bool(CONFIG.assess.eos_volumes),
         seed=CONFIG.seed,
         code=code_of_step("prepare_structures"),
     message:
