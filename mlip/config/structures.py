@@ -86,7 +86,7 @@ class PrepareKinds(Section):
     interstitial: Weight = Field(0.0, description="An atom more, in one of the largest voids of a bulk.")
     surface: Weight = Field(0.0, description="Low-index slabs cut from a bulk.")
     cluster: Weight = Field(0.0, description="Clusters of 2 to 24 atoms, or of a few molecules, cut from a bulk.")
-    dimer: Weight = Field(0.0, description="Two atoms, alone or in their structure, down to the distance guard.")
+    dimer: Weight = Field(0.0, description="Two atoms, alone or in their bulk, from 0.7 times their covalent radii on.")
     random: Weight = Field(0.0, description="Random positions at the density and composition of a bulk.")
     melt: Weight = Field(0.0, description="Bulk disordered by large displacements, atoms then pushed apart.")
     mode: Weight = Field(0.0, description="Displacements along one soft mode.")

@@ -56,7 +56,7 @@ def select_candidates(
     table = read_netcdf(frames, required=("force_uncertainty", "novelty", "descriptor", "regular"))
     rng = derive_rng(seed, "select_candidates", iteration)
     verdicts = decide(table, settings, guards.min_distance_factor, rng)
-    structures = _structures(walkers)
+    structures, sources = _structures(walkers)
     chosen = []
     for row, (decision, _) in enumerate(verdicts):
         if decision == "left":
@@ -71,6 +71,7 @@ def select_candidates(
             "walker": int(walker),
             "frame": int(frame),
             "time_fs": float(table.time_fs.values[row]),
+            **sources[int(walker)],
         }
         chosen.append(atoms)
     write_structures(out, chosen)
@@ -167,9 +168,12 @@ def _grow_batch(
             verdicts[row] = ("left", f"batch full: rank by uncertainty x distance below the {size} taken")
 
 
-def _structures(walkers: Sequence[Path]) -> dict[int, list[Atoms]]:
-    found = {}
+def _structures(walkers: Sequence[Path]) -> tuple[dict[int, list[Atoms]], dict[int, dict[str, int]]]:
+    """Frames of each walker, and ``source``, the number of the structure that it started from, where it says so."""
+    found, sources = {}, {}
     for path in walkers:
         structures, data = read_frames(path)
-        found[int(data.attrs["walker"])] = structures
-    return found
+        walker = int(data.attrs["walker"])
+        found[walker] = structures
+        sources[walker] = {"source": int(data.attrs["source"])} if "source" in data.attrs else {}
+    return found, sources

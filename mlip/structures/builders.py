@@ -30,8 +30,9 @@ MAX_SLAB_ATOMS = 64
 LARGEST_CLUSTER = 24
 """Atoms."""
 
-DIMER_RATIOS = 1.6
-"""Largest distance of a dimer over the sum of covalent radii; the shortest is the labeller's distance guard."""
+DIMER_RATIOS = (0.7, 1.6)
+"""Shortest and largest distance of a dimer over the sum of covalent radii: a shorter one has forces beyond
+``label.guards.max_force``, and is no label. A larger distance guard counts instead of the shortest."""
 
 CONTACT = 0.85
 """Distance over the sum of covalent radii to which atoms at random places are pushed apart."""
@@ -112,10 +113,11 @@ def cut_cluster(subject: Subject, settings: Prepare, rng: np.random.Generator) -
 def make_dimer(subject: Subject, settings: Prepare, rng: np.random.Generator, min_ratio: float) -> Atoms:
     """Two atoms of the structure's elements at a drawn distance, alone or, in bulk without molecules, within the cell.
 
-    Their distance alone goes down to ``min_ratio`` times the sum of covalent radii; that of any other pair stays where
-    it was, so that the energy tells what this pair costs.
+    Their distance alone goes down to ``DIMER_RATIOS`` or the guard ``min_ratio``; other atoms stay where they were, so
+    that the energy tells what this pair costs.
     """
-    ratio = float(rng.uniform(min_ratio * 1.001, DIMER_RATIOS))
+    shortest, largest = DIMER_RATIOS
+    ratio = float(rng.uniform(max(min_ratio * 1.001, shortest), largest))
     if subject.is_plain_bulk and subject.is_free and rng.random() < 0.5:
         return _close_pair(subject.atoms, min(ratio, 0.95), rng)
     numbers = sorted(set(subject.atoms.numbers.tolist()))

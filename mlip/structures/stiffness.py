@@ -31,7 +31,7 @@ LINEAR = np.radians(170)
 MODE_LIMIT = 0.35
 """Å: standard deviation of the softest modes along their unit vector, so that none without stiffness runs away."""
 
-STEPS = 6
+STEPS = 4
 """Parts that a displacement is drawn in, each along the modes of the geometry that the ones before led to: methyl
 groups turn instead of stretching."""
 
@@ -128,8 +128,8 @@ def _modes(positions: np.ndarray, constants: _Constants, moving: np.ndarray) -> 
 def _internal_motions(positions: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Unit vectors ``[3 * n_atoms, n]`` that span what ``free`` coordinates can do but move and turn the whole."""
     centred = positions - positions.mean(axis=0)
-    turns = [np.cross(axis, centred).ravel() for axis in np.eye(3)]
-    whole = np.array([np.tile(axis, len(positions)) for axis in np.eye(3)] + turns)
+    turns = np.cross(np.eye(3)[:, None], centred).reshape(3, -1)
+    whole = np.concatenate([np.tile(np.eye(3), len(positions)), turns])
     # Of fixed coordinates only those motions of the whole are left that do not move them.
     whole = null_space(whole[:, ~free].T, rcond=1e-6).T @ whole if not free.all() else whole
     basis = np.eye(len(free))[:, free]

@@ -159,6 +159,7 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
     )
     plan = WalkerPlan(
         source=StartingStructure(file=str(tmp_path / "start.traj")),
+        source_number=2,
         ensemble="nvt",
         temperature=600.0,
         volume=0.02,
@@ -191,6 +192,7 @@ def test_candidates_keep_initial_moments_and_charges(tmp_path, monkeypatch) -> N
     for atoms in chosen:
         assert atoms.get_initial_magnetic_moments().tolist() == [1.5, -1.5, 0.25, 0.0]
         assert atoms.get_initial_charges().tolist() == [0.5, -0.5, 0.0, 0.0]
+        assert atoms.info["source"] == 2
     audits = [a for a in chosen if a.info["reason"] == "audit"]
     assert len(audits) == 2
     assert all(a.info["time_fs"] > 0 and a.info["time_fs"] % 20 == 0 for a in audits)

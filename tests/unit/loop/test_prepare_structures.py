@@ -221,16 +221,16 @@ def test_every_kind_of_copper() -> None:
     assert all(np.array_equal(a.positions, b.positions) for a, b in zip(structures, again, strict=True))
 
 
-def test_dimers_go_down_to_the_guard_and_nothing_else_does() -> None:
+def test_dimers_are_short_and_nothing_else_moves() -> None:
     dimers = of_kind(perturb(bulk("Cu", cubic=True).repeat(2), 40, kinds=only(dimer=1)), "dimer")
     alone = [atoms for atoms in dimers if len(atoms) == 2]
     within = [atoms for atoms in dimers if len(atoms) == 32]
     assert alone
     assert within
     ratios = [min_distance_ratio(atoms, 2.0) for atoms in alone]
-    assert 0.6 <= min(ratios) < 0.75
+    assert 0.7 <= min(ratios) < 0.8
     assert max(ratios) > 1.2
-    assert min(min_distance_ratio(atoms) for atoms in within) < 0.75
+    assert min(min_distance_ratio(atoms) for atoms in within) < 0.8
     for atoms in within:
         moved = np.linalg.norm(atoms.positions - bulk("Cu", cubic=True).repeat(2).positions, axis=1)
         assert (moved > 1e-6).sum() == 2
