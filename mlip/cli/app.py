@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mlip import __version__
+from mlip.cli.label import add_label_command, show_label
 from mlip.cli.studies import add_commands
 
 app = typer.Typer(
@@ -259,11 +260,21 @@ def status(
 
 
 @app.command()
-def doctor(config: Annotated[Path | None, typer.Argument(help="Configuration to check as well.")] = None) -> None:
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="Configuration to check as well.")] = None,
+    label: Annotated[
+        bool, typer.Option("--label", help="Label, too: do labels agree with themselves, what will the loop cost?")
+    ] = False,
+) -> None:
     """Check this machine: GPAW, data sets, torch, CUDA, Slurm, disk; and how to mend what is missing."""
     from mlip.doctor.checks import render_checks, run_checks
+    from mlip.doctor.labels import check_labels
 
+    if label and config is None:
+        _fail(ValueError("--label needs a configuration: mlip doctor --label CONFIG"))
     checks = run_checks(config)
+    if label and config is not None:
+        checks += check_labels(config, show_label)
     typer.echo(render_checks(checks))
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)
@@ -285,6 +296,7 @@ def config_docs(
         typer.echo(f"wrote {path}")
 
 
+add_label_command(app, _fail)
 add_commands(app, _fail)
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ FIXED = {
     ("label", "parameters"): "labels of two settings do not mix",
     ("label", "isolated_atoms"): "every potential shares them",
     ("label", "isolated_atom_parameters"): "every potential shares them",
+    ("label", "stress_agreement"): "the reference is labelled once",
     ("assess", "eos_volumes"): "the reference is labelled once",
     ("assess", "studies"): "convergence means the same all along",
     ("train", "backend"): "the steps of one run share an environment",

@@ -157,6 +157,7 @@ class Labeller:
             "attempts": [],
             "core_seconds": 0.0,
             "wall_seconds": 0.0,
+            "peak_mb": None,
             "log_tail": "",
         }
         refusal = check_structure(atoms, self.settings.guards)
@@ -176,6 +177,7 @@ class Labeller:
             log += f"=== attempt {len(record['attempts']) + 1}: changes {changes}\n{text}"
             attempt = {name: answer.get(name, "") for name in ("status", "reason", "core_seconds", "wall_seconds")}
             record["attempts"].append({"changes": changes} | attempt)
+            record["peak_mb"] = max(record["peak_mb"] or 0.0, answer.get("peak_mb", 0.0)) or None
             if answer["status"] != "unconverged":
                 break
         record["changed"] = difference(first, parameters)

@@ -13,6 +13,7 @@ from ase.build import bulk
 from mlip.config.label import Label
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json
+from mlip.labels.agreement import compare_stress
 from mlip.labels.importing import LabelError
 from mlip.labels.store import LabelStore
 from mlip.loop.label_isolated_atoms import label_isolated_atoms
@@ -168,3 +169,16 @@ def test_references_with_an_isolated_atom(tmp_path):
     cohesion = isolated - energies[1] / 2
     assert 3.5 < cohesion < 6.0  # 4.6 eV in PBE and experiment; low cutoff and k-mesh, and smearing, cost some of it
     assert len(events) == 4
+
+
+def test_a_cutoff_that_is_too_small_is_told_by_stress_and_energies(tmp_path):
+    volumes = (-0.06, -0.03, 0.0, 0.03, 0.06)
+    common = {"store": tmp_path / "store", "out": tmp_path / "references.extxyz"}
+    kpts = {"size": [3, 3, 3], "gamma": True}
+    enough = settings({"mode": {"name": "pw", "ecut": 250}, "kpts": kpts})  # of the demo
+    label_references(silicon(seed=None), enough, volumes, **common)
+    found = compare_stress(read_structures(common["out"]))
+    assert np.abs(found.differences).max() < 0.3
+    oxide = bulk("MgO", "rocksalt", a=4.212)
+    with pytest.raises(LabelError, match=r"energies and stresses .* disagree.*raise the plane-wave cutoff"):
+        label_references(oxide, settings({"mode": {"name": "pw", "ecut": 300}}), volumes, **common)

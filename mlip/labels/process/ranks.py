@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mlip.labels.process.launcher import NO_MPI, connect
-from mlip.labels.process.worker import cpu_seconds, die_with_parent, serve
+from mlip.labels.process.worker import cpu_seconds, die_with_parent, peak_memory, serve
 
 
 class Ranks:
@@ -46,9 +46,9 @@ class Ranks:
         return json.loads(text)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Answer, from the first rank; every rank is taken to have used as much CPU time as this one."""
+        """Answer, from the first rank; every rank is taken to have used as much CPU time and memory as this one."""
         if self._connection is not None:
-            message |= {"cpu": cpu_seconds() * self._world.size}
+            message |= {"cpu": cpu_seconds() * self._world.size, "peak_mb": peak_memory() * self._world.size}
             self._connection.send_bytes(json.dumps(message).encode())
 
 

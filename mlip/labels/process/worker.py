@@ -50,7 +50,7 @@ class Messages(Protocol):
         """The next request; EOFError when there will be none."""
 
     def send(self, message: dict[str, Any]) -> None:
-        """Answer it, with the CPU seconds used so far as ``cpu``."""
+        """Answer it, with the CPU seconds used so far as ``cpu`` and the memory as ``peak_mb``."""
 
 
 class Pipe:
@@ -65,7 +65,7 @@ class Pipe:
 
     def send(self, message: dict[str, Any]) -> None:
         """Answer it."""
-        self._connection.send_bytes(json.dumps(message | {"cpu": cpu_seconds()}).encode())
+        self._connection.send_bytes(json.dumps(message | {"cpu": cpu_seconds(), "peak_mb": peak_memory()}).encode())
 
 
 def serve(messages: Messages) -> None:
@@ -109,9 +109,28 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
+def peak_memory() -> float:
+    """Memory (MB) that this process has held since :func:`forget_peak`, or any of its finished children, the most."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+    try:
+        # Not getrusage: what it tells of a process begins with the size of the one that has started it.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        own = next(float(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1e3
+    except (OSError, StopIteration):
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return 1.024 * max(own, children)  # the kernel counts in KiB
+
+
+def forget_peak() -> None:
+    """Let the peak of this process's own memory begin anew, where the kernel lets it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, Any]:
     code, folder, home = find_code(request["calculator"]), Path(request["scratch"]), Path.cwd()
     calculator = None
+    forget_peak()
     try:
         structure = decode_structure(request["structure"])
         calculator = code.build(factory, request["parameters"], request["profile"], folder, structure)
