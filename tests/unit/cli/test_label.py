@@ -119,7 +119,10 @@ def test_the_doctor_finds_what_disagrees(tmp_path):
 
 @pytest.mark.parametrize(
     ("old", "new", "word"),
-    [(SMALL_BASIS, "no.such.Calculator", "import"), ("parameters", "guards: {max_force: 0.001}, parameters", "rejected")],
+    [
+        (SMALL_BASIS, "no.such.Calculator", "import"),
+        ("parameters", "guards: {max_force: 0.001}, parameters", "rejected"),
+    ],
 )
 def test_the_doctor_stops_at_a_label_that_fails(tmp_path, old, new, word):
     config = configure(tmp_path)
