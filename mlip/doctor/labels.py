@@ -116,10 +116,10 @@ def _check_cost(config: Config, labels: Sequence[TrialLabel]) -> Check:
 
 def plan_batches(config: Config) -> list[tuple[int, int]]:
     """Labels and the jobs that share them, of the references, isolated atoms and each iteration that may come."""
-    references = len(config.assess.eos_volumes)
+    starts = [load_starting_structure(source) for source in config.structures]
+    references = len(config.assess.eos_volumes) if starts[0].pbc.all() else 0
     if config.label.isolated_atoms == "compute":
-        elements = {symbol for source in config.structures for symbol in load_starting_structure(source).symbols}
-        references += len(elements)
+        references += len({symbol for atoms in starts for symbol in atoms.symbols})
     batches = [(references, 1), (config.prepare.n_structures, config.label.n_shards)]
     for iteration in range(1, config.max_iterations):
         current = config.at_iteration(iteration)
