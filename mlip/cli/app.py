@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mlip import __version__
+from mlip.cli.data import add_data_commands
 from mlip.cli.label import add_label_command, show_label
 from mlip.cli.studies import add_commands
 
@@ -298,6 +299,7 @@ def config_docs(
 
 add_label_command(app, _fail)
 add_commands(app, _fail)
+add_data_commands(app, _fail)
 
 if __name__ == "__main__":
     app()

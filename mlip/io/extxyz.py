@@ -76,6 +76,15 @@ def read_structures(path: str | Path) -> list[Atoms]:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ExtxyzError(f"{path}: not an extended XYZ file ({error}); {_REMEDY}") from None
+    return parse_structures(text, path)
+
+
+def parse_structures(text: str, path: str | Path) -> list[Atoms]:
+    """Every structure of the ``text`` of an extended XYZ file that messages call ``path``: see :func:`read_structures`.
+
+    Raises:
+        ExtxyzError: when the text is cut short, malformed, or does not match its checksums.
+    """
     if text == "\n":
         return []
     frames = _split_frames(text, path)
