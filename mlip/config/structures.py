@@ -103,7 +103,11 @@ class Prepare(Section):
     """Iteration 0: perturbed copies of the starting structures."""
 
     n_structures: int = Field(
-        24, ge=4, le=100_000, description="Structures kept after deduplication, over all starting structures."
+        24,
+        ge=0,
+        le=100_000,
+        description="Structures kept after deduplication, over all starting structures; 4 or more, or 0 where `data`"
+        " are enough to begin with.",
     )
     volume_range: tuple[float, float] = Field((-0.10, 0.10), description="Relative volume change of the volume scan.")
     max_strain: float = Field(0.04, ge=0, le=0.3, description="Largest component of the random symmetric strains.")
@@ -118,6 +122,13 @@ class Prepare(Section):
     phases: tuple[StartingStructure, ...] = Field(
         (), description="Other phases of the first structure's composition, brought to its volume per atom."
     )
+
+    @field_validator("n_structures")
+    @classmethod
+    def _some_or_none(cls, value: int) -> int:
+        if 0 < value < 4:
+            raise ValueError("need at least 4, or 0 where `data` are enough to begin with")
+        return value
 
     @field_validator("volume_range")
     @classmethod

@@ -12,9 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mlip.config.base import Section
+from mlip.config.data import DataSource, check_is_list
 from mlip.config.label import Label
 from mlip.config.loop import AnySection, Assess, Budget, Collect, Explore, Select
 from mlip.config.merging import merge_deeply
@@ -50,6 +51,7 @@ class Config(Section):
     min_iterations: int = Field(2, ge=1, description="Iterations run at least before the loop may converge.")
     structures: tuple[StartingStructure, ...] = Field(min_length=1, description="Starting structures.")
     prepare: Prepare = Field(default_factory=Prepare, description="Structures of iteration 0.")
+    data: tuple[DataSource, ...] = Field((), description="Labelled structures that exist already.")
     label: Label = Field(default_factory=Label, description="Labeller.")
     collect: Collect = Field(default_factory=Collect, description="Data set.")
     train: Train = Field(default_factory=Train, description="Committee.")
@@ -60,8 +62,18 @@ class Config(Section):
     studies: Studies = Field(default_factory=Studies, description="Studies of properties.")
     overrides: tuple[Override, ...] = Field((), description="Settings that change from a given iteration on.")
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_is_a_list(cls, value: Any) -> Any:
+        check_is_list(value)
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        if self.prepare.n_structures == 0 and not self.data:
+            raise ValueError(
+                "prepare.n_structures is 0 and there is no `data`: iteration 0 would have nothing to learn"
+            )
         if self.min_iterations > self.max_iterations:
             raise ValueError(f"min_iterations ({self.min_iterations}) exceeds max_iterations ({self.max_iterations})")
         self._check_iteration(0)
@@ -89,6 +101,11 @@ class Config(Section):
     def n_walkers(self) -> int:
         """Walkers of an iteration: structures × groups × temperatures × volumes."""
         return len(self.structures) * sum(len(g.temperatures) * len(g.volumes) for g in self.explore.walkers)
+
+    def n_shards_at(self, iteration: int) -> int:
+        """Label jobs of an iteration: one, which has nothing to do, where existing data are all that it begins with."""
+        nothing = iteration == 0 and self.prepare.n_structures == 0
+        return 1 if nothing else self.at_iteration(iteration).label.n_shards
 
     def at_iteration(self, iteration: int) -> Config:
         """The configuration with every override up to ``iteration`` applied."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 STEPS = (
+    "import_data",
+    "relabel_data",
     "prepare_structures",
     "label_references",
     "label_isolated_atoms",
@@ -24,7 +26,7 @@ STEPS = (
     "assess_potential",
 )
 """The steps of an iteration, in their order; rules, scripts and folders carry the same names."""
-ONCE = ("prepare_structures", "label_references", "label_isolated_atoms")
+ONCE = ("import_data", "relabel_data", "prepare_structures", "label_references", "label_isolated_atoms")
 """Steps that only the first iteration has."""
 STUDY_STEPS = (
     "refer_study",
@@ -45,6 +47,8 @@ def _join(folder: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 OUTPUTS = {
+    "import_data": ("iter_00/import_data/data.extxyz", "iter_00/import_data/data.json"),
+    "relabel_data": ("iter_00/relabel_data/comparison.json",),
     "prepare_structures": ("iter_00/prepare_structures/candidates.extxyz",),
     "label_references": ("label_references/references.extxyz",),
     "label_isolated_atoms": ("label_references/isolated_atoms.json",),

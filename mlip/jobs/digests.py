@@ -19,6 +19,8 @@ CODE_AMONG_VALUES = ("mlip.config.merging",)
 """Not left out: steps call it."""
 
 STEP_CODE: dict[str, tuple[str, ...]] = {
+    "import_data": ("mlip.loop.import_data",),
+    "relabel_data": ("mlip.loop.relabel_data",),
     "prepare_structures": ("mlip.loop.prepare_structures",),
     "label_references": ("mlip.loop.label_references",),
     "label_isolated_atoms": ("mlip.loop.label_isolated_atoms",),

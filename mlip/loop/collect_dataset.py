@@ -14,6 +14,7 @@ from ase import Atoms
 from mlip.config.loop import Collect
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import REBUILD, FileContentError, read_json, write_json
+from mlip.loop.data_shifts import read_shifts, shift_energies
 from mlip.statistics import fit_absolute
 from mlip.structures.geometry import COINCIDENT, geometry_fault, is_lone, min_distance_ratio
 from mlip.structures.labelled import has_label, labelled_energy
@@ -45,13 +46,14 @@ def read_labelled(path: Path) -> list[Atoms]:
     if not structures:
         raise DatasetError(f"{path}: holds no structures; give an extended XYZ file with energies and forces")
     for number, atoms in enumerate(structures):
-        fault = _structure_fault(atoms)
+        fault = structure_fault(atoms)
         if fault:
             raise DatasetError(f"{path}: structure {number} ({atoms.get_chemical_formula()}): {fault}")
     return structures
 
 
-def _structure_fault(atoms: Atoms) -> str | None:
+def structure_fault(atoms: Atoms) -> str | None:
+    """Why no potential can learn from ``atoms`` or be evaluated for them, with the remedy; None when it can."""
     if len(atoms) == 0:
         return "has no atoms; remove it"
     if atoms.numbers.min() < 1:
@@ -96,11 +98,12 @@ def collect_dataset(
     energy_window: float,
     max_failed_fraction: float,
     out: Path,
+    comparison: Path | None = None,
 ) -> None:
     """Join this iteration's labels with all earlier ones and write train, valid, test and new sets.
 
     Args:
-        shards: Labelled structures of this iteration, one file a shard.
+        shards: Labelled structures of this iteration, one file a shard; existing data are one more.
         records: The shards' label records, in the same order.
         previous: ``collect_dataset`` folder of the previous iteration, or None.
         iteration: Number of this iteration.
@@ -108,14 +111,18 @@ def collect_dataset(
         energy_window: Largest distance of an energy from the data's median, eV/atom.
         max_failed_fraction: Share of failed labels above which the loop stops.
         out: Folder for ``{train,valid,test,new}.extxyz`` and ``dataset.json``.
+        comparison: Of existing data with the labeller, from which their energies' shifts are taken.
 
     Raises:
         DatasetError: when more than ``max_failed_fraction`` of the labels failed, or all, and when
             labels of different settings meet.
     """
     labelled = _read_shards(shards, records)
-    failures, planned, cost, warnings = _read_records(records)
-    _check_failures(failures, planned, len(labelled), max_failed_fraction, first=previous is None)
+    shift_energies(labelled, read_shifts(comparison))
+    existing, own = _part_existing(records)
+    failures, planned, cost, warnings = _read_records(own)
+    n_own = sum("data_source" not in atoms.info for atoms in labelled)
+    _check_failures(failures, planned, n_own, max_failed_fraction, nothing=previous is None and not labelled)
     old, earlier = _read_previous(previous)
     earlier_data = [atoms for structures in old.values() for atoms in structures]
     _check_settings([*earlier_data, *labelled])
@@ -128,8 +135,16 @@ def collect_dataset(
     for split, structures in splits.items():
         write_structures(out / f"{split}.extxyz", structures)
     write_structures(out / "new.extxyz", new)
-    summary = _summarise(iteration, splits, new, failures, outliers, planned, cost, earlier)
+    summary = _summarise(iteration, splits, new, failures, [*existing, *outliers], planned, cost, earlier)
     write_json(out / "dataset.json", summary | {"warnings": warnings}, checked=True)
+
+
+def _part_existing(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Records of existing data that cannot be used, and the paths of records of the loop's own labels."""
+    shards = {path: _read_shard(path) for path in paths}
+    existing = [path for path, shard in shards.items() if shard.get("imported")]
+    unusable = [r | {"existing": True} for path in existing for r in shards[path]["records"] if r["status"] != "ok"]
+    return unusable, [path for path in paths if path not in existing]
 
 
 def _read_shards(shards: Sequence[Path], records: Sequence[Path]) -> list[Atoms]:
@@ -175,15 +190,22 @@ def split_of(atoms: Atoms, settings: Collect) -> str:
     """``train``, ``valid`` or ``test``, from the structure's identity alone, so that it never changes.
 
     Frames of one walker go together: neighbours in time are nearly alike, and a validation set
-    that resembles the training set makes errors and uncertainties look better than they are.
+    that resembles the training set makes errors and uncertainties look better than they are. So do the frames of
+    a block of existing data (``data_block``).
     Unperturbed starting structures always train, so that every element is known.
     """
     if atoms.info.get("origin") == "start":
         return "train"
+    if "data_block" in atoms.info:
+        return _split_at(f"data {atoms.info['data_block']}", settings)
     if atoms.info.get("origin") == "walker":
         key = f"iteration {atoms.info['iteration']}, walker {atoms.info['walker']}"
     else:
         key = atoms.info["label_key"]
+    return _split_at(key, settings)
+
+
+def _split_at(key: str, settings: Collect) -> str:
     position = int(hashlib.sha256(f"split/{key}".encode()).hexdigest()[:8], 16) / 16**8
     if position < settings.valid_fraction:
         return "valid"
@@ -242,6 +264,7 @@ def screen_energies(
             "structure_id": atoms.info.get("structure_id", "?"),
             "status": "outlier",
             "reason": f"energy {d:.2f} eV/atom from the median, more than label.guards.energy_window ({window})",
+            **({"existing": True} if "data_source" in atoms.info else {}),
         }
         for atoms, d in zip(new, deviation, strict=True)
         if d > window
@@ -262,7 +285,9 @@ def composition_residuals(structures: Sequence[Atoms]) -> np.ndarray:
 
 
 def _check_settings(structures: Sequence[Atoms]) -> None:
-    settings = Counter(str(atoms.info.get("label_settings")) for atoms in structures)
+    # Existing data have been declared or found to be of the loop's settings, by whatever name.
+    own = [atoms for atoms in structures if "data_source" not in atoms.info]
+    settings = Counter(str(atoms.info.get("label_settings")) for atoms in own)
     if len(settings) > 1:
         found = ", ".join(f"{n} with settings {name[:12]}" for name, n in settings.most_common())
         raise DatasetError(
@@ -295,13 +320,13 @@ def _read_records(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], int, dic
 
 
 def _check_failures(
-    failures: Sequence[Mapping[str, Any]], planned: int, n_ok: int, allowed: float, *, first: bool
+    failures: Sequence[Mapping[str, Any]], planned: int, n_ok: int, allowed: float, *, nothing: bool
 ) -> None:
     if planned and not n_ok:
         problem = f"all {planned} labels of this iteration failed"
     elif planned and len(failures) / planned > allowed:
         problem = f"{len(failures)} of {planned} labels failed, more than label.max_failed_fraction = {allowed}"
-    elif first and not n_ok:
+    elif nothing:
         problem = "there is nothing to train on: iteration 0 has no structures"
     else:
         return
@@ -341,20 +366,21 @@ def _summarise(
     splits: Mapping[str, Sequence[Atoms]],
     new: Sequence[Atoms],
     failures: list[dict[str, Any]],
-    outliers: list[dict[str, Any]],
+    unusable: list[dict[str, Any]],
     planned: int,
     cost: Mapping[str, float],
     earlier: Mapping[str, Any],
 ) -> dict[str, Any]:
-    tagged = [{**record, "iteration": iteration} for record in failures + outliers]
+    tagged = [{**record, "iteration": iteration} for record in failures + unusable]
+    n_failed = sum(not record.get("existing") for record in tagged)  # of labels that the loop has paid for
     return {
         "iteration": iteration,
         **{split: len(structures) for split, structures in splits.items()},
         "labels_new": planned,
         "usable_new": len(new),
-        "failed_new": len(tagged),
+        "failed_new": n_failed,
         "labels_total": planned + earlier.get("labels_total", 0),
-        "failed_total": len(tagged) + earlier.get("failed_total", 0),
+        "failed_total": n_failed + earlier.get("failed_total", 0),
         "core_seconds": cost["core_seconds"] + earlier.get("core_seconds", 0.0),
         "wall_seconds": cost["wall_seconds"] + earlier.get("wall_seconds", 0.0),
         "origins": dict(Counter(str(a.info.get("origin", "?")) for s in splits.values() for a in s)),

@@ -27,6 +27,8 @@ from mlip.status.studies import StudyStatus, read_studies
 StepState = Literal["done", "started", "failed", "waiting"]
 
 SIGNS = {
+    "import_data": "data.json",
+    "relabel_data": "comparison.json",
     "prepare_structures": "candidates.extxyz",
     "label_references": "references.extxyz",
     "label_isolated_atoms": "isolated_atoms.json",
@@ -194,15 +196,21 @@ def _iteration(config: Config, root: Path, number: int) -> IterationStatus:
     settings = config.at_iteration(number)
     steps = []
     for name in STEPS:
-        if name in ONCE and number > 0:
+        if (name in ONCE and number > 0) or not _is_planned(name, config):
             continue
         steps.append(_step(root, number, name, _outputs(root, number, name, settings)))
-    done, planned = count_labels(root, number, settings.label.n_shards)
+    done, planned = count_labels(root, number, config.n_shards_at(number))
     return IterationStatus(number, tuple(steps), done, planned)
 
 
+def _is_planned(name: str, config: Config) -> bool:
+    """Whether the loop has this step: not all have data to begin with."""
+    checked = any(source.settings == "check" for source in config.data)
+    return {"import_data": bool(config.data), "relabel_data": checked}.get(name, True)
+
+
 def _outputs(root: Path, number: int, name: str, settings: Config) -> list[Path]:
-    parts = {"label_structures": settings.label.n_shards, "explore_walkers": settings.n_walkers}.get(name, 1)
+    parts = {"label_structures": settings.n_shards_at(number), "explore_walkers": settings.n_walkers}.get(name, 1)
     return [output_path(root, name, SIGNS[name], iteration=number, shard=k, walker=k) for k in range(parts)]
 
 

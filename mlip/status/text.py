@@ -111,10 +111,11 @@ COLUMNS = ("error", "uncert.", "core-h")
 def _table(status: LoopStatus) -> list[str]:
     """A row per iteration, a column per step; the latest iterations when there are many."""
     shown = [entry for entry in status.iterations if entry.started or entry.number == status.current][-MAX_ROWS:]
-    rows = [["", *(SHORT.get(name) or name.split("_")[0] for name in STEPS), *COLUMNS]]
+    names = [name for name in STEPS if any(step.name == name for entry in shown for step in entry.steps)]
+    rows = [["", *(SHORT.get(name) or name.split("_")[0] for name in names), *COLUMNS]]
     for entry in shown:
         steps = {step.name: step for step in entry.steps}
-        cells = [_cell(entry, steps.get(name)) for name in STEPS]
+        cells = [_cell(entry, steps.get(name)) for name in names]
         rows.append([f"iter_{entry.number:02d}", *cells, *_numbers(status, entry)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [" ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -54,6 +54,8 @@ rule record_provenance:
         select_candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
         assess_potential="results/{system}/iter_{iteration}/assess_potential/assessment.json",
         references="results/{system}/label_references/references.extxyz",
+        import_data=collect("results/{{system}}/iter_{i}/import_data/data.{kind}", i=imported, kind=["extxyz", "json"]),
+        relabel_data=collect("results/{{system}}/iter_{i}/relabel_data/comparison.json", i=compared),
     output:
         provenance="results/{system}/iter_{iteration}/provenance.json",
     log:

@@ -14,6 +14,7 @@ sys.path.insert(0, ROOT)
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")])))
 
 from mlip.config.backends import BACKENDS
+from mlip.config.data import list_inputs
 from mlip.config.system import ConfigError, parse_config
 from mlip.jobs.digests import modules_of_step
 from mlip.jobs.planning import shared_digest
@@ -49,6 +50,15 @@ if (
 STRUCTURE_FILES = [source.file for source in CONFIG.structures if source.file]
 for missing in (file for file in STRUCTURE_FILES if not Path(file).is_file()):
     raise WorkflowError(f"structures: no file {missing}; give a path relative to the working directory {Path.cwd()}")
+
+try:
+    DATA_FILES = list_inputs(CONFIG.data)
+    DATA_SOURCES = [source.model_dump(mode="json") for source in CONFIG.data]
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
+
+# Existing data, as import_data leaves them.
+DATA_STRUCTURES = ["results/{system}/iter_00/import_data/data.extxyz"] if CONFIG.data else []
 
 # The studies that convergence waits for.
 GATE_STUDIES = CONFIG.assess.studies

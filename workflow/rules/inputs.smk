@@ -23,7 +23,17 @@ def restart_from(wildcards):
 
 def shards(wildcards):
     """The parts that an iteration's structures are labelled in."""
-    return [f"{shard:03d}" for shard in range(settings_at(wildcards).label.n_shards)]
+    return [f"{shard:03d}" for shard in range(CONFIG.n_shards_at(int(wildcards.iteration)))]
+
+
+def imported(wildcards):
+    """The iteration that existing data join: the first, where there are any."""
+    return ["00"] if CONFIG.data and is_first_iteration(wildcards) else []
+
+
+def compared(wildcards):
+    """Likewise where some of them are labelled again."""
+    return imported(wildcards) if any(source.settings == "check" for source in CONFIG.data) else []
 
 
 def walkers(wildcards):

@@ -58,6 +58,7 @@ rule label_references:
 rule label_isolated_atoms:
     input:
         structures=STRUCTURE_FILES,
+        data=DATA_STRUCTURES,
     output:
         isolated="results/{system}/label_references/isolated_atoms.json",
     log:
@@ -114,6 +115,9 @@ rule collect_dataset:
         shards=collect("results/{{system}}/iter_{{iteration}}/label_structures/shard_{shard}.extxyz", shard=shards),
         records=collect("results/{{system}}/iter_{{iteration}}/label_structures/shard_{shard}.json", shard=shards),
         previous=collect("results/{{system}}/iter_{i}/collect_dataset/{file}", i=iteration_before, file=DATASET_FILES),
+        data=collect("results/{{system}}/iter_{i}/import_data/data.extxyz", i=imported),
+        data_records=collect("results/{{system}}/iter_{i}/import_data/data.json", i=imported),
+        comparison=collect("results/{{system}}/iter_{i}/relabel_data/comparison.json", i=compared),
     output:
         train="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
         valid="results/{system}/iter_{iteration}/collect_dataset/valid.extxyz",

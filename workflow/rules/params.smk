@@ -29,7 +29,7 @@ def label_settings(wildcards):
 
 def shard_settings(wildcards):
     """Likewise for one shard, whose structures depend on how many there are."""
-    return label_settings(wildcards) | {"n_shards": settings_at(wildcards).label.n_shards}
+    return label_settings(wildcards) | {"n_shards": CONFIG.n_shards_at(int(wildcards.iteration))}
 
 
 def isolated_settings(wildcards):
@@ -47,6 +47,16 @@ def collect_screens(wildcards):
     """Limits that are applied when labels become data."""
     label = settings_at(wildcards).label
     return {"energy_window": label.guards.energy_window, "max_failed_fraction": label.max_failed_fraction}
+
+
+def import_screens(wildcards):
+    """What existing data have to keep to, as labels have to."""
+    label = settings_at(wildcards).label
+    return {
+        "guards": label.guards.model_dump(mode="json", exclude={"energy_window"}),
+        "max_failed_fraction": label.max_failed_fraction,
+        "train": settings_at(wildcards).train.model_dump(mode="json", include={"cutoff", "consistency"}),
+    }
 
 
 def walker_plan(wildcards):

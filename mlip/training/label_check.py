@@ -1,0 +1,33 @@
+"""The consistency of labels, asked of structures alone: before anything is trained or paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ase import Atoms
+
+from mlip.config.train import Train
+from mlip.training.consistency import check_consistency
+from mlip.training.data import check_structures, find_atomic_basis, fit_isolated_energies, prepare_pairs, resolve_cutoff
+from mlip.training.densities import build_dataset
+
+
+def check_labels(structures: Sequence[Atoms], settings: Train) -> list[str]:
+    """What a training on ``structures`` alone would say about their labels, as warnings.
+
+    Args:
+        structures: with energies (eV) and forces (eV/Å), and stresses (eV/Å³) where there are any.
+        settings: section ``train``; the cutoff and what an inconsistency does (``consistency``) are used.
+
+    Raises:
+        TrainingDataError: for labels of a wrong unit or sign, of mixed settings, or absent ones.
+    """
+    if settings.consistency == "off" or not structures:
+        return []
+    check_structures(structures, "data")
+    settings = resolve_cutoff(structures, settings, None)
+    pairs = prepare_pairs(structures, settings.radius)
+    basis = find_atomic_basis(structures, pairs, settings)
+    isolated = fit_isolated_energies(structures, basis, None)
+    data = build_dataset(structures, pairs, basis, isolated, "cpu")
+    return check_consistency(structures, data, len(basis.species), settings.consistency)
