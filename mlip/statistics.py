@@ -48,7 +48,8 @@ def fit_absolute(
         residuals = values - design @ coefficients
     spread = deviation(residuals)
     if derived and floor > spread:
-        smallest = max(1e-3 * spread, RELATIVE_PRECISION * float(np.abs(values).max()))
+        # Values that are all zero leave nothing to divide by.
+        smallest = max(1e-3 * spread, RELATIVE_PRECISION * float(np.abs(values).max()), 1e-12)
         return fit_absolute(design, values, residuals=residuals, floor=smallest)
     return coefficients
 

@@ -71,9 +71,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if self.prepare.n_structures == 0 and not self.data:
-            raise ValueError(
-                "prepare.n_structures is 0 and there is no `data`: iteration 0 would have nothing to learn"
-            )
+            raise ValueError("prepare.n_structures is 0 without `data`: iteration 0 would have nothing to learn")
         if self.min_iterations > self.max_iterations:
             raise ValueError(f"min_iterations ({self.min_iterations}) exceeds max_iterations ({self.max_iterations})")
         self._check_iteration(0)

@@ -103,6 +103,8 @@ def _read_file(path: Path, source: DataSource, digest: str, number: int) -> Iter
         raise DataError(f"data: {error}") from None
     for index in range(len(structures))[parse_index(source.index)]:
         fault = structure_fault(structures[index])
+        if structures[index].info.get("unconverged"):
+            fault = "its SCF did not converge; label it again with more cycles (NELM)"
         atoms = keep_labels(structures[index]) if fault is None else structures[index].copy()
         info = {"structure_id": f"{path}:{index}", "origin": "data", "reason": "existing", "iteration": 0}
         info |= {"data_file": str(path), "data_index": index, "data_sha256": digest, "data_source": number}

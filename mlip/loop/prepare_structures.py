@@ -63,7 +63,7 @@ def prepare_structures(
     Raises:
         StructureError: when a starting structure is unusable or they are more than ``n_structures``.
     """
-    if settings.n_structures < len(sources):
+    if 0 < settings.n_structures < len(sources):
         raise StructureError(
             f"prepare.n_structures ({settings.n_structures}) must be at least the number of structures ({len(sources)})"
         )
@@ -76,7 +76,10 @@ def prepare_structures(
         if has_eos and index == 0:
             _check_compressible(start, name_source(source))
         others = phases if index == 0 else ()
-        chosen += perturb_structure(start, settings, quota, seed=seed, index=index, min_ratio=min_ratio, phases=others)
+        if quota:  # none where existing data are enough to begin with
+            chosen += perturb_structure(
+                start, settings, quota, seed=seed, index=index, min_ratio=min_ratio, phases=others
+            )
     for number, atoms in enumerate(chosen):
         atoms.info["structure_id"] = f"iter_00-{atoms.info['origin']}-{number:03d}"
         atoms.info.update(iteration=0, reason="initial")

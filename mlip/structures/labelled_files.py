@@ -18,6 +18,7 @@ from mlip.io.extxyz import parse_structures, read_structures
 from mlip.io.files import sha256_file
 from mlip.structures.deepmd import find_systems, read_deepmd
 from mlip.structures.labelled import has_label, labelled_energy, labelled_forces, labelled_stress
+from mlip.structures.vasp_files import unconverged_steps
 
 XYZ = (".xyz", ".extxyz")
 KEPT_INFO = ("charge", "spin")
@@ -47,6 +48,8 @@ def find_format(path: Path, given: str | None = None) -> str:
 def read_labelled_file(path: Path, given: str | None = None) -> list[Atoms]:
     """Every structure in ``path``, with what labels there are as ASE results; extended XYZ is read strictly.
 
+    Those of VASP whose SCF did not converge have ``info["unconverged"]``.
+
     Args:
         path: a file, or the folder of DeePMD systems.
         given: ASE's name of the format, where name and content of the file do not tell.
@@ -73,6 +76,9 @@ def read_labelled_file(path: Path, given: str | None = None) -> list[Atoms]:
         ) from None
     if not isinstance(images, list) or not images or not all(isinstance(atoms, Atoms) for atoms in images):
         raise LabelledFileError(f"{path}: holds no structures, read as {kind}; name another `format`")
+    for number in unconverged_steps(path, kind):
+        if number < len(images):
+            images[number].info["unconverged"] = True
     return images
 
 

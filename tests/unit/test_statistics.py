@@ -105,3 +105,8 @@ def test_one_outlier_bends_no_fit_whatever_the_size_of_totals(total):
     energies = counts[:, 0] * (total + rng.normal(0, 0.02, 60))
     energies[7] += 500.0
     assert fit_absolute(counts, energies)[0] == pytest.approx(total, abs=0.02)
+
+
+def test_absolute_fit_of_nothing_is_nothing() -> None:
+    """Two sets of labels that agree to the last bit differ by no constant."""
+    assert fit_absolute(np.array([[4.0], [8.0], [4.0]]), np.zeros(3)) == pytest.approx(0.0, abs=1e-12)
