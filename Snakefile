@@ -22,14 +22,9 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/explore.smk"
 include: "workflow/rules/assess.smk"
 include: "workflow/rules/report.smk"
-include: "workflow/rules/validate.smk"
 include: "workflow/rules/study_inputs.smk"
 include: "workflow/rules/studies.smk"
-
-
-for study_rules in sorted(Path(workflow.basedir).glob("workflow/rules/studies/*.smk")):
-
-    include: str(study_rules)
+include: "workflow/rules/experiments.smk"
 
 
 rule all:

@@ -5,9 +5,11 @@ from pathlib import Path
 from mlip.config.structures import StartingStructure
 from mlip.config.system import parse_config
 from mlip.jobs.job import log_step, report_progress
+from mlip.labels.process.launcher import use_mpi
 from mlip.labels.store import label_store
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
+    use_mpi(dict(snakemake.resources.items()))
     from mlip.io.extxyz import read_structures
     from mlip.structures.starting import load_starting_structure
     from mlip.studies import load_study

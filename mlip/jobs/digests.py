@@ -43,12 +43,15 @@ STEP_CODE: dict[str, tuple[str, ...]] = {
     "label_candidates": ("mlip.loop.label_structures",),
     "join_labels": ("mlip.loop.collect_dataset",),
     "train_study": ("mlip.loop.train_committee", "{backend.training_code}"),
+    "run_experiment": ("mlip.studies.experiments", "{backend.training_code}"),
+    "report_experiment": ("mlip.studies.report", "mlip.report.drawing"),
     "report_study": ("mlip.studies.report", "mlip.studies.{study}.study", "mlip.report.page"),
 }
 """What code makes a step's results, by the name of its rule: these modules and all that they import.
 
 Steps that evaluate or train the potential depend on the code of its backend, too
-(:class:`mlip.config.backends.Backend`), those of a study on the study's own. Steps without an entry
+(:class:`mlip.config.backends.Backend`), those of a study on the study's own, those of an
+experiment on the module that its study names. Steps without an entry
 run again only when their files change.
 """
 

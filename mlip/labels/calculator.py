@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.label import Label
 from mlip.jobs.progress import Progress
 from mlip.labels.labeller import Labeller, Outcome
+
+LabelFunction = Callable[[Atoms], Atoms]
+"""Gives a labelled copy of a structure."""
 
 
 class FailedLabelError(ValueError):
@@ -113,3 +119,22 @@ class StoredCalculator(Calculator):
         if self._progress is not None:
             event = {"done": self.n_requests, "structure_id": identity, "cached": outcome.cached}
             self._progress(event | {"core_seconds": self.costs[outcome.key]})
+
+
+def label_with(calculator: Any) -> LabelFunction:
+    """A function that labels a copy of a structure with an ASE ``calculator``, in this process.
+
+    The label has energy (eV) and forces (eV/Å), and stress (eV/Å³) where the calculator has it. With a
+    :class:`StoredCalculator` it comes from the label store or goes there.
+    """
+
+    def label(atoms: Atoms) -> Atoms:
+        labelled = atoms.copy()
+        labelled.calc = calculator
+        values = {"energy": labelled.get_potential_energy(), "forces": labelled.get_forces()}
+        with contextlib.suppress(NotImplementedError):
+            values["stress"] = labelled.get_stress()
+        labelled.calc = SinglePointCalculator(labelled, **values)
+        return labelled
+
+    return label

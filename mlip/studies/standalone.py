@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import xarray as xr
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.system import Config
 from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.jobs.job import report_progress
+from mlip.labels.calculator import label_with
 from mlip.labels.store import label_store
 from mlip.studies import load_study
 from mlip.studies.interface import Labelled, Round, Subject
@@ -55,23 +54,13 @@ def study_alone(
     known = read_netcdf(reference) if reference is not None else xr.Dataset()
     if refer:
         labeller = Labelled(config.label, label_store(), report_progress())
-        known = study.refer(structures, _label(scan, labeller), labeller, config.seed)
+        with labeller.stored() as calculator:
+            labelled = list(map(label_with(calculator), scan))
+        known = study.refer(structures, labelled, labeller, config.seed)
         write_netcdf(out / "reference.nc", known)
     found = study.measure(_subject(potential, config, structures, scan, device))
     write_measurement(found, out)
     return write_report(study, config.system, [Round(0, found.data, study.compare(found.data, known))], known, out)
-
-
-def _label(structures: Sequence[Atoms], labeller: Labelled) -> list[Atoms]:
-    labelled = []
-    with labeller.stored() as calculator:
-        for atoms in structures:
-            copy = atoms.copy()
-            copy.calc = calculator
-            copy.get_potential_energy()
-            copy.calc = SinglePointCalculator(copy, **calculator.results)
-            labelled.append(copy)
-    return labelled
 
 
 def _subject(potential: str, config: Config, structures: list[Atoms], scan: list[Atoms], device: str) -> Subject:

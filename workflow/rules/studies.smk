@@ -1,4 +1,4 @@
-# Beside the loop, on request: what every study shares. A study's own rules are in studies/<name>.smk.
+# Beside the loop, on request: rounds of a study, whichever it is. Its experiments are in experiments.smk.
 localrules:
     join_labels,
     report_study,
@@ -9,14 +9,13 @@ rule refer_study:
         structures=STRUCTURE_FILES,
         references="results/{system}/label_references/references.extxyz",
     output:
-        reference=f"{STUDY}/reference.nc",
+        reference="results/{system}/studies/{study}/reference.nc",
     log:
         "results/{system}/logs/studies/{study}/refer_study.log",
     benchmark:
-        f"{STUDY}/benchmarks/refer_study.tsv"
+        "results/{system}/studies/{study}/benchmarks/refer_study.tsv"
     conda:
         "../../envs/dft.yaml"
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
@@ -25,7 +24,7 @@ rule refer_study:
         label=label_settings,
         sources=[source.model_dump(mode="json") for source in CONFIG.structures],
         seed=CONFIG.seed,
-        code=study_code,
+        code=code_of_study("refer_study"),
     message:
         "refer_study: {wildcards.study}, reference values"
     script:
@@ -37,20 +36,19 @@ rule measure_study:
         structures=STRUCTURE_FILES,
         potential=potential_of_round,
         references="results/{system}/label_references/references.extxyz",
-        train=lambda wildcards: dataset_of_round(wildcards)[0],
-        test=lambda wildcards: dataset_of_round(wildcards)[2],
+        train=training_data_of_round,
+        test=test_data_of_round,
         # Named so that Snakemake asks again for the last iteration after each assessment.
         assessments=every_iteration("assess_potential/assessment.json"),
     output:
-        property=f"{STUDY}/round_{{round}}/property.nc",
-        frames=f"{STUDY}/round_{{round}}/frames.extxyz",
+        property="results/{system}/studies/{study}/round_{round}/property.nc",
+        frames="results/{system}/studies/{study}/round_{round}/frames.extxyz",
     log:
         "results/{system}/logs/studies/{study}/round_{round}/measure_study.log",
     benchmark:
-        f"{STUDY}/benchmarks/measure_study-{{round}}.tsv"
+        "results/{system}/studies/{study}/benchmarks/measure_study-{round}.tsv"
     conda:
         POTENTIAL_ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
@@ -58,7 +56,7 @@ rule measure_study:
         settings=study_settings,
         sources=[source.model_dump(mode="json") for source in CONFIG.structures],
         seed=CONFIG.seed,
-        code=study_code,
+        code=code_of_study("measure_study"),
     message:
         "measure_study: {wildcards.study}, round {wildcards.round}"
     script:
@@ -86,27 +84,26 @@ use rule measure_study as measure_study_in_loop with:
 
 rule acquire_candidates:
     input:
-        property=f"{STUDY}/round_{{round}}/property.nc",
-        frames=f"{STUDY}/round_{{round}}/frames.extxyz",
-        reference=f"{STUDY}/reference.nc",
+        property="results/{system}/studies/{study}/round_{round}/property.nc",
+        frames="results/{system}/studies/{study}/round_{round}/frames.extxyz",
+        reference="results/{system}/studies/{study}/reference.nc",
         potential=potential_of_round,
     output:
-        candidates=f"{STUDY}/round_{{round}}/candidates.extxyz",
-        decisions=f"{STUDY}/round_{{round}}/decisions.csv",
+        candidates="results/{system}/studies/{study}/round_{round}/candidates.extxyz",
+        decisions="results/{system}/studies/{study}/round_{round}/decisions.csv",
     log:
         "results/{system}/logs/studies/{study}/round_{round}/acquire_candidates.log",
     benchmark:
-        f"{STUDY}/benchmarks/acquire_candidates-{{round}}.tsv"
+        "results/{system}/studies/{study}/benchmarks/acquire_candidates-{round}.tsv"
     conda:
         POTENTIAL_ENVIRONMENT
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
         settings=study_settings,
         seed=CONFIG.seed,
-        code=study_code,
+        code=code_of_study("acquire_candidates"),
     message:
         "acquire_candidates: {wildcards.study}, after round {wildcards.round}"
     script:
@@ -115,23 +112,22 @@ rule acquire_candidates:
 
 rule label_candidates:
     input:
-        candidates=lambda wildcards: f"{round_folder(wildcards, before=1)}/candidates.extxyz",
+        candidates=candidates_before,
     output:
-        structures=f"{STUDY}/round_{{round}}/labels/shard_{{shard}}.extxyz",
-        records=f"{STUDY}/round_{{round}}/labels/shard_{{shard}}.json",
+        structures="results/{system}/studies/{study}/round_{round}/labels/shard_{shard}.extxyz",
+        records="results/{system}/studies/{study}/round_{round}/labels/shard_{shard}.json",
     log:
         "results/{system}/logs/studies/{study}/round_{round}/label_candidates-{shard}.log",
     benchmark:
-        f"{STUDY}/benchmarks/label_candidates-{{round}}-{{shard}}.tsv"
+        "results/{system}/studies/{study}/benchmarks/label_candidates-{round}-{shard}.tsv"
     conda:
         "../../envs/dft.yaml"
-    threads: 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
         settings=study_label_settings,
-        code=code_digest("mlip.loop.label_structures"),
+        code=code_of_step("label_candidates"),
     message:
         "label_candidates: {wildcards.study}, round {wildcards.round}, shard {wildcards.shard}"
     script:
@@ -142,25 +138,25 @@ rule join_labels:
     input:
         shards=study_shards("extxyz"),
         records=study_shards("json"),
-        previous=lambda wildcards: dataset_of_round(wildcards, before=1),
+        previous=dataset_before,
         assessments=every_iteration("assess_potential/assessment.json"),
     output:
-        train=f"{STUDY}/round_{{round}}/dataset/train.extxyz",
-        valid=f"{STUDY}/round_{{round}}/dataset/valid.extxyz",
-        test=f"{STUDY}/round_{{round}}/dataset/test.extxyz",
-        new=f"{STUDY}/round_{{round}}/dataset/new.extxyz",
-        summary=f"{STUDY}/round_{{round}}/dataset/dataset.json",
+        train="results/{system}/studies/{study}/round_{round}/dataset/train.extxyz",
+        valid="results/{system}/studies/{study}/round_{round}/dataset/valid.extxyz",
+        test="results/{system}/studies/{study}/round_{round}/dataset/test.extxyz",
+        new="results/{system}/studies/{study}/round_{round}/dataset/new.extxyz",
+        summary="results/{system}/studies/{study}/round_{round}/dataset/dataset.json",
     log:
         "results/{system}/logs/studies/{study}/round_{round}/join_labels.log",
     benchmark:
-        f"{STUDY}/benchmarks/join_labels-{{round}}.tsv"
+        "results/{system}/studies/{study}/benchmarks/join_labels-{round}.tsv"
     conda:
         "../../envs/mlip.yaml"
     params:
         settings=section("collect"),
         screens=collect_screens,
         first_iteration=CONFIG.max_iterations,
-        code=code_digest("mlip.loop.collect_dataset"),
+        code=code_of_step("join_labels"),
     message:
         "join_labels: {wildcards.study}, round {wildcards.round}"
     script:
@@ -169,23 +165,23 @@ rule join_labels:
 
 use rule train_committee as train_study with:
     input:
-        train=f"{STUDY}/round_{{round}}/dataset/train.extxyz",
-        valid=f"{STUDY}/round_{{round}}/dataset/valid.extxyz",
+        train="results/{system}/studies/{study}/round_{round}/dataset/train.extxyz",
+        valid="results/{system}/studies/{study}/round_{round}/dataset/valid.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
         previous=weights_before,
         assessments=every_iteration("assess_potential/assessment.json"),
     output:
-        weights=f"{STUDY}/round_{{round}}/potential/potential.safetensors",
-        model=f"{STUDY}/round_{{round}}/potential/potential.json",
-        training=f"{STUDY}/round_{{round}}/potential/training.json",
+        weights="results/{system}/studies/{study}/round_{round}/potential/potential.safetensors",
+        model="results/{system}/studies/{study}/round_{round}/potential/potential.json",
+        training="results/{system}/studies/{study}/round_{round}/potential/training.json",
     log:
         "results/{system}/logs/studies/{study}/round_{round}/train_study.log",
     benchmark:
-        f"{STUDY}/benchmarks/train_study-{{round}}.tsv"
+        "results/{system}/studies/{study}/benchmarks/train_study-{round}.tsv"
     params:
         settings=final_settings("train"),
         seed=CONFIG.seed,
-        code=code_digest("mlip.loop.train_committee", "mlip.io.extxyz", BACKEND.training_code),
+        code=code_of_step("train_study"),
     message:
         "train_study: {wildcards.study}, round {wildcards.round}"
 
@@ -193,19 +189,20 @@ use rule train_committee as train_study with:
 rule report_study:
     input:
         properties=rounds_of_study("property.nc"),
-        decisions=lambda wildcards: rounds_of_study("decisions.csv")(wildcards)[:-1],
-        reference=f"{STUDY}/reference.nc",
+        decisions=decisions_of_study,
+        reference="results/{system}/studies/{study}/reference.nc",
     output:
-        page=f"{STUDY}/report.html",
-        result=f"{STUDY}/result.json",
-        figures=directory(f"{STUDY}/figures"),
+        page="results/{system}/studies/{study}/report.html",
+        table="results/{system}/studies/{study}/table.md",
+        result="results/{system}/studies/{study}/result.json",
+        figures=directory("results/{system}/studies/{study}/figures"),
     log:
         "results/{system}/logs/studies/{study}/report_study.log",
     conda:
         "../../envs/mlip.yaml"
     params:
         settings=study_settings,
-        code=study_code,
+        code=code_of_study("report_study"),
     message:
         "report_study: results/{wildcards.system}/studies/{wildcards.study}/report.html"
     script:

@@ -1,20 +1,29 @@
 # What the rules of studies take; no rule is defined here.
 from mlip.config.study import study_names
+from mlip.studies.experiments import experiments_of
 
-STUDY = "results/{system}/studies/{study}"
+EXPERIMENTS = {study: experiments_of(study) for study in study_names()}
 
 
 wildcard_constraints:
     study="|".join(map(re.escape, study_names())),
     round=r"\d{2}",
+    experiment="|".join(sorted(set().union(*EXPERIMENTS.values()))),
+    part=r"[\w-]+",
+    page=r"[\w-]+",
 
 
 def study_settings(wildcards):
     return getattr(CONFIG.studies, wildcards.study).model_dump(mode="json")
 
 
-def study_code(wildcards):
-    return code_digest("mlip.studies.steps", f"mlip.studies.{wildcards.study}.study", BACKEND.potential_code)
+def code_of_study(step):
+    """A params function: the digest of what a step of the study depends on."""
+
+    def code(wildcards):
+        return code_of_step(step, wildcards.study)
+
+    return code
 
 
 def final_settings(*names):
@@ -48,6 +57,22 @@ def dataset_of_round(wildcards, before=0):
     return [f"{folder}/{name}" for name in names]
 
 
+def training_data_of_round(wildcards):
+    return dataset_of_round(wildcards)[0]
+
+
+def test_data_of_round(wildcards):
+    return dataset_of_round(wildcards)[2]
+
+
+def dataset_before(wildcards):
+    return dataset_of_round(wildcards, before=1)
+
+
+def candidates_before(wildcards):
+    return f"{round_folder(wildcards, before=1)}/candidates.extxyz"
+
+
 def weights_before(wildcards):
     """The potential that a round's training starts from; none where the loop starts from scratch."""
     train = CONFIG.at_iteration(last_iteration()).train
@@ -76,3 +101,65 @@ def rounds_of_study(name):
         return [f"{folder}/round_{k:02d}/{name}" for k in range(n_rounds + 1)]
 
     return files
+
+
+def decisions_of_study(wildcards):
+    """Those of every round but the last, which chooses nothing."""
+    return rounds_of_study("decisions.csv")(wildcards)[:-1]
+
+
+def experiment_of(wildcards):
+    found = EXPERIMENTS[wildcards.study].get(wildcards.experiment)
+    if found is None:
+        names = ", ".join(EXPERIMENTS[wildcards.study]) or "none"
+        raise WorkflowError(f"study {wildcards.study} has no experiment {wildcards.experiment}; it has: {names}")
+    return found
+
+
+def part_of(wildcards):
+    parts = {part.name: part for part in experiment_of(wildcards).parts(getattr(CONFIG.studies, wildcards.study))}
+    if wildcards.part not in parts:
+        raise WorkflowError(f"{wildcards.experiment} has no part {wildcards.part}; it has: {', '.join(parts)}")
+    return parts[wildcards.part]
+
+
+def inputs_of_part(wildcards):
+    """What a part of an experiment needs, each under its name."""
+    needs, results = part_of(wildcards).needs, f"results/{wildcards.system}"
+    dataset = f"{results}/iter_{last_iteration():02d}/collect_dataset"
+    files = {
+        "dataset": [f"{dataset}/train.extxyz", f"{dataset}/valid.extxyz"],
+        "isolated_atoms": [f"{results}/label_references/isolated_atoms.json"],
+        "potential": [f"{results}/potential/{name}" for name in POTENTIAL_FILES],
+        "reference": [f"{results}/studies/{wildcards.study}/reference.nc"],
+    }
+    needed = {need: files[need] for need in needs if need in files}
+    if "dataset" in needed:
+        # Named so that Snakemake asks again for the last iteration after each assessment.
+        needed["assessments"] = every_iteration("assess_potential/assessment.json")(wildcards)
+    return needed
+
+
+def settings_of_part(wildcards):
+    """What a part of an experiment depends on beside its files."""
+    part = part_of(wildcards)
+    train = final_settings("train")(wildcards) if "dataset" in part.needs else section("train")(wildcards)
+    return train | {"plan": part.plan, "label": label_settings(wildcards) if "labels" in part.needs else None}
+
+
+def results_of_page(wildcards):
+    """The results of the parts that a page of an experiment reports."""
+    folder = f"results/{wildcards.system}/studies/{wildcards.study}/{wildcards.experiment}"
+    pages = experiment_of(wildcards).pages(getattr(CONFIG.studies, wildcards.study))
+    if wildcards.page not in pages:
+        raise WorkflowError(f"{wildcards.experiment} has no page {wildcards.page}; it has: {', '.join(pages)}")
+    return [f"{folder}/{part}/result.json" for part in pages[wildcards.page]]
+
+
+def code_of_experiment(step):
+    """A params function: the digest of what a step of the experiment depends on."""
+
+    def code(wildcards):
+        return code_digest(*modules_of_step(step, BACKEND), experiment_of(wildcards).module)
+
+    return code

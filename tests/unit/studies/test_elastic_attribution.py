@@ -9,6 +9,8 @@ from ase.build import bulk
 
 from mlip.calculators.stillinger_weber import StillingerWeber
 from mlip.config.train import Train
+from mlip.io.files import write_json
+from mlip.labels.calculator import label_with
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.calculator import MLIPCalculator
 from mlip.potential.uncertainty import rank_correlation
@@ -22,10 +24,12 @@ from mlip.studies.elastic.attribution.diagnosis import diagnose
 from mlip.studies.elastic.attribution.influence import attribute, screen_labels
 from mlip.studies.elastic.attribution.sensitivity import parameter_sensitivity
 from mlip.studies.elastic.attribution.table import suspected_causes
+from mlip.studies.elastic.experiments import demonstration
 from mlip.studies.elastic.experiments.ablation import verdict
 from mlip.studies.elastic.experiments.demonstration import demonstrate_fault
-from mlip.studies.elastic.experiments.mending import label_with, mend, plant_fault, training_structures
-from mlip.studies.elastic.experiments.omission import Repeated, omit_structures, write_omission
+from mlip.studies.elastic.experiments.mending import mend, plant_fault, training_structures
+from mlip.studies.elastic.experiments.omission import Repeated, omit_structures, record
+from mlip.studies.experiments import experiments_of, report_experiment
 from mlip.studies.interface import Round, Subject
 from mlip.studies.report import write_report
 from mlip.training.ace.readout import build_readout, evaluate_columns, last_weights, with_last_weights
@@ -223,6 +227,9 @@ def test_wrong_internal_forces_are_diagnosed_in_a_real_potential(reference) -> N
 # Leaving structures out
 
 
+EXPERIMENTS = experiments_of("elastic")
+
+
 def test_omission_repeats_a_training_but_for_the_structure(training, tmp_path) -> None:
     quick = SETTINGS.model_copy(update={"n_steps": 60})
     run = Repeated(training[:10], quick, 3)
@@ -233,7 +240,9 @@ def test_omission_repeats_a_training_but_for_the_structure(training, tmp_path) -
     found = omit_structures(training[:10], quick, CRYSTAL, n=4, seeds=[3, 4])
     assert found.found["training from scratch"].shape == (2, 4)
     assert found.correlation("refit of the last layer")[0] > 0.7
-    write_omission(found, training[:10], tmp_path / "influence.md")
+    result = tmp_path / "result.json"
+    write_json(result, record(found, training[:10]), checked=True)
+    report_experiment(EXPERIMENTS["influence"], {"influence": result}, tmp_path / "influence.md", tmp_path)
     assert "C44 relaxed of 4 of 10" in (tmp_path / "influence.md").read_text()
     assert (tmp_path / "influence.png").is_file()
 
@@ -243,7 +252,7 @@ def test_omission_repeats_a_training_but_for_the_structure(training, tmp_path) -
 
 @pytest.mark.parametrize("fault", ["wrong_labels", "short_cutoff", "missing_shear"])
 def test_planted_faults_are_found_named_and_mended(fault, tmp_path) -> None:
-    found = demonstrate_fault(
+    planted, found, constants = demonstrate_fault(
         fault,
         CUBE,
         SETTINGS,
@@ -252,12 +261,15 @@ def test_planted_faults_are_found_named_and_mended(fault, tmp_path) -> None:
         fit=lambda data, own: fit_readout(data, own, 1),
         n_labels=10,
         seed=1,
-        out=tmp_path,
     )
+    write_json(tmp_path / "result.json", demonstration.record(fault, planted, found, constants), checked=True)
+    page = tmp_path / f"{fault}.md"
+    report_experiment(EXPERIMENTS["faults"], {fault: tmp_path / "result.json"}, page, tmp_path)
     name = {"wrong_labels": "wrong labels", "short_cutoff": "descriptor", "missing_shear": "missing strains"}[fault]
     assert found.cause.name == name, found.cause
     assert found.error_after < 0.6 * found.error_before
     wrong = plant_fault(fault, CUBE, 30, SETTINGS, LABEL, MISLABEL, 1)[2]
+    assert wrong == planted
     assert set(found.cause.suspects) <= set(wrong)
     assert found.n_labels <= 10
     assert (tmp_path / f"{fault}.md").read_text().startswith(f"# Planted: {fault.replace('_', ' ')}")

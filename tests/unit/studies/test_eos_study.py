@@ -256,9 +256,9 @@ def test_frames_are_thinned_evenly_by_density() -> None:
 
 def test_comparison_gives_every_arm_as_many_labels_and_the_same_start(tmp_path: Path) -> None:
     from mlip.config.train import Train
+    from mlip.labels.calculator import label_with
     from mlip.studies.eos.experiments.comparison import (
         Plan,
-        calculator_label,
         compare_acquisitions,
         summarise_comparison,
     )
@@ -273,7 +273,7 @@ def test_comparison_gives_every_arm_as_many_labels_and_the_same_start(tmp_path: 
             frames.append(atoms)
     plan = Plan(n_seeds=2, n_rounds=1, n_labels=3, n_start=3, n_test=2)
     train = Train(cutoff=6.0, n_channels=4, n_radial=4, l_max=1, hidden=(4,), committee_size=2, n_steps=20)
-    label = calculator_label(LennardJones(SIGMA, EPSILON, 6.0))
+    label = label_with(LennardJones(SIGMA, EPSILON, 6.0))
     data = compare_acquisitions(frames, label, train, plan, seed=1, scratch=tmp_path, isolated={"Ar": 0.0})
     assert (data.labels.sum("density") == data.n_labels).all()
     assert (data.labels.isel(round=0) == np.array([0, 0, 3])).all()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 from ase import Atoms
 
 from mlip.config.train import Train
-from mlip.io.files import read_json, write_atomic, write_json
 from mlip.properties.elastic.constants import measure_elasticity
 from mlip.properties.symmetry import PropertyError
 from mlip.studies.elastic.attribution.causes import relative_error
@@ -18,77 +16,73 @@ from mlip.studies.elastic.attribution.diagnosis import diagnose
 from mlip.studies.elastic.equilibrium import find_equilibrium
 from mlip.studies.elastic.settings import PRESENT
 from mlip.studies.elastic.tables import tabulate
+from mlip.studies.experiments import Page, Task
 
 
-def ablate_variant(
-    name: str,
-    change: Mapping[str, Any],
-    training: Sequence[Atoms],
-    valid: Sequence[Atoms],
-    structure: Atoms,
-    reference: xr.Dataset,
-    settings: Train,
-    *,
-    n_steps: int,
-    tolerance: float,
-    isolated_energies: dict[str, float] | None,
-    seed: int,
-    out: Path,
-    device: str = "cpu",
-) -> None:
-    """Train with ``change`` of ``settings`` for ``n_steps`` and write constants and errors to the JSON file ``out``."""
+def run(task: Task) -> dict[str, Any]:
+    """Train with the change that the part's plan makes in ``train`` and measure constants and errors."""
     from mlip.loop.train_committee import TrainingRequest, train_committee
     from mlip.potential.calculator import load_calculator
     from mlip.potential.evaluation import evaluate_potential
 
+    change, n_steps = task.plan["change"], task.plan["n_steps"]
     # The loop has checked the labels; a variant too poor to tell structures apart would find them inconsistent.
     fixed = {"n_steps": n_steps, "restart": "scratch", "consistency": "off"}
-    own = Train.model_validate(settings.model_dump() | fixed | dict(change))
-    folder = out.parent / f"{name}-potential"
+    train = Train.model_validate(task.train.model_dump() | fixed | dict(change))
+    folder = task.folder / "potential"
+    energies = task.isolated_energies
     train_committee(
-        TrainingRequest(training, valid, own, folder, seed=seed, device=device, isolated_energies=isolated_energies)
+        TrainingRequest(
+            task.training, task.valid, train, folder, seed=task.seed, device=task.device, isolated_energies=energies
+        )
     )
-    calculator = load_calculator(folder, device, uncertainty=False)
-    result: dict[str, Any] = {"variant": name, "change": dict(change), "n_steps": n_steps}
-    result["force_rmse"] = evaluate_potential(calculator.potential, list(valid) or list(training))["force_rmse"]
+    calculator = load_calculator(folder, task.device, uncertainty=False)
+    errors = evaluate_potential(calculator.potential, task.valid or task.training)
+    return {
+        "variant": task.part,
+        "change": dict(change),
+        "n_steps": n_steps,
+        "force_rmse": errors["force_rmse"],
+        **measure_variant(task.structures[0], calculator, task.reference, task.plan["tolerance"]),
+        "reference": _named(task.reference),
+    }
+
+
+def measure_variant(structure: Atoms, calculator: Any, reference: xr.Dataset, tolerance: float) -> dict[str, Any]:
+    """RMS relative error of the constants, what is wrong, the constants (GPa), and why there are none."""
     try:
         data = tabulate(measure_elasticity(find_equilibrium(structure, calculator), calculator))
         found = diagnose(data, reference, tolerance)
-        result |= {
-            "error": relative_error(data.by_energy.values, reference),
-            "place": found.place if found is not None else None,
-            "constants": {
-                f"{c} {s}": float(data.constants.sel(constant=c, state=s))
-                for s in data.state.values
-                for c in data.constant.values
-            },
-            "failure": None,
-        }
-    except PropertyError as error:
-        result |= {"error": None, "place": None, "constants": {}, "failure": str(error)}
-    write_json(out, result, checked=True)
+        error = relative_error(data.by_energy.values, reference)
+    except PropertyError as failure:
+        return {"error": None, "place": None, "constants": {}, "failure": str(failure)}
+    place = found.place if found is not None else None
+    return {"error": error, "place": place, "constants": _named(data), "failure": None}
 
 
-def write_ablation(results: Sequence[Path], reference: xr.Dataset, out: Path) -> None:
-    """Markdown table of the variants' JSON files, the best named."""
-    rows = [read_json(path) for path in results]
-    names = [f"{c} {s}" for s in reference.state.values for c in reference.constant.values]
-    lines = ["| variant | change | RMS relative error | force RMSE (meV/Å) | " + " | ".join(names) + " | wrong is |"]
-    lines.append("|" + "---|" * (len(names) + 5))
+def _named(data: xr.Dataset) -> dict[str, float]:
+    """Constants by name and state, GPa."""
+    return {
+        f"{constant} {state}": float(data.constants.sel(constant=constant, state=state))
+        for state in data.state.values
+        for constant in data.constant.values
+    }
+
+
+def report(results: Mapping[str, Mapping[str, Any]]) -> Page:
+    """Table of the variants, the best named."""
+    rows = list(results.values())
+    true = rows[0]["reference"]
+    lines = ["| variant | change | RMS relative error | force RMSE (meV/Å) | " + " | ".join(true) + " | wrong is |"]
+    lines.append("|" + "---|" * (len(true) + 5))
     for row in rows:
         change = ", ".join(f"{key} {value}" for key, value in row["change"].items()) or "none"
         error = "no crystal" if row["error"] is None else f"{row['error']:.1%}"
-        values = [f"{row['constants'][n]:.1f}" if n in row["constants"] else "" for n in names]
+        values = [f"{row['constants'][name]:.1f}" if name in row["constants"] else "" for name in true]
         cells = [row["variant"], change, error, f"{row['force_rmse']:.0f}", *values, row["place"] or ""]
         lines.append("| " + " | ".join(cells) + " |")
-    true = [
-        f"{float(reference.constants.sel(constant=c, state=s)):.1f}"
-        for s in reference.state.values
-        for c in reference.constant.values
-    ]
-    lines.append("| reference | | | | " + " | ".join(true) + " | |")
-    lines += ["", verdict(rows), ""]
-    write_atomic(out, "\n".join(lines))
+    lines.append("| reference | | | | " + " | ".join(f"{value:.1f}" for value in true.values()) + " | |")
+    return Page("\n".join([*lines, "", verdict(rows), ""]))
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import spglib
+import xarray as xr
 from ase import Atoms
 
 from mlip.config.train import Train
-from mlip.io.files import write_atomic, write_json
+from mlip.labels.calculator import label_with
+from mlip.labels.importing import import_calculator
 from mlip.potential.ace.committee import ACEPotential
 from mlip.properties.symmetry import SYMMETRY_PRECISION
 from mlip.studies.elastic.attribution.causes import Fit, measure_reference
-from mlip.studies.elastic.experiments.mending import FaultName, Mending, label_with, mend, plant_fault
+from mlip.studies.elastic.experiments.mending import FaultName, Mending, mend, plant_fault
+from mlip.studies.experiments import Page, Task
 from mlip.training.data import resolve_cutoff
 
 N_STRUCTURES = 30
 EXPECTED = {"wrong_labels": "wrong labels", "short_cutoff": "descriptor", "missing_shear": "missing strains"}
+
+
+def run(task: Task) -> dict[str, Any]:
+    """Plant the fault that the part is called by, find and mend it, with the loop's own trainings."""
+    fault = cast(FaultName, task.part)
+    settings = task.labeller.settings
+    build = import_calculator(settings.calculator)
+    wrong, mending, reference = demonstrate_fault(
+        fault,
+        task.structures[0],
+        task.train,
+        build(**settings.parameters),
+        build(**settings.parameters | task.plan["wrong_parameters"]),
+        fit=train_fully(task.seed, task.device),
+        n_labels=task.plan["n_labels"],
+        seed=task.seed,
+    )
+    return record(fault, wrong, mending, reference)
+
+
+def report(results: Mapping[str, Mapping[str, Any]]) -> Page:
+    """What was planted, named and mended."""
+    (result,) = results.values()
+    return Page(format_mending(result))
 
 
 def train_fully(seed: int, device: str = "cpu") -> Fit:
@@ -60,9 +86,8 @@ def demonstrate_fault(
     fit: Fit,
     n_labels: int,
     seed: int,
-    out: Path,
-) -> Mending:
-    """Plant ``fault``, let :func:`mend` find and mend it, write ``<fault>.json`` and ``<fault>.md`` into ``out``.
+) -> tuple[tuple[int, ...], Mending, xr.Dataset]:
+    """Plant ``fault`` and let :func:`mend` find and mend it.
 
     Args:
         fault: which.
@@ -73,50 +98,58 @@ def demonstrate_fault(
         fit: trains a potential.
         n_labels: labels that mending may take.
         seed: of everything.
-        out: folder written.
+
+    Returns:
+        Which labels are wrong, what was found and done, and the constants of the labeller.
     """
     label, mislabel = label_with(calculator), label_with(wrong_calculator)
     cell = primitive_cell(crystal)
     reference = measure_reference(calculator, cell)
-    complete = [label(crystal)]
-    settings = resolve_cutoff(complete, settings, None).model_copy(update={"consistency": "off"})
+    settings = resolve_cutoff([label(crystal)], settings, None).model_copy(update={"consistency": "off"})
     training, faulty, wrong = plant_fault(fault, crystal, N_STRUCTURES, settings, label, mislabel, seed)
-    found = mend(training, faulty, cell, reference, label, fit, n_labels=n_labels, seed=seed)
-    write_json(out / f"{fault}.json", _record(fault, wrong, found))
-    names = list(reference.constant.values)
-    write_atomic(out / f"{fault}.md", _page(fault, wrong, found, names, reference.constants.values))
-    return found
+    return wrong, mend(training, faulty, cell, reference, label, fit, n_labels=n_labels, seed=seed), reference
 
 
-def _record(fault: str, wrong: Sequence[int], found: Mending) -> dict[str, Any]:
+def record(fault: FaultName, wrong: Sequence[int], mending: Mending, reference: xr.Dataset) -> dict[str, Any]:
+    """All of a demonstration as plain values; constants in GPa, [n_states, n_constants]."""
     return {
         "fault": fault,
         "expected": EXPECTED[fault],
-        "named": found.cause.name,
-        "right": found.cause.name == EXPECTED[fault],
-        "text": found.cause.text,
+        "named": mending.cause.name,
+        "right": mending.cause.name == EXPECTED[fault],
+        "text": mending.cause.text,
         "wrong_labels": list(wrong),
-        "suspects": list(found.cause.suspects),
-        "numbers": {key: float(value) for key, value in found.cause.numbers.items()},
-        "change_of_settings": dict(found.cause.settings),
-        "paths": list(found.cause.paths),
-        "n_labels": found.n_labels,
-        "error_before": found.error_before,
-        "error_after": found.error_after,
-        "before": found.before.tolist(),
-        "after": found.after.tolist(),
+        "suspects": list(mending.cause.suspects),
+        "numbers": {key: float(value) for key, value in mending.cause.numbers.items()},
+        "change_of_settings": dict(mending.cause.settings),
+        "paths": list(mending.cause.paths),
+        "n_labels": mending.n_labels,
+        "error_before": mending.error_before,
+        "error_after": mending.error_after,
+        "constants": [str(name) for name in reference.constant.values],
+        "before": mending.before.tolist(),
+        "after": mending.after.tolist(),
+        "reference": reference.constants.values.tolist(),
     }
 
 
-def _page(fault: str, wrong: Sequence[int], found: Mending, names: list[str], true: np.ndarray) -> str:
-    lines = [f"# Planted: {fault.replace('_', ' ')}", "", f"Named: **{found.cause.name}**. {found.cause.text}", ""]
+def format_mending(result: Mapping[str, Any]) -> str:
+    """What :func:`record` returned, as Markdown."""
+    lines = [
+        f"# Planted: {result['fault'].replace('_', ' ')}",
+        "",
+        f"Named: **{result['named']}**. {result['text']}",
+        "",
+    ]
+    wrong, suspects = set(result["wrong_labels"]), result["suspects"]
     if wrong:
-        hits = len(set(wrong) & set(found.cause.suspects))
-        lines += [f"Of {len(wrong)} wrong labels {hits} were found, with {len(found.cause.suspects) - hits} false.", ""]
+        hits = len(wrong & set(suspects))
+        lines += [f"Of {len(wrong)} wrong labels {hits} were found, with {len(suspects) - hits} false.", ""]
     lines += ["| constant | faulty | mended | reference (GPa) |", "|---|---|---|---|"]
     for s, state in enumerate(("clamped", "relaxed")):
-        for k, name in enumerate(names):
-            lines.append(f"| {name} {state} | {found.before[s, k]:.1f} | {found.after[s, k]:.1f} | {true[s, k]:.1f} |")
-    errors = f"RMS relative error {found.error_before:.1%} before and {found.error_after:.1%} after"
-    lines += ["", f"{errors}, with {found.n_labels} more labels."]
+        for k, name in enumerate(result["constants"]):
+            before, after, true = (result[key][s][k] for key in ("before", "after", "reference"))
+            lines.append(f"| {name} {state} | {before:.1f} | {after:.1f} | {true:.1f} |")
+    errors = f"RMS relative error {result['error_before']:.1%} before and {result['error_after']:.1%} after"
+    lines += ["", f"{errors}, with {result['n_labels']} more labels."]
     return "\n".join(lines) + "\n"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.train import Train
+from mlip.labels.calculator import LabelFunction
 from mlip.potential.ace.committee import ACEPotential
 from mlip.seeds import derive_rng
 from mlip.studies.elastic.acquisition import offer_strained
@@ -29,7 +29,6 @@ FaultName = Literal["wrong_labels", "short_cutoff", "missing_shear"]
 WRONG_SHARE = 0.2
 SHORT_CUTOFF = 1.1
 """Over the distance of nearest neighbours: the first shell alone, and only while it is hardly strained."""
-Labeller = Callable[[Atoms], Atoms]
 
 
 @dataclass(frozen=True)
@@ -53,19 +52,6 @@ class Mending:
     n_labels: int
     attribution: Attribution
     settings: Train
-
-
-def label_with(calculator: Any) -> Labeller:
-    """A labeller from an ASE calculator: for stand-ins, where a label is cheap."""
-
-    def label(atoms: Atoms) -> Atoms:
-        found = atoms.copy()
-        found.calc = calculator
-        results = {"energy": found.get_potential_energy(), "forces": found.get_forces()}
-        found.calc = SinglePointCalculator(found, stress=found.get_stress(), **results)
-        return found
-
-    return label
 
 
 def training_structures(crystal: Atoms, n: int, seed: int, *, shear: bool = True) -> list[Atoms]:
@@ -92,7 +78,7 @@ def training_structures(crystal: Atoms, n: int, seed: int, *, shear: bool = True
 
 
 def plant_fault(
-    fault: FaultName, crystal: Atoms, n: int, settings: Train, label: Labeller, mislabel: Labeller, seed: int
+    fault: FaultName, crystal: Atoms, n: int, settings: Train, label: LabelFunction, mislabel: LabelFunction, seed: int
 ) -> tuple[list[Atoms], Train, tuple[int, ...]]:
     """Training data and settings with one fault, and which labels are wrong.
 
@@ -123,7 +109,7 @@ def mend(
     settings: Train,
     crystal: Atoms,
     reference: xr.Dataset,
-    label: Labeller,
+    label: LabelFunction,
     fit: Fit,
     *,
     tolerance: float = 0.05,

@@ -11,7 +11,7 @@ weight zero in the loss. Two trainings are repeated so:
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +20,15 @@ import numpy as np
 from ase import Atoms
 
 from mlip.config.train import Train
-from mlip.io.files import write_atomic, write_json
 from mlip.jobs.progress import Progress
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.uncertainty import Calibration, rank_correlation
+from mlip.seeds import derive_seed
 from mlip.studies.elastic.attribution.causes import measure_potential
 from mlip.studies.elastic.attribution.influence import Attribution, attribute
+from mlip.studies.elastic.experiments.demonstration import primitive_cell
+from mlip.studies.experiments import Page, Task
 from mlip.training.ace.pipeline import Prepared, prepare_training
 from mlip.training.ace.readout import with_last_weights
 from mlip.training.ace.trainer import Trainer
@@ -196,27 +198,53 @@ def _truths(
     return changes
 
 
-def write_omission(omission: Omission, training: Sequence[Atoms], out: Path) -> None:
-    """Table of ``omission`` as Markdown ``out``, every number as JSON and the picture as PNG beside it."""
-    from mlip.report.drawing import png
-    from mlip.studies.elastic.figures import draw_omission
+def run(task: Task) -> dict[str, Any]:
+    """Leave out structures of the loop's training data."""
+    seeds = [derive_seed(task.seed, "omission", k) % 2**31 for k in range(task.plan["n_seeds"])]
+    crystal = primitive_cell(task.structures[0])
+    omission = omit_structures(
+        task.training,
+        task.train,
+        crystal,
+        n=task.plan["n"],
+        seeds=seeds,
+        isolated_energies=task.isolated_energies,
+        progress=task.progress,
+    )
+    return record(omission, task.training)
 
-    correlations = {truth: omission.correlation(truth) for truth in TRUTHS}
-    agreement = {truth: omission.agreement(truth) for truth in TRUTHS}
-    names = [str(training[k].info.get("structure_id", k)) for k in omission.chosen]
-    record = {
+
+def record(omission: Omission, training: Sequence[Atoms]) -> dict[str, Any]:
+    """All of ``omission`` as plain values, GPa."""
+    correlations = {truth: map(_known, omission.correlation(truth)) for truth in TRUTHS}
+    return {
         "influenced": omission.influenced,
         "units": "GPa",
-        "structures": names,
+        "n_training": len(training),
+        "chosen": omission.chosen.tolist(),
+        "structures": [str(training[k].info.get("structure_id", k)) for k in omission.chosen],
         "predicted": omission.predicted.tolist(),
         "found": {name: values.tolist() for name, values in omission.found.items()},
         "correlations": {t: dict(zip(("value", "low", "high"), c, strict=True)) for t, c in correlations.items()},
-        "agreement_of_seeds": agreement,
+        "agreement_of_seeds": {truth: _known(omission.agreement(truth)) for truth in TRUTHS},
     }
-    write_json(out.with_suffix(".json"), record)
-    n_seeds, n = omission.found[TRUTHS[0]].shape
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN, which a single seed's agreement with others is."""
+    return value if np.isfinite(value) else None
+
+
+def report(results: Mapping[str, Mapping[str, Any]]) -> Page:
+    """Table and picture of what :func:`record` returned."""
+    from mlip.studies.elastic.figures import draw_omission
+
+    (result,) = results.values()
+    found = {name: np.array(values) for name, values in result["found"].items()}
+    omission = Omission(result["influenced"], np.array(result["chosen"]), np.array(result["predicted"]), found)
+    (n_seeds, n), n_training = found[TRUTHS[0]].shape, result["n_training"]
     lines = [
-        f"Influence on {omission.influenced} of {n} of {len(training)} training structures: rank correlation of what",
+        f"Influence on {omission.influenced} of {n} of {n_training} training structures: rank correlation of what",
         f"the last layer predicts with what leaving the structure out does, means of {n_seeds} seeds, with 95 %",
         "intervals by resampling the structures. The spread is that of the changes over the structures, the last",
         "column their rank correlation between two seeds: more cannot be expected of a single training.",
@@ -224,8 +252,9 @@ def write_omission(omission: Omission, training: Sequence[Atoms], out: Path) -> 
         "| left out by | rank correlation | spread (GPa) | seed against seed |",
         "|---|---|---|---|",
     ]
-    for truth, (value, low, high) in correlations.items():
-        spread = float(omission.found[truth].mean(0).std())
-        lines.append(f"| {truth} | {value:.2f} ({low:.2f} to {high:.2f}) | {spread:.2g} | {agreement[truth]:.2f} |")
-    write_atomic(out, "\n".join(lines) + "\n")
-    png(draw_omission(omission.influenced, omission.predicted, omission.found), out.with_suffix(".png"))
+    for truth in TRUTHS:
+        numbers = [*result["correlations"][truth].values(), result["agreement_of_seeds"][truth]]
+        value, low, high, agreement = ("–" if number is None else f"{number:.2f}" for number in numbers)
+        spread = float(found[truth].mean(0).std())
+        lines.append(f"| {truth} | {value} ({low} to {high}) | {spread:.2g} | {agreement} |")
+    return Page("\n".join(lines) + "\n", [draw_omission(result["influenced"], np.array(result["predicted"]), found)])

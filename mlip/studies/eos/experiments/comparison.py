@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from ase import Atoms, units
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.train import Train
 from mlip.jobs.progress import Progress, silent
+from mlip.labels.calculator import LabelFunction
 from mlip.potential import Potential, load_potential
 from mlip.seeds import derive_rng, derive_seed
 from mlip.studies.eos.acquisition import apportion, score_states
@@ -21,8 +21,6 @@ from mlip.studies.eos.isotherms import member_pressures
 
 ARMS = {"uniform": None, "uncertainty": 0.0, "uncertainty and deviation": 1.0}
 """λ of each way to choose; None spreads the labels evenly over the densities."""
-
-Label = Callable[[Atoms], Atoms]
 
 
 @dataclass(frozen=True)
@@ -46,22 +44,9 @@ class Plan:
     n_test: int = 8
 
 
-def calculator_label(calculator: Any) -> Label:
-    """A function that labels a structure with an ASE ``calculator``."""
-
-    def label(atoms: Atoms) -> Atoms:
-        copy = atoms.copy()
-        copy.calc = calculator
-        values = {"energy": copy.get_potential_energy(), "forces": copy.get_forces(), "stress": copy.get_stress()}
-        copy.calc = SinglePointCalculator(copy, **values)
-        return copy
-
-    return label
-
-
 def compare_acquisitions(
     frames: Sequence[Atoms],
-    label: Label,
+    label: LabelFunction,
     train: Train,
     plan: Plan,
     *,
@@ -170,7 +155,7 @@ class _Arm:
         self.known += [group.pop() for group, n in zip(self.left, counts, strict=True) for _ in range(n)]
         self.counts = self.counts + counts
 
-    def fit(self, label: Label, train: Train, scratch: Path, isolated: dict[str, float] | None) -> Potential:
+    def fit(self, label: LabelFunction, train: Train, scratch: Path, isolated: dict[str, float] | None) -> Potential:
         """A committee of the labels so far, from scratch."""
         from mlip.loop.train_committee import TrainingRequest, train_committee
 

@@ -1,9 +1,9 @@
-"""The comparison of acquisitions from files to files: frames, labels, table and picture."""
+"""The comparison of acquisitions as an experiment: frames, labels, table and picture."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,74 +14,81 @@ import xarray as xr
 from ase import Atoms
 from matplotlib.axes import Axes
 
-from mlip.config.train import Train
-from mlip.io.files import write_atomic, write_json
 from mlip.io.netcdf import write_netcdf
-from mlip.potential import Potential
-from mlip.report.drawing import BLUE, MUTED, ORANGE, Panel, Picture, png
+from mlip.labels.calculator import label_with
+from mlip.potential import Potential, load_potential
+from mlip.report.drawing import BLUE, MUTED, ORANGE, Panel, Picture
 from mlip.studies.eos.acquisition import spread_evenly
-from mlip.studies.eos.experiments.comparison import Plan, calculator_label, compare_acquisitions, summarise_comparison
+from mlip.studies.eos.experiments.comparison import Plan, compare_acquisitions, summarise_comparison
 from mlip.studies.eos.isotherms import measure_isotherms
 from mlip.studies.eos.settings import Settings
-from mlip.studies.interface import Labelled
+from mlip.studies.experiments import Page, Task
+from mlip.studies.interface import Progress
 
+MAX_STEPS = 400
 COLOURS = {"uniform": MUTED, "uncertainty": BLUE, "uncertainty and deviation": ORANGE}
 
 
-def run_comparison(
+def run(task: Task) -> dict[str, Any]:
+    """Make frames, compare the acquisitions, keep the data in ``comparison.nc`` of the part's folder.
+
+    Frames come from dynamics with the labeller itself where ``studies.eos.reference`` is ``dynamics``,
+    else with the deployed potential, and then every label goes through the label store.
+    """
+    settings, plan = Settings(**task.plan["settings"]), Plan(**task.plan["plan"])
+    cheap = settings.reference == "dynamics"
+    with ExitStack() as stack:
+        calculator = task.labeller.direct() if cheap else stack.enter_context(task.labeller.stored())
+        driver = None if task.potential is None else load_potential(task.potential, task.device)
+        frames = make_frames(task.structures[0], settings, plan, calculator, driver, task.seed, task.progress)
+        data = compare_acquisitions(
+            frames,
+            label_with(calculator),
+            # Sixty short trainings; a schedule of the loop's length would take an hour.
+            task.train.model_copy(update={"n_steps": min(MAX_STEPS, task.train.n_steps)}),
+            plan,
+            seed=task.seed,
+            scratch=Path(stack.enter_context(tempfile.TemporaryDirectory())),
+            referred=cheap,
+            isolated=task.isolated_energies,
+            progress=task.progress,
+        )
+    write_netcdf(task.folder / "comparison.nc", data)
+    return {"rows": summarise_comparison(data), "data": data.to_dict()}
+
+
+def report(results: Mapping[str, Mapping[str, Any]]) -> Page:
+    """Table of the arms and rounds, learning curves, and where the labels went."""
+    (result,) = results.values()
+    return Page(format_comparison(result["rows"]), [draw_comparison(xr.Dataset.from_dict(result["data"]))])
+
+
+def make_frames(
     structure: Atoms,
     settings: Settings,
-    labeller: Labelled,
-    train: Train,
     plan: Plan,
-    *,
-    potential: Potential | None,
-    isolated: dict[str, float] | None,
+    calculator: Any,
+    driver: Potential | None,
     seed: int,
-    out: Path,
-) -> xr.Dataset:
-    """Make frames, run :func:`compare_acquisitions`, write ``comparison.{nc,json,md,png}`` into ``out``.
-
-    Frames come from dynamics with the labeller itself where ``settings.reference`` is ``dynamics``,
-    else with ``potential``, and then every label goes through the label store.
+    progress: Progress,
+) -> list[Atoms]:
+    """Frames of the experiment's densities at the highest of the study's temperatures.
 
     Args:
         structure: starting structure.
-        settings: section ``studies.eos``; the highest temperature counts.
-        labeller: the labeller.
-        train: section ``train``.
+        settings: section ``studies.eos``.
         plan: the experiment.
-        potential: drives the dynamics where the labeller is too dear for it.
-        isolated: energies of isolated atoms, eV; None fits them.
+        calculator: the labeller.
+        driver: drives the dynamics where the labeller is too dear for it.
         seed: seed of the configuration.
-        out: folder written.
+        progress: called now and then.
     """
     densities = np.linspace(min(settings.densities), max(settings.densities), plan.n_densities)
     grid = {"densities": tuple(densities.round(6).tolist()), "temperatures": (max(settings.temperatures),)}
     # Many, for where it takes long to settle only the last part of a run counts.
-    own = settings.model_copy(update=grid | {"n_frames": 20 * plan.n_test})
-    with ExitStack() as stack:
-        cheap = settings.reference == "dynamics"
-        calculator = labeller.direct() if cheap else stack.enter_context(labeller.stored())
-        driver = None if cheap else potential
-        _, frames = measure_isotherms(structure, own, calculator, driver, seed=seed, progress=labeller.progress)
-        data = compare_acquisitions(
-            thin_frames(frames, 5 * plan.n_test),
-            calculator_label(calculator),
-            train,
-            plan,
-            seed=seed,
-            scratch=Path(stack.enter_context(tempfile.TemporaryDirectory())),
-            referred=cheap,
-            isolated=isolated,
-            progress=labeller.progress,
-        )
-    write_netcdf(out / "comparison.nc", data)
-    rows = summarise_comparison(data)
-    write_json(out / "comparison.json", {"rows": rows})
-    write_atomic(out / "comparison.md", format_comparison(rows))
-    png(draw_comparison(data), out / "comparison.png")
-    return data
+    many = settings.model_copy(update=grid | {"n_frames": 20 * plan.n_test})
+    _, frames = measure_isotherms(structure, many, calculator, driver, seed=seed, progress=progress)
+    return thin_frames(frames, 5 * plan.n_test)
 
 
 def thin_frames(frames: Sequence[Atoms], n: int) -> list[Atoms]:
