@@ -38,11 +38,11 @@ demo: $(STAMP) ## Run the loop for silicon with real GPAW labels
 smoke: $(STAMP) ## Run the loop for copper with EMT in place of DFT, under two minutes
 	@$(BIN)/mlip run config/copper.yaml --cores $(CORES)
 
-VALIDATION := results/silicon/validate_potential/validation
+VALIDATION := results/silicon/studies/validation
 
 validate: $(STAMP) ## Hold the demo's potential against GPAW and test its stability (15 minutes more)
-	@$(BIN)/snakemake --configfile config/silicon.yaml --cores $(CORES) --rerun-incomplete $(VALIDATION).json
-	@cat $(VALIDATION).md
+	@$(BIN)/snakemake --configfile config/silicon.yaml --cores $(CORES) --rerun-incomplete $(VALIDATION)/report.html
+	@cat $(VALIDATION)/table.md
 
 BENCHMARK := $(BIN)/snakemake -s tests/benchmarks/Snakefile --cores 1 --rerun-incomplete --keep-going
 

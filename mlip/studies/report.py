@@ -21,7 +21,7 @@ MAX_DECISIONS = 24
 
 
 def report_study(study: Study, system: str, folder: Path, *, n_rounds: int, out: Path) -> bool:
-    """Write ``report.html``, ``result.json`` and ``figures/*.png`` into ``out``.
+    """Write ``report.html``, ``table.md``, ``result.json`` and ``figures/*.png`` into ``out``.
 
     Args:
         study: the study.
@@ -64,6 +64,7 @@ def write_report(study: Study, system: str, rounds: Sequence[Round], reference: 
         )
     )
     write_atomic(out / "report.html", page)
+    write_atomic(out / "table.md", _markdown(last.criteria, quantities, remarks))
     write_json(out / "result.json", _result(study, system, rounds, quantities, remarks, passed))
     for picture in pictures:
         png(picture, out / "figures" / f"{picture.name}.png")
@@ -89,6 +90,29 @@ def _result(
         "quantities": [asdict(quantity) for quantity in quantities],
         "remarks": list(remarks),
     }
+
+
+def _markdown(criteria: Sequence[Criterion], quantities: Sequence[Quantity], remarks: Sequence[str]) -> str:
+    """Verdict, quantities, criteria and remarks for the terminal; columns that say nothing are left out."""
+    verdict = _verdict(criteria)
+    columns = {"quantity": "name", "value": "value", "statistical error": "statistical_error"}
+    columns |= {"model error": "model_error", "reference": "reference", "unit": "unit"}
+    rows = [_row(quantity) for quantity in quantities]
+    shown = {title: key for title, key in columns.items() if any(row[key] not in ("", DASH) for row in rows)}
+    parts = [
+        f"**{verdict['headline']}.** {verdict['text']}",
+        _table(list(shown), [[row[key] for key in shown.values()] for row in rows]),
+    ]
+    if criteria:
+        judged = [describe_criterion(criterion.as_dict()) for criterion in criteria]
+        cells = [[c["name"], c["value"], c["target"], "yes" if c["passed"] else "**no**"] for c in judged]
+        parts.append(_table(["criterion", "value", "target", "met"], cells))
+    return "\n\n".join([*parts, *remarks]) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _verdict(criteria: Sequence[Criterion]) -> dict[str, str]:

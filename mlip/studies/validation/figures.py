@@ -1,68 +1,67 @@
-"""The figure of a validation: equation of state, compression, energy conservation."""
+"""The picture of a validation: equation of state, compression, energy conservation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#a8568b", "#5d6672"
+from mlip.properties.eos import fit_eos
+from mlip.properties.symmetry import PropertyError
+from mlip.report.drawing import BLUE, GREEN, MUTED, ORANGE, PURPLE, Panel, Picture, limit_line
 
-
-def draw_validation(curves: Mapping[str, Any], path: Path) -> None:
-    """Draw the ``curves`` of ``validation.json`` side by side into the PNG file ``path``."""
-    figure = Figure(figsize=(13.2, 3.6), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 3)
-    _draw_eos(axes[0], curves["eos"])
-    _draw_compression(axes[1], curves["compression"])
-    _draw_dynamics(axes[2], curves["nve"])
-    for panel in axes:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(color="#e2e6eb", linewidth=0.8)
-        panel.set_axisbelow(True)
-    figure.savefig(path, dpi=160)
+STYLES = [(colour, line) for line in ("-", "--", ":", "-.") for colour in (BLUE, ORANGE, GREEN, PURPLE)]
 
 
-def _draw_eos(axes: Axes, eos: Mapping[str, Any] | None) -> None:
-    axes.set_title("Equation of state", loc="left", fontweight="bold")
-    if eos is None:
-        axes.text(0.5, 0.5, "not periodic", transform=axes.transAxes, ha="center", color=GREY)
+def draw_validation(data: xr.Dataset, reference: xr.Dataset, drift: float) -> Picture:
+    """The three panels; ``drift`` is the allowed one, meV/atom."""
+    return Picture(
+        "validation",
+        "Validation",
+        "Energy over volume with its fits, energy on the way to short distances, and the total energy of the run.",
+        [
+            Panel("Equation of state", "Energy against volume", partial(_draw_scan, data, reference)),
+            Panel("Compression", "Energy against shortest distance", partial(_draw_compression, data)),
+            Panel("Constant energy", "Change of the total energy against time", partial(_draw_dynamics, data, drift)),
+        ],
+    )
+
+
+def _draw_scan(data: xr.Dataset, reference: xr.Dataset, axes: Axes) -> None:
+    for curve, name, mark, colour in ((reference, "labels", "o", MUTED), (data, "potential", "x", BLUE)):
+        if "energy" not in curve:
+            continue
+        volumes, energies = curve.volume.values, curve.energy.values
+        grid, lowest = np.linspace(volumes.min(), volumes.max(), 60), energies.min()
+        try:
+            fitted = fit_eos(volumes, energies)
+            lowest = fitted.e0
+            axes.plot(grid, 1000 * (fitted.energy(grid) - lowest), color=colour, linewidth=1)
+        except PropertyError:
+            pass  # Without a minimum there is nothing to draw but the points.
+        axes.plot(volumes, 1000 * (energies - lowest), mark, color=colour, label=name)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "not periodic", transform=axes.transAxes, ha="center", color=MUTED)
         return
-    axes.plot(eos["volumes"], np.multiply(eos["reference"], 1000), "o", color=GREY, label="labels")
-    axes.plot(eos["fit_volumes"], np.multiply(eos["fit_reference"], 1000), color=GREY, linewidth=1)
-    axes.plot(eos["volumes"], np.multiply(eos["potential"], 1000), "x", color=BLUE, label="potential")
-    if eos["fit_potential"] is not None:
-        axes.plot(eos["fit_volumes"], np.multiply(eos["fit_potential"], 1000), color=BLUE, linewidth=1)
-    axes.set_xlabel("volume (Å³/atom)")
-    axes.set_ylabel("energy above minimum (meV/atom)")
-    axes.legend(frameon=False)
+    axes.set(xlabel="volume (Å³/atom)", ylabel="energy above minimum (meV/atom)")
+    axes.legend()
 
 
-def _draw_compression(axes: Axes, curves: list[Mapping[str, Any]]) -> None:
-    axes.set_title("Compression", loc="left", fontweight="bold")
-    colours = (BLUE, ORANGE, GREEN, PURPLE)
-    for index, curve in enumerate(curves):
-        energies = np.array([np.nan if x is None else x for x in curve["energies"]])
-        style = ("-", "--", ":", "-.")[index // len(colours) % 4]
-        axes.plot(curve["distances"], energies, style, color=colours[index % len(colours)], label=curve["name"])
+def _draw_compression(data: xr.Dataset, axes: Axes) -> None:
+    for k, curve in enumerate(data.curve.values):
+        here, (colour, line) = data.sel(curve=curve), STYLES[k % len(STYLES)]
+        name = str(curve).partition(",")[0]
+        axes.plot(here.distance, here.compression_energy, linestyle=line, color=colour, label=name)
     # Linear near zero, where a hole would be seen, logarithmic where the curves diverge.
     axes.set_yscale("symlog", linthresh=1.0)
-    axes.set_xlabel("shortest distance (Å)")
-    axes.set_ylabel("energy above start (eV)")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(xlabel="shortest distance (Å)", ylabel="energy above start (eV)")
+    axes.legend(fontsize=8)
 
 
-def _draw_dynamics(axes: Axes, nve: Mapping[str, Any]) -> None:
-    axes.set_title("Constant-energy dynamics", loc="left", fontweight="bold")
-    times = np.divide(nve["times_fs"], 1000)
-    axes.plot(times, np.multiply(nve["energy_per_atom"], 1000), color=BLUE, linewidth=0.8)
-    for limit in (-1, 1):
-        axes.axhline(limit, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
-    axes.set_xlabel("time (ps)")
-    axes.set_ylabel("change of total energy (meV/atom)")
+def _draw_dynamics(data: xr.Dataset, drift: float, axes: Axes) -> None:
+    axes.plot(data.time / 1000, 1000 * data.total_energy, color=BLUE, linewidth=0.8)
+    for limit in (-drift, drift):
+        limit_line(axes, limit)
+    axes.set(xlabel="time (ps)", ylabel="change of total energy (meV/atom)")

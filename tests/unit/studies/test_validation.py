@@ -1,10 +1,12 @@
 """Validation: labels through the store, elastic references, constant-energy dynamics, short distances."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
@@ -13,7 +15,9 @@ from ase.calculators.lj import LennardJones
 
 from mlip.config.label import Label
 from mlip.dynamics.nve import Dynamics, run_nve
+from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.labels.calculator import FailedLabelError, StoredCalculator
+from mlip.potential.calculator import MLIPCalculator
 from mlip.properties.compression import (
     CLOSEST,
     Compression,
@@ -25,13 +29,17 @@ from mlip.properties.compression import (
 from mlip.properties.elastic.cubic import elastic_cubic
 from mlip.properties.equilibrium import at_equilibrium
 from mlip.structures.geometry import make_supercell
-from mlip.studies.validation.reference import label_elasticity
-from mlip.studies.validation.study import NVESettings, bound, compare, format_table, validate_potential
+from mlip.studies import load_study
+from mlip.studies.interface import Labelled, Measurement, Round, Subject
+from mlip.studies.report import write_report
+from mlip.studies.steps import write_measurement
+from mlip.studies.validation.measurement import SKIPPED, measure_dynamics, offer_structures, tabulate_compression
 from tests.unit.conftest import label_emt
 
 EMT_LABELS = Label(calculator="ase.calculators.emt.EMT")
 SPRINGS = "tests.fake_calculators.SpringCalculator"
-SHORT = NVESettings(duration=40.0, timestep=2.0, temperature=300.0, equilibration=40.0, n_atoms=8)
+SHORT = {"duration": 40.0, "timestep": 2.0, "temperature": 300.0, "equilibration": 40.0, "n_atoms": 8, "n_labels": 3}
+STUDY = load_study("validation", SHORT)
 
 
 def scan(structure: Atoms) -> list[Atoms]:
@@ -42,6 +50,15 @@ def scan(structure: Atoms) -> list[Atoms]:
         atoms.set_cell(structure.cell.array * (1 + change) ** (1 / 3), scale_atoms=True)
         copies.append(label_emt(atoms))
     return copies
+
+
+def refer(references: list[Atoms], store: Path) -> xr.Dataset:
+    """The reference that EMT gives."""
+    return STUDY.refer([], references, Labelled(EMT_LABELS, store), 0)
+
+
+def constant(data: xr.Dataset, name: str) -> float:
+    return float(data.constants.sel(constant=name))
 
 
 class Wall(Calculator):
@@ -113,15 +130,16 @@ def test_number_of_labels_is_limited(tmp_path) -> None:
 
 def test_reference_constants_are_those_of_the_labeller_at_its_equilibrium(tmp_path) -> None:
     references = scan(bulk("Cu", cubic=True, a=3.65))
-    label_elasticity(references, EMT_LABELS, store=tmp_path / "store", out=tmp_path / "e.json")
-    written = json.loads((tmp_path / "e.json").read_text())
+    found = refer(references, tmp_path)
     crystal = at_equilibrium(references, [atoms.get_potential_energy() for atoms in references])
-    direct = elastic_cubic(crystal, EMT(), strain=written["strain"])
+    direct = elastic_cubic(crystal, EMT(), strain=STUDY.settings.strain)
     assert abs(crystal.cell.lengths()[0] - 3.59) < 0.01
-    assert written["skipped"] is None
-    assert written["c44_relaxed"] == pytest.approx(direct.c44_relaxed, rel=1e-6)
-    assert written["c11"] == pytest.approx(direct.c11, rel=1e-6)
-    assert written["labels"] == 4  # fcc has no internal strain: two axial and two shear strains
+    assert not any(key.startswith(SKIPPED) for key in found.attrs)
+    assert float(found.lattice_constant) == pytest.approx(crystal.cell.lengths()[0])
+    assert constant(found, "C44 relaxed") == pytest.approx(direct.c44_relaxed, rel=1e-6)
+    assert constant(found, "C11") == pytest.approx(direct.c11, rel=1e-6)
+    # fcc has no internal strain: two axial and two shear strains
+    assert len(list(tmp_path.glob("*/*.json"))) == 4
 
 
 @pytest.mark.parametrize(
@@ -129,18 +147,15 @@ def test_reference_constants_are_those_of_the_labeller_at_its_equilibrium(tmp_pa
     [(bulk("Cu", "hcp", a=2.56, c=4.0), "not cubic"), (bulk("Cu", "fcc", a=3.6, orthorhombic=True), "not along x, y")],
 )
 def test_elastic_part_is_skipped_with_its_reason(structure, reason, tmp_path) -> None:
-    label_elasticity(scan(structure), EMT_LABELS, store=tmp_path, out=tmp_path / "e.json")
-    assert reason in json.loads((tmp_path / "e.json").read_text())["skipped"]
+    assert reason in refer(scan(structure), tmp_path).attrs[f"{SKIPPED}elastic constants"]
 
 
 def test_elastic_part_is_skipped_without_periodicity_or_stress(tmp_path) -> None:
-    label_elasticity([], EMT_LABELS, store=tmp_path, out=tmp_path / "e.json")
-    assert "periodic" in json.loads((tmp_path / "e.json").read_text())["skipped"]
+    assert "periodic" in refer([], tmp_path).attrs[f"{SKIPPED}elastic constants"]
     bare = scan(bulk("Cu", cubic=True))
     for atoms in bare:
         atoms.calc.results.pop("stress")
-    label_elasticity(bare, EMT_LABELS, store=tmp_path, out=tmp_path / "e.json")
-    assert "no stress" in json.loads((tmp_path / "e.json").read_text())["skipped"]
+    assert "no stress" in refer(bare, tmp_path).attrs[f"{SKIPPED}elastic constants"]
 
 
 # Dynamics
@@ -207,7 +222,8 @@ def test_hole_and_pull_are_found_where_the_wall_has_them() -> None:
 def test_values_that_are_not_finite_count_as_holes() -> None:
     curve = Compression("x", np.array([2.0, 1.0]), np.array([0.0, np.nan]), np.array([1.0, np.nan]), "eV/Å")
     assert curve.hole == np.inf
-    assert bound("hole", "eV", curve.hole, curve.hole, 1e-3).passed is False
+    judged = STUDY._judge_compression(tabulate_compression([curve]))
+    assert [(c.value, c.passed) for c in judged] == [(None, False), (None, False)]
 
 
 def test_every_kind_of_compression_of_a_repulsive_crystal_passes(monkeypatch) -> None:
@@ -238,17 +254,36 @@ def test_shortest_distances_are_found_per_pair_of_species() -> None:
 # The verdict
 
 
-@pytest.mark.parametrize(("value", "passed"), [(102.9, True), (97.1, True), (103.1, False), (None, False)])
-def test_relative_errors_decide(value, passed) -> None:
-    assert compare("B", "GPa", value, 100.0, 3.0).passed is passed
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[xr.Dataset, xr.Dataset]:
+    """What EMT itself measures, and the reference that it gives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlip.properties.compression.SPACING", 0.25)
+        references = scan(bulk("Cu", cubic=True, a=3.6))
+        subject = Subject(EMT(), None, [references[0]], references, training=references)
+        return STUDY.measure(subject).data, refer(references, tmp_path_factory.mktemp("store"))
 
 
-def test_table_counts_failures_and_gives_reasons() -> None:
-    checks = [compare("B", "GPa", 110.0, 100.0, 5.0), compare("C11", "GPa", 150.0, 100.0, None)]
-    text = format_table(checks, {"elastic constants": "not cubic"})
-    assert text.startswith("**failed**: 1 of 1 checks")
-    assert "| B | 110 GPa | 100 GPa | 10 % | 5 % | **no** |" in text
-    assert "Not checked: elastic constants: not cubic." in text
+@pytest.mark.parametrize(("value", "passed"), [(104.9, True), (95.1, True), (105.1, False), (np.nan, False)])
+def test_relative_errors_decide(value, passed, measured) -> None:
+    data, reference = measured
+    data, reference = data.assign(bulk_modulus=value), reference.assign(bulk_modulus=100.0)
+    judged = {c.name: c for c in STUDY.compare(data, reference)}
+    assert judged["relative error of the bulk modulus"].passed is passed
+
+
+def test_table_names_failures_and_gives_reasons(measured, tmp_path) -> None:
+    data, reference = measured
+    data = data.assign(bulk_modulus=((), 110.0, {}))
+    reference = reference.assign(bulk_modulus=100.0).drop_vars("constants")
+    reference.attrs[f"{SKIPPED}elastic constants"] = "not cubic"
+    rounds = [Round(0, data, STUDY.compare(data, reference))]
+    assert not write_report(STUDY, "copper", rounds, reference, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert text.startswith("**Not right yet.** Not met: relative error of the bulk modulus")
+    assert "| bulk modulus | 110 | 100 | GPa |" in text
+    assert "| relative error of the bulk modulus | 0.1 | ≤ 0.05 | **no** |" in text
+    assert "Not checked: elastic constants of the labeller: not cubic." in text
 
 
 @pytest.fixture
@@ -274,52 +309,81 @@ def exact_potential(monkeypatch):
                 force_uncertainty=np.zeros(len(atoms)),
             )
 
-    potential = Exact()
-    monkeypatch.setattr("mlip.studies.validation.study.load_potential", lambda folder, device: potential)
-    return potential
+    return Exact()
 
 
 @pytest.fixture
 def validate(exact_potential, tmp_path):
-    references = scan(bulk("Cu", cubic=True, a=3.6))
-    label_elasticity(references, EMT_LABELS, store=tmp_path / "store", out=tmp_path / "e.json")
-    elasticity = json.loads((tmp_path / "e.json").read_text())
+    copper = scan(bulk("Cu", cubic=True, a=3.6))
 
-    def run(**changes):
-        given = {"references": references, "training": references, "elasticity": elasticity}
-        arguments = {"structure": references[0]} | given | changes
-        verdict = validate_potential(tmp_path, out=tmp_path / "out", nve=SHORT, **arguments)
-        result = json.loads((tmp_path / "out/validation.json").read_text())
-        assert result["passed"] is verdict
-        return {check["quantity"]: check for check in result["checks"]}, result
+    def run(structure=copper[0], references=copper, training=copper):
+        calculator = MLIPCalculator(exact_potential)
+        subject = Subject(calculator, exact_potential, [structure], references, training=training)
+        write_measurement(STUDY.measure(subject), tmp_path)
+        write_netcdf(tmp_path / "reference.nc", refer(references, tmp_path / "store"))
+        data, reference = read_netcdf(tmp_path / "property.nc"), read_netcdf(tmp_path / "reference.nc")
+        criteria = STUDY.compare(data, reference)
+        passed = write_report(STUDY, "copper", [Round(0, data, criteria)], reference, tmp_path / "out")
+        assert passed is all(criterion.passed for criterion in criteria)
+        return {c.name: c for c in criteria}, {q.name: q for q in STUDY.summarise(data, reference)}
 
     return run
 
 
 def test_the_labeller_itself_agrees_with_itself(validate, tmp_path) -> None:
-    checks, _ = validate()
+    criteria, quantities = validate()
     for name in ("lattice constant", "bulk modulus", "C11", "C44 clamped", "C44 relaxed"):
-        assert checks[name]["error"] < 0.01, name
-    assert next(c for name, c in checks.items() if "drift" in name)["passed"]
-    assert next(c for name, c in checks.items() if "stable" in name)["passed"]
-    assert (tmp_path / "out/validation.png").stat().st_size > 10_000
-    assert "C44 relaxed" in (tmp_path / "out/validation.md").read_text()
+        assert quantities[name].value == pytest.approx(quantities[name].reference, rel=1e-4), name
+    for name in ("the lattice constant", "the bulk modulus", "C44 clamped", "C44 relaxed"):
+        assert criteria[f"relative error of {name}"].passed
+    assert next(c for name, c in criteria.items() if "drift" in name).passed
+    assert next(c for name, c in criteria.items() if "missing of" in name).passed
+    assert (tmp_path / "out/figures/validation.png").stat().st_size > 10_000
+    assert "C44 relaxed" in (tmp_path / "out/table.md").read_text()
 
 
-def test_a_potential_that_is_too_stiff_fails_but_gives_a_verdict(validate, exact_potential) -> None:
+def test_a_potential_that_is_too_stiff_fails_but_gives_a_verdict(validate, exact_potential, tmp_path) -> None:
     exact_potential.scale = 1.2
-    checks, result = validate()
-    assert result["passed"] is False
-    assert not checks["bulk modulus"]["passed"]
-    assert not checks["C44 clamped"]["passed"]
-    assert checks["bulk modulus"]["error"] == pytest.approx(20, abs=0.1)
-    assert checks["lattice constant"]["passed"]
+    criteria, _ = validate()
+    assert not criteria["relative error of the bulk modulus"].passed
+    assert not criteria["relative error of C44 clamped"].passed
+    assert criteria["relative error of the bulk modulus"].value == pytest.approx(0.20, abs=0.001)
+    assert criteria["relative error of the lattice constant"].passed
+    assert json.loads((tmp_path / "out/result.json").read_text())["passed"] is False
 
 
-def test_what_cannot_be_checked_is_skipped_with_its_reason(validate) -> None:
+def test_what_cannot_be_checked_is_skipped_with_its_reason(validate, tmp_path) -> None:
     molecule = Atoms("Cu3", positions=[[0, 0, 0], [2.4, 0, 0], [1.2, 2.0, 0]])
-    skipped = {"skipped": "the starting structure is not periodic in three directions"}
-    checks, result = validate(structure=molecule, references=[], training=[molecule], elasticity=skipped)
-    assert set(result["skipped"]) == {"equation of state", "elastic constants"}
-    assert not any("C44" in name or "lattice" in name for name in checks)
-    assert any("dimer" in name for name in checks)
+    criteria, _ = validate(structure=molecule, references=[], training=[molecule])
+    remarks = json.loads((tmp_path / "out/result.json").read_text())["remarks"]
+    for part in ("equation of state", "elastic constants"):
+        assert any(text.startswith(f"Not checked: {part}:") for text in remarks)
+    assert not any("C44" in name or "lattice" in name for name in criteria)
+    assert any("dimer" in name for name in criteria)
+
+
+def test_a_run_that_ends_early_fails_and_says_why(measured) -> None:
+    broken = EMT()
+    subject = Subject(broken, None, [bulk("Cu", cubic=True, a=3.6)])
+    study = load_study("validation", SHORT | {"timestep": 20.0, "temperature": 20000.0})
+    data = measure_dynamics(subject.structures[0], subject, study.settings)
+    judged = [c for c in study._judge_dynamics(data) if not c.passed]
+    assert len(judged) == 4
+    assert data.attrs["failure"]
+
+
+def test_structures_that_the_committee_is_least_sure_of_are_labelled() -> None:
+    frames = offer_structures(bulk("Cu", cubic=True, a=3.6), STUDY.settings, 1)
+    assert len({atoms.get_volume() for atoms in frames}) == len(frames)
+
+    class Unsure:
+        def predict(self, structures):
+            return [SimpleNamespace(force_uncertainty=np.array([0.0, k % 7])) for k in range(len(structures))]
+
+    found = STUDY.acquire(Measurement(xr.Dataset(), frames), xr.Dataset(), Unsure(), 1)
+    assert [frames.index(next(f for f in frames if np.array_equal(f.cell, a.cell))) for a in found.candidates] == [
+        6,
+        13,
+        20,
+    ]
+    assert sum(row["decision"] == "taken" for row in found.decisions) == STUDY.settings.n_labels
