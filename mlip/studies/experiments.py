@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlip.config.study import study_names
 from mlip.config.train import Train
+from mlip.jobs.progress import Progress, silent
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,7 +101,7 @@ class Task:
     seed: int
     folder: Path
     device: str = "cpu"
-    progress: Callable[[dict[str, Any]], None] = lambda state: None
+    progress: Progress = silent
     files: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
     @cached_property

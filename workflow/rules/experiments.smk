@@ -21,7 +21,7 @@ rule run_experiment:
         runtime=scaled(240),
     params:
         settings=settings_of_part,
-        sources=[source.model_dump(mode="json") for source in CONFIG.structures],
+        sources=STARTING_STRUCTURES,
         seed=CONFIG.seed,
         code=code_of_experiment("run_experiment"),
     message:

@@ -62,12 +62,3 @@ def iteration_deployed(wildcards):
 def iterations(wildcards):
     """Every iteration up to the one that the loop ends with."""
     return [f"{iteration:02d}" for iteration in range(last_iteration() + 1)]
-
-
-def every_iteration(step_file):
-    """An input function: this file of each iteration up to the last."""
-
-    def files(wildcards):
-        return [f"results/{wildcards.system}/iter_{i}/{step_file}" for i in iterations(wildcards)]
-
-    return files

@@ -22,7 +22,7 @@ rule refer_study:
     params:
         settings=study_settings,
         label=label_settings,
-        sources=[source.model_dump(mode="json") for source in CONFIG.structures],
+        sources=STARTING_STRUCTURES,
         seed=CONFIG.seed,
         code=code_of_study("refer_study"),
     message:
@@ -39,7 +39,7 @@ rule measure_study:
         train=training_data_of_round,
         test=test_data_of_round,
         # Named so that Snakemake asks again for the last iteration after each assessment.
-        assessments=every_iteration("assess_potential/assessment.json"),
+        assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
     output:
         property="results/{system}/studies/{study}/round_{round}/property.nc",
         frames="results/{system}/studies/{study}/round_{round}/frames.extxyz",
@@ -54,7 +54,7 @@ rule measure_study:
         runtime=scaled(240),
     params:
         settings=study_settings,
-        sources=[source.model_dump(mode="json") for source in CONFIG.structures],
+        sources=STARTING_STRUCTURES,
         seed=CONFIG.seed,
         code=code_of_study("measure_study"),
     message:
@@ -139,7 +139,7 @@ rule join_labels:
         shards=study_shards("extxyz"),
         records=study_shards("json"),
         previous=dataset_before,
-        assessments=every_iteration("assess_potential/assessment.json"),
+        assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
     output:
         train="results/{system}/studies/{study}/round_{round}/dataset/train.extxyz",
         valid="results/{system}/studies/{study}/round_{round}/dataset/valid.extxyz",
@@ -169,7 +169,7 @@ use rule train_committee as train_study with:
         valid="results/{system}/studies/{study}/round_{round}/dataset/valid.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
         previous=weights_before,
-        assessments=every_iteration("assess_potential/assessment.json"),
+        assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
     output:
         weights="results/{system}/studies/{study}/round_{round}/potential/potential.safetensors",
         model="results/{system}/studies/{study}/round_{round}/potential/potential.json",

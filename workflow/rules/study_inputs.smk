@@ -14,6 +14,7 @@ wildcard_constraints:
 
 
 def study_settings(wildcards):
+    """Section ``studies.<study>``."""
     return getattr(CONFIG.studies, wildcards.study).model_dump(mode="json")
 
 
@@ -37,6 +38,7 @@ def final_settings(*names):
 
 
 def round_folder(wildcards, before=0):
+    """Folder of a round, or of one ``before`` it."""
     return f"results/{wildcards.system}/studies/{wildcards.study}/round_{int(wildcards.round) - before:02d}"
 
 
@@ -49,27 +51,30 @@ def potential_of_round(wildcards, before=0):
 
 def dataset_of_round(wildcards, before=0):
     """The data behind the potential of a round, or of one ``before`` it; in round 0 the loop's last."""
-    names = ("train.extxyz", "valid.extxyz", "test.extxyz", "dataset.json")
     if int(wildcards.round) - before == 0:
-        folder = f"results/{wildcards.system}/iter_{last_iteration():02d}/collect_dataset"
+        folder = f"results/{wildcards.system}/iter_{iteration_deployed(wildcards)}/collect_dataset"
     else:
         folder = f"{round_folder(wildcards, before)}/dataset"
-    return [f"{folder}/{name}" for name in names]
+    return [f"{folder}/{name}" for name in DATASET_FILES]
 
 
 def training_data_of_round(wildcards):
+    """What the potential of a round was trained on."""
     return dataset_of_round(wildcards)[0]
 
 
 def test_data_of_round(wildcards):
+    """What it was not trained on."""
     return dataset_of_round(wildcards)[2]
 
 
 def dataset_before(wildcards):
+    """The data that a round's labels are joined with."""
     return dataset_of_round(wildcards, before=1)
 
 
 def candidates_before(wildcards):
+    """The structures that a round labels."""
     return f"{round_folder(wildcards, before=1)}/candidates.extxyz"
 
 
@@ -80,6 +85,7 @@ def weights_before(wildcards):
 
 
 def study_label_settings(wildcards):
+    """What decides the labels of a shard."""
     return label_settings(wildcards) | {"n_shards": CONFIG.label.n_shards}
 
 
@@ -109,6 +115,7 @@ def decisions_of_study(wildcards):
 
 
 def experiment_of(wildcards):
+    """The experiment as its study declares it."""
     found = EXPERIMENTS[wildcards.study].get(wildcards.experiment)
     if found is None:
         names = ", ".join(EXPERIMENTS[wildcards.study]) or "none"
@@ -117,6 +124,7 @@ def experiment_of(wildcards):
 
 
 def part_of(wildcards):
+    """The part of an experiment as the configuration shapes it."""
     parts = {part.name: part for part in experiment_of(wildcards).parts(getattr(CONFIG.studies, wildcards.study))}
     if wildcards.part not in parts:
         raise WorkflowError(f"{wildcards.experiment} has no part {wildcards.part}; it has: {', '.join(parts)}")
@@ -126,7 +134,7 @@ def part_of(wildcards):
 def inputs_of_part(wildcards):
     """What a part of an experiment needs, each under its name."""
     needs, results = part_of(wildcards).needs, f"results/{wildcards.system}"
-    dataset = f"{results}/iter_{last_iteration():02d}/collect_dataset"
+    dataset = f"{results}/iter_{iteration_deployed(wildcards)}/collect_dataset"
     files = {
         "dataset": [f"{dataset}/train.extxyz", f"{dataset}/valid.extxyz"],
         "isolated_atoms": [f"{results}/label_references/isolated_atoms.json"],
@@ -136,7 +144,7 @@ def inputs_of_part(wildcards):
     needed = {need: files[need] for need in needs if need in files}
     if "dataset" in needed:
         # Named so that Snakemake asks again for the last iteration after each assessment.
-        needed["assessments"] = every_iteration("assess_potential/assessment.json")(wildcards)
+        needed["assessments"] = [f"{results}/iter_{i}/assess_potential/assessment.json" for i in iterations(wildcards)]
     return needed
 
 

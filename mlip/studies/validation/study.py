@@ -26,7 +26,7 @@ FROM_SCAN = {"lattice_constant": ("lattice constant", "Å"), "bulk_modulus": ("b
 WITH_CRITERION = ("C44 clamped", "C44 relaxed")
 
 
-class Validation(Study):
+class ValidationStudy(Study):
     """Lattice constant, bulk modulus, elastic constants, energy conservation and repulsion."""
 
     name = "validation"
@@ -183,4 +183,4 @@ def _relative_error(value: float | None, reference: float | None) -> float | Non
     return None if value is None or reference is None else abs(value - reference) / abs(reference)
 
 
-STUDY = Validation
+STUDY = ValidationStudy

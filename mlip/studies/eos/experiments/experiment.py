@@ -15,6 +15,7 @@ from ase import Atoms
 from matplotlib.axes import Axes
 
 from mlip.io.netcdf import write_netcdf
+from mlip.jobs.progress import Progress
 from mlip.labels.calculator import label_with
 from mlip.potential import Potential, load_potential
 from mlip.report.drawing import BLUE, MUTED, ORANGE, Panel, Picture
@@ -23,7 +24,6 @@ from mlip.studies.eos.experiments.comparison import Plan, compare_acquisitions, 
 from mlip.studies.eos.isotherms import measure_isotherms
 from mlip.studies.eos.settings import Settings
 from mlip.studies.experiments import Page, Task
-from mlip.studies.interface import Progress
 
 MAX_STEPS = 400
 COLOURS = {"uniform": MUTED, "uncertainty": BLUE, "uncertainty and deviation": ORANGE}
