@@ -5,7 +5,8 @@ from pathlib import Path
 from mlip.jobs.job import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
-    from mlip.studies.experiments import experiments_of, report_experiment
+    from mlip.studies.experiments import experiments_of
+    from mlip.studies.report import report_experiment
 
     results = [Path(path) for path in snakemake.input.results]
     report_experiment(

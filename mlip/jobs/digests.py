@@ -43,16 +43,20 @@ STEP_CODE: dict[str, tuple[str, ...]] = {
     "label_candidates": ("mlip.loop.label_structures",),
     "join_labels": ("mlip.loop.collect_dataset",),
     "train_study": ("mlip.loop.train_committee", "{backend.training_code}"),
-    "run_experiment": ("mlip.studies.experiments", "{backend.training_code}"),
-    "report_experiment": ("mlip.studies.report", "mlip.report.drawing"),
+    "run_experiment": (
+        "mlip.studies.experiments",
+        "{experiment}",
+        "mlip.labels.calculator",
+        "{backend.training_code}",
+    ),
+    "report_experiment": ("mlip.studies.report", "{experiment}", "mlip.report.drawing"),
     "report_study": ("mlip.studies.report", "mlip.studies.{study}.study", "mlip.report.page"),
 }
 """What code makes a step's results, by the name of its rule: these modules and all that they import.
 
 Steps that evaluate or train the potential depend on the code of its backend, too
 (:class:`mlip.config.backends.Backend`), those of a study on the study's own, those of an
-experiment on the module that its study names. Steps without an entry
-run again only when their files change.
+experiment on its module. Steps without an entry run again only when their files change.
 """
 
 
@@ -69,9 +73,13 @@ def code_digest(*modules: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def modules_of_step(step: str, backend: Backend, study: str = "") -> tuple[str, ...]:
-    """The modules that ``step`` (a key of :data:`STEP_CODE`) starts from, for the potential's ``backend``."""
-    return tuple(module.format(backend=backend, study=study) for module in STEP_CODE[step])
+def modules_of_step(step: str, backend: Backend, study: str = "", experiment: str = "") -> tuple[str, ...]:
+    """The modules that ``step`` (a key of :data:`STEP_CODE`) starts from, for the potential's ``backend``.
+
+    ``study`` is the name of its study, ``experiment`` the module of its experiment, where it has one.
+    """
+    names = {"backend": backend, "study": study, "experiment": experiment}
+    return tuple(module.format(**names) for module in STEP_CODE[step])
 
 
 def code_of(*modules: str) -> set[str]:

@@ -17,14 +17,21 @@ def packages_by_step() -> dict[str, dict[str, set[str]]]:
     """Of each step: the packages of its code, and the studies (``""`` for a step of none) that it is of each for."""
     table: dict[str, dict[str, set[str]]] = {}
     for step, templates in STEP_CODE.items():
-        studies = study_names() if any("{study}" in template for template in templates) else ("",)
         packages: dict[str, set[str]] = defaultdict(set)
-        for study in studies:
+        for study, experiment in _variants(templates):
             for backend in BACKENDS.values():
-                for module in code_of(*modules_of_step(step, backend, study)):
+                for module in code_of(*modules_of_step(step, backend, study, experiment)):
                     packages[package_of(module)].add(study)
         table[step] = packages
     return table
+
+
+def _variants(templates: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Study and module of the experiment of the jobs of a step, ``""`` where it is of none."""
+    if "{experiment}" in templates:
+        paths = sorted((PACKAGE / "studies").glob("*/experiments/[!_]*.py"))
+        return [(path.parts[-3], f"mlip.studies.{path.parts[-3]}.experiments.{path.stem}") for path in paths]
+    return [(study, "") for study in study_names()] if any("{study}" in each for each in templates) else [("", "")]
 
 
 def package_of(module: str) -> str:

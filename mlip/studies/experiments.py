@@ -164,24 +164,3 @@ def run_experiment(experiment: Experiment, task: Task) -> None:
 
     result = importlib.import_module(experiment.module).run(task)
     write_json(task.folder / "result.json", result, checked=True)
-
-
-def report_experiment(experiment: Experiment, results: Mapping[str, Path], page: Path, figures: Path) -> None:
-    """Write a page of an experiment.
-
-    Args:
-        experiment: whose page.
-        results: ``result.json`` of each of the page's parts, by name.
-        page: Markdown written.
-        figures: folder written, a PNG for each picture.
-    """
-    from mlip.io.files import read_json, write_atomic
-    from mlip.report.drawing import png
-
-    found: Page = importlib.import_module(experiment.module).report(
-        {part: read_json(path) for part, path in results.items()}
-    )
-    figures.mkdir(parents=True, exist_ok=True)
-    for picture in found.pictures:
-        png(picture, figures / f"{picture.name}.png")
-    write_atomic(page, found.text)

@@ -1,8 +1,9 @@
-"""The one page of a study, and the same for machines."""
+"""The one page of a study, the same for machines, and the pages of its experiments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import xarray as xr
 
 from mlip.criteria import Criterion
-from mlip.io.files import write_atomic, write_json
+from mlip.io.files import read_json, write_atomic, write_json
 from mlip.io.netcdf import read_netcdf
 from mlip.report.drawing import png
 from mlip.report.page import DASH, describe_criterion, embed_picture, page_environment
+from mlip.studies.experiments import Experiment, Page
 from mlip.studies.interface import Quantity, Round, Study
 from mlip.studies.steps import read_round
 
@@ -69,6 +71,24 @@ def write_report(study: Study, system: str, rounds: Sequence[Round], reference: 
     for picture in pictures:
         png(picture, out / "figures" / f"{picture.name}.png")
     return passed
+
+
+def report_experiment(experiment: Experiment, results: Mapping[str, Path], page: Path, figures: Path) -> None:
+    """Write a page of an experiment.
+
+    Args:
+        experiment: whose page.
+        results: ``result.json`` of each of the page's parts, by name.
+        page: Markdown written.
+        figures: folder written, a PNG for each picture.
+    """
+    found: Page = importlib.import_module(experiment.module).report(
+        {part: read_json(path) for part, path in results.items()}
+    )
+    figures.mkdir(parents=True, exist_ok=True)
+    for picture in found.pictures:
+        png(picture, figures / f"{picture.name}.png")
+    write_atomic(page, found.text)
 
 
 def _result(

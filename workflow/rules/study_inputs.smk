@@ -165,9 +165,9 @@ def results_of_page(wildcards):
 
 
 def code_of_experiment(step):
-    """A params function: the digest of what a step of the experiment depends on."""
+    """A params function: the digest of what a step of an experiment depends on."""
 
     def code(wildcards):
-        return code_digest(*modules_of_step(step, BACKEND), experiment_of(wildcards).module)
+        return code_digest(*modules_of_step(step, BACKEND, wildcards.study, experiment_of(wildcards).module))
 
     return code

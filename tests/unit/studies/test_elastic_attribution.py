@@ -29,9 +29,9 @@ from mlip.studies.elastic.experiments.ablation import verdict
 from mlip.studies.elastic.experiments.demonstration import demonstrate_fault
 from mlip.studies.elastic.experiments.mending import mend, plant_fault, training_structures
 from mlip.studies.elastic.experiments.omission import Repeated, omit_structures, record
-from mlip.studies.experiments import experiments_of, report_experiment
+from mlip.studies.experiments import experiments_of
 from mlip.studies.interface import Round, Subject
-from mlip.studies.report import write_report
+from mlip.studies.report import report_experiment, write_report
 from mlip.training.ace.readout import build_readout, evaluate_columns, last_weights, with_last_weights
 
 SETTINGS = Train(cutoff=4.0, n_channels=10, hidden=(8,), committee_size=2, consistency="off")

@@ -242,10 +242,9 @@ def report(results: Mapping[str, Mapping[str, Any]]) -> Page:
 
     (result,) = results.values()
     found = {name: np.array(values) for name, values in result["found"].items()}
-    omission = Omission(result["influenced"], np.array(result["chosen"]), np.array(result["predicted"]), found)
     (n_seeds, n), n_training = found[TRUTHS[0]].shape, result["n_training"]
     lines = [
-        f"Influence on {omission.influenced} of {n} of {n_training} training structures: rank correlation of what",
+        f"Influence on {result['influenced']} of {n} of {n_training} training structures: rank correlation of what",
         f"the last layer predicts with what leaving the structure out does, means of {n_seeds} seeds, with 95 %",
         "intervals by resampling the structures. The spread is that of the changes over the structures, the last",
         "column their rank correlation between two seeds: more cannot be expected of a single training.",
