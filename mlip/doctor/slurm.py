@@ -15,6 +15,7 @@ MIN_JOB_AGE = 60  # seconds that squeue must remember a finished job
 UNLIMITED = 10**9  # minutes
 RULE = re.compile(r"^(?:rule|checkpoint) (\w+):\n(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 RESOURCE = re.compile(r"^ +(mem_mb|runtime)=scaled\((\d+)\)", re.MULTILINE)
+DERIVED = re.compile(r"^use rule (\w+) as (\w+) with:", re.MULTILINE)
 LOCAL = re.compile(r"^localrules:\n((?: +\w+,\n)+)", re.MULTILINE)
 
 
@@ -44,7 +45,7 @@ def compare_requests(profile: Path, rules: Path, run: Run) -> tuple[list[str], P
 
     Args:
         profile: ``config.yaml`` of the profile.
-        rules: folder of the rules, whose requests hold where the profile has no others.
+        rules: folder of the rules, at any depth, whose requests hold where the profile has no others.
         run: starts a command, as ``mlip.doctor.checks`` does.
     """
     import yaml
@@ -84,12 +85,14 @@ def job_requests(profile: Mapping[str, Any], rules: Path) -> dict[str, dict[str,
     default = profile.get("default-resources") or {}
     changed = profile.get("set-resources") or {}
     requests: dict[str, dict[str, Any]] = {"default-resources": dict(default)}
-    for file in sorted(rules.glob("*.smk")):
-        text = file.read_text(encoding="utf-8")
-        here = {name.strip(" ,") for block in LOCAL.findall(text) for name in block.splitlines()}
-        for name, body in RULE.findall(text):
-            if name not in here:
-                requests[name] = {**default, **{key: f"{base} * attempt" for key, base in RESOURCE.findall(body)}}
+    texts = [file.read_text(encoding="utf-8") for file in sorted(rules.rglob("*.smk"))]
+    here = {name.strip(" ,") for text in texts for block in LOCAL.findall(text) for name in block.splitlines()}
+    for name, body in (found for text in texts for found in RULE.findall(text)):
+        if name not in here:
+            requests[name] = {**default, **{key: f"{base} * attempt" for key, base in RESOURCE.findall(body)}}
+    for origin, name in (found for text in texts for found in DERIVED.findall(text)):
+        if name not in here and origin in requests:
+            requests[name] = dict(requests[origin])
     for name, resources in changed.items():
         requests[name] = {**requests.get(name, default), **(resources or {})}
     return requests

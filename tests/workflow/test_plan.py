@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mlip.config.study import study_names
 from tests.workflow.conftest import ROOT, Workflow
 
 STEPS = {
@@ -150,7 +151,36 @@ def test_a_study_is_planned_on_request_and_only_then(workflow: Workflow) -> None
     assert counts["report_study"] == counts["refer_study"] == 1
 
 
-@pytest.mark.parametrize("study", ["eos", "diffusion", "elastic"])
+def test_validation_measures_and_labels_nothing_more(workflow: Workflow) -> None:
+    counts = Counter(rule for _, rule in workflow.plan("results/tiny/studies/validation/report.html"))
+    assert counts["measure_study"] == counts["refer_study"] == counts["report_study"] == 1
+    assert not counts["label_candidates"]
+
+
+def test_an_experiment_is_planned_in_its_parts(workflow: Workflow) -> None:
+    plan = workflow.plan("results/tiny/studies/elastic/ablation/ablation.md")
+    counts = Counter(rule for _, rule in plan)
+    assert counts["run_experiment"] == 5
+    assert counts["report_experiment"] == counts["refer_study"] == 1
+    assert counts["collect_dataset"] == workflow.config["max_iterations"]
+    faults = Counter(rule for _, rule in workflow.plan("results/tiny/studies/elastic/faults/short_cutoff.md"))
+    assert faults == {"run_experiment": 1, "report_experiment": 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("eos/ablation/ablation.md", "study eos has no experiment ablation; it has: comparison"),
+        ("elastic/faults/cold_fusion.md", "faults has no page cold_fusion; it has: wrong_labels"),
+    ],
+)
+def test_an_experiment_that_does_not_exist_is_explained(workflow: Workflow, target: str, expected: str) -> None:
+    done = workflow.snakemake("-n", f"results/tiny/studies/{target}", check=False)
+    assert done.returncode != 0
+    assert expected in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("study", study_names())
 def test_a_study_can_be_part_of_convergence(workflow: Workflow, study: str) -> None:
     workflow.write_config(workflow.config | {"assess": workflow.config["assess"] | {"studies": [study]}})
     counts = Counter(rule for _, rule in workflow.plan())

@@ -1,1 +1,1 @@
-"""Elastic constants of a crystal: symmetry, strains, internal strain. The study of them is mlip.studies.elastic."""
+"""Elastic constants of a crystal: symmetry, strains, internal strain."""

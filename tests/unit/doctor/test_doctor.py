@@ -168,9 +168,26 @@ def test_a_slurm_that_shows_no_partition_is_a_failure(working_slurm, tmp_path):
 def test_requests_of_the_real_rules_are_read():
     requests = job_requests({"default-resources": {"mem_mb": 1}}, ROOT / "workflow/rules")
     assert {"label_structures", "train_committee", "explore_walkers", "assess_potential"} <= set(requests)
+    assert {"measure_study", "train_study", "measure_study_in_loop", "run_experiment"} <= set(requests)
     assert "collect_dataset" not in requests  # runs where Snakemake does
     for name in set(requests) - {"default-resources"}:
         assert {"mem_mb", "runtime"} <= set(requests[name]), name
+
+
+def test_requests_are_read_at_any_depth_and_through_derived_rules(tmp_path):
+    (tmp_path / "label.smk").write_text(RULES)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    derived = (
+        "rule other:\n    resources:\n        mem_mb=scaled(7),\n\n\nuse rule label_structures as label_again with:\n"
+    )
+    (tmp_path / "deep" / "er" / "more.smk").write_text(derived)
+    requests = job_requests({}, tmp_path)
+    assert requests["other"] == {"mem_mb": "7 * attempt"}
+    assert (
+        requests["label_again"]
+        == requests["label_structures"]
+        == {"mem_mb": "6000 * attempt", "runtime": "240 * attempt"}
+    )
 
 
 @pytest.mark.parametrize(("age", "status"), [(300, "ok"), (10, "warn")])

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,15 +18,18 @@ import xarray as xr
 from ase import Atoms
 from ase.build import bulk
 
+from mlip.config.label import Label
 from mlip.config.study import StudySettings, study_names
 from mlip.config.system import parse_config
+from mlip.config.train import Train
 from mlip.config.values import ConfigError
 from mlip.criteria import Criterion
 from mlip.io.extxyz import read_structures
 from mlip.io.files import FileContentError
 from mlip.io.netcdf import write_netcdf
 from mlip.studies import load_study
-from mlip.studies.interface import Acquisition, Measurement, Quantity, Study, Subject
+from mlip.studies.experiments import Need, Task, experiments_of
+from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Study, Subject
 from mlip.studies.report import report_study
 from mlip.studies.steps import acquire_candidates, gate_criteria, read_round, write_measurement
 
@@ -79,38 +88,90 @@ def test_a_wrong_key_of_a_study_is_explained() -> None:
 
 
 def test_a_new_folder_is_all_that_a_study_needs(tmp_path: Path) -> None:
-    """Configuration, schema and command line learn of it by themselves."""
-    folder = tmp_path / "melting"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "settings.py").write_text(
-        "from mlip.config.studies import StudySettings\n"
-        "class Settings(StudySettings):\n"
-        '    """Melting point."""\n'
-        "    pressure: float = 0.0\n"
-    )
+    """Configuration, schema and command line learn of it by themselves; tests/workflow runs the same study."""
+    shutil.copytree(ROOT / "mlip", tmp_path / "mlip", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests/data/softness", tmp_path / "mlip/studies/softness")
     program = f"""
-import mlip.studies
-mlip.studies.__path__.append({str(tmp_path)!r})
 from mlip.config.system import Config, parse_config
-config = parse_config({MINIMAL!r} | {{"studies": {{"melting": {{"pressure": 3}}}}}})
-assert config.studies.melting.pressure == 3 and config.studies.melting.rounds == 1
-assert "melting" in str(Config.model_json_schema())
+config = parse_config({MINIMAL!r} | {{"studies": {{"softness": {{"compression": 0.3}}}}}})
+assert config.studies.softness.compression == 0.3 and config.studies.softness.rounds == 1
+assert "softness" in str(Config.model_json_schema())
 from mlip.config.schema import render_reference
-assert "Melting point." in render_reference()
+assert "Energy that compression costs." in render_reference()
 from mlip.cli.app import app
-assert "melting" in [command.name for command in app.registered_commands]
+assert "softness" in [command.name for command in app.registered_commands]
+from mlip.studies.experiments import experiments_of
+parts = experiments_of("softness")["squeezing"].parts(config.studies.softness)
+assert [part.name for part in parts] == ["little", "much"]
 import sys
-assert not {{"torch", "ase", "matplotlib"}} & set(sys.modules), "heavy imports"
+assert not {{"torch", "ase", "matplotlib", "xarray"}} & set(sys.modules), "heavy imports"
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    command, environment = [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_no_module_outside_studies_names_one() -> None:
-    for path in [*(ROOT / "mlip").glob("*.py"), ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")]:
+def test_nothing_outside_a_study_names_it() -> None:
+    """At any depth; what all studies share, in ``mlip/studies`` itself, included."""
+    modules = [path for path in (ROOT / "mlip").rglob("*.py") if (ROOT / "mlip/studies") not in path.parents[1:]]
+    rules = [*(ROOT / "workflow/rules").rglob("*.smk"), *(ROOT / "scripts").rglob("*.py")]
+    assert len(modules) > 100
+    assert ROOT / "mlip/studies/steps.py" in modules
+    for path in [*modules, *rules, ROOT / "Snakefile"]:
         for name in study_names():
             assert f"studies.{name}" not in path.read_text(), path
+
+
+EXPERIMENTS = {
+    f"{study}-{name}": (study, experiment)
+    for study in study_names()
+    for name, experiment in experiments_of(study).items()
+}
+
+
+def test_experiments_are_found_by_their_study() -> None:
+    assert {"elastic-ablation", "elastic-influence", "elastic-faults", "eos-comparison"} <= set(EXPERIMENTS)
+    assert experiments_of("diffusion") == {}
+    with pytest.raises(ValueError, match="no study is called 'eso'"):
+        experiments_of("eso")
+
+
+@pytest.mark.parametrize("key", EXPERIMENTS)
+def test_an_experiment_has_parts_pages_and_functions(key: str) -> None:
+    study, experiment = EXPERIMENTS[key]
+    module = importlib.import_module(experiment.module)
+    assert callable(module.run)
+    assert callable(module.report)
+    settings = load_study(study).settings
+    parts = experiment.parts(settings)
+    # Jobs on Slurm are told apart by the words between underscores; see mlip.jobs.slurm.comments.
+    assert re.fullmatch(r"[a-z]+", experiment.name)
+    assert all(re.fullmatch(r"[\w-]+", part.name) for part in parts)
+    assert {need for part in parts for need in part.needs} <= set(get_args(Need))
+    reported = [name for names in experiment.pages(settings).values() for name in names]
+    assert sorted(reported) == sorted(part.name for part in parts)
+    json.dumps([part.plan for part in parts])
+
+
+def test_the_comparison_runs_a_potential_only_where_the_labeller_is_dear() -> None:
+    comparison = experiments_of("eos")["comparison"]
+    cheap, dear = (
+        comparison.parts(load_study("eos", {"reference": name}).settings)[0] for name in ("dynamics", "none")
+    )
+    assert ("potential" in cheap.needs, "potential" in dear.needs) == (False, True)
+    assert (cheap.plan["plan"]["n_test"], dear.plan["plan"]["n_test"]) == (8, 4)
+
+
+def test_a_part_that_does_not_say_what_it_needs_is_told(tmp_path: Path) -> None:
+    task = Task("one", {}, [], Train(), Labelled(Label(), tmp_path), seed=0, folder=tmp_path)
+    assert task.potential is None
+    with pytest.raises(ValueError, match="part one uses 'reference': name it in the `needs` of its Part"):
+        _ = task.reference
+
+
+def test_a_part_with_no_dataset_does_not_wait_for_the_loop_to_end() -> None:
+    faults = experiments_of("elastic")["faults"].parts(load_study("elastic").settings)
+    assert [part.needs for part in faults] == [("labels",)] * 3
 
 
 def test_candidates_carry_who_asked_for_them_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

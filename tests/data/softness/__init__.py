@@ -1,0 +1,1 @@
+"""A made-up study, which tests put into a copy of the tree: ``mlip/studies/softness``."""
