@@ -13,7 +13,7 @@ import xarray as xr
 from mlip.criteria import Criterion
 from mlip.io.files import read_json, write_atomic, write_json
 from mlip.io.netcdf import read_netcdf
-from mlip.report.drawing import png
+from mlip.report.drawing import Picture, png
 from mlip.report.page import DASH, describe_criterion, embed_picture, page_environment
 from mlip.studies.experiments import Experiment, Page
 from mlip.studies.interface import Quantity, Round, Study
@@ -68,8 +68,7 @@ def write_report(study: Study, system: str, rounds: Sequence[Round], reference: 
     write_atomic(out / "report.html", page)
     write_atomic(out / "table.md", _markdown(last.criteria, quantities, remarks))
     write_json(out / "result.json", _result(study, system, rounds, quantities, remarks, passed))
-    for picture in pictures:
-        png(picture, out / "figures" / f"{picture.name}.png")
+    _draw(pictures, out / "figures")
     return passed
 
 
@@ -85,10 +84,15 @@ def report_experiment(experiment: Experiment, results: Mapping[str, Path], page:
     found: Page = importlib.import_module(experiment.module).report(
         {part: read_json(path) for part, path in results.items()}
     )
-    figures.mkdir(parents=True, exist_ok=True)
-    for picture in found.pictures:
-        png(picture, figures / f"{picture.name}.png")
+    _draw(found.pictures, figures)
     write_atomic(page, found.text)
+
+
+def _draw(pictures: Sequence[Picture], folder: Path) -> None:
+    """A PNG for each picture; the folder is there without any, too, for the workflow waits for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        png(picture, folder / f"{picture.name}.png")
 
 
 def _result(
