@@ -16,6 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip.config.label import Label
 from mlip.jobs.progress import Progress
 from mlip.labels.labeller import Labeller, Outcome
+from mlip.structures.labelled import labelled_energy, labelled_forces, labelled_stress
 
 LabelFunction = Callable[[Atoms], Atoms]
 """Gives a labelled copy of a structure."""
@@ -131,9 +132,10 @@ def label_with(calculator: Any) -> LabelFunction:
     def label(atoms: Atoms) -> Atoms:
         labelled = atoms.copy()
         labelled.calc = calculator
-        values = {"energy": labelled.get_potential_energy(), "forces": labelled.get_forces()}
+        labelled.get_potential_energy()  # computes, so that the calculator then has what it has
+        values = {"energy": labelled_energy(labelled), "forces": labelled_forces(labelled)}
         with contextlib.suppress(NotImplementedError):
-            values["stress"] = labelled.get_stress()
+            values["stress"] = labelled_stress(labelled)
         labelled.calc = SinglePointCalculator(labelled, **values)
         return labelled
 

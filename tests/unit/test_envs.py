@@ -125,17 +125,11 @@ def test_conda_environment_is_complete(name, extras):
 
 
 def test_every_rule_environment_exists():
-<<<<<<< HEAD
     """Literal ones, and those of the backends."""
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").rglob("*.smk"))
     named = set(re.findall(r'"\.\./\.\./envs/(\w+\.yaml)"', text)) | {
         backend.environment for backend in BACKENDS.values()
     }
-=======
-    """Literal ones, and those that common.smk chooses by backend."""
-    text = "".join(path.read_text() for path in (ROOT / "workflow/rules").rglob("*.smk"))
-    named = set(re.findall(r'"\.\./\.\./envs/(\w+\.yaml)"', text))
->>>>>>> f6b0083 (A made-up study in a copy of the tree runs, its experiment too; guards, doctor and plan tests look at any depth)
     assert named == {path.name for path in ENVIRONMENTS}
 
 

@@ -17,6 +17,7 @@ from mlip.properties.equilibrium import at_equilibrium
 from mlip.properties.symmetry import PropertyError, lattice_constant
 from mlip.seeds import derive_rng
 from mlip.structures.geometry import make_supercell
+from mlip.structures.labelled import has_label, labelled_energy
 from mlip.studies.interface import Subject
 from mlip.studies.validation.settings import Settings
 
@@ -78,7 +79,7 @@ def tabulate_scan(references: Sequence[Atoms], energies: Sequence[float]) -> xr.
 
 def find_crystal(subject: Subject, energies: Sequence[float]) -> Atoms:
     """The crystal at the calculator's own equilibrium; at the labels' where it has none, else as it started."""
-    labelled = [atoms.calc.results["energy"] for atoms in subject.references if atoms.calc is not None]
+    labelled = [labelled_energy(atoms) for atoms in subject.references if has_label(atoms, "energy")]
     for known in (energies, labelled):
         try:
             if len(known):

@@ -14,6 +14,7 @@ from mlip.criteria import Criterion
 from mlip.potential import Potential
 from mlip.properties.equilibrium import at_equilibrium
 from mlip.properties.symmetry import PropertyError
+from mlip.structures.labelled import has_label, labelled_energy
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
 from mlip.studies.validation.measurement import SKIPPED, measure_everything, tabulate_elasticity, tabulate_scan
 
@@ -40,9 +41,9 @@ class ValidationStudy(Study):
         self, structures: Sequence[Atoms], references: Sequence[Atoms], labeller: Labelled, seed: int
     ) -> xr.Dataset:
         """The labelled equation of state, and elastic constants of the labeller at its own equilibrium volume."""
-        energies = [atoms.get_potential_energy() for atoms in references]
+        energies = [labelled_energy(atoms) for atoms in references]
         scan = tabulate_scan(references, energies)
-        if not references or "stress" not in references[0].calc.results:
+        if not references or not has_label(references[0], "stress"):
             reason = "the labeller gives no stress" if references else "the starting structure is not periodic"
             return scan.assign_attrs({f"{SKIPPED}elastic constants": reason})
         try:
