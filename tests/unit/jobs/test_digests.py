@@ -74,7 +74,7 @@ def test_every_step_of_the_workflow_has_code() -> None:
 def test_modules_that_steps_name_exist(backend: str) -> None:
     clear()
     for step in digests.STEP_CODE:
-        modules = digests.modules_of_step(step, BACKENDS[backend], study="eos")
+        modules = digests.modules_of_step(step, BACKENDS[backend], "eos", "mlip.studies.eos.experiments.experiment")
         assert all(digests._source(module) for module in modules), modules
     assert BACKENDS[backend].training_code in digests.modules_of_step("train_committee", BACKENDS[backend])
 
@@ -128,6 +128,18 @@ def test_pictures_concern_pages_alone() -> None:
     assert "mlip.studies.eos.figures" in code_of_step("report_study", "eos")
 
 
+@pytest.mark.parametrize("experiment", ["elastic.experiments.omission", "eos.experiments.experiment"])
+def test_pictures_of_an_experiment_concern_its_page_alone(experiment: str) -> None:
+    def code(step: str) -> set[str]:
+        modules = digests.modules_of_step(step, BACKENDS["ace"], experiment=f"mlip.studies.{experiment}")
+        return digests.code_of(*modules)
+
+    ran, reported = code("run_experiment"), code("report_experiment")
+    assert not {name for name in ran if name.startswith("mlip.report") or name.endswith(".figures")}
+    assert {"mlip.report.drawing", f"mlip.studies.{experiment}"} <= reported
+    assert {"mlip.loop.train_committee", "mlip.labels.labeller", f"mlip.studies.{experiment}"} <= ran
+
+
 def test_no_assessment_depends_on_how_costs_are_counted() -> None:
     assert not {name for name in code_of_step("assess_potential") if name.startswith("mlip.jobs")}
 
@@ -135,7 +147,7 @@ def test_no_assessment_depends_on_how_costs_are_counted() -> None:
 def test_the_loop_s_steps_leave_out_nothing_that_they_import() -> None:
     """Only a study's imports of labels and pictures are left out: of no other step's code."""
     for step, templates in digests.STEP_CODE.items():
-        if any("{study}" in template for template in templates):
+        if any("{study}" in template or "{experiment}" in template for template in templates):
             continue
         for name in code_of_step(step):
             missing = [other for other in digests._imports(name) if digests._source(other) is not None]
