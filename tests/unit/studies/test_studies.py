@@ -111,6 +111,10 @@ assert not {{"torch", "ase", "matplotlib", "xarray"}} & set(sys.modules), "heavy
     assert done.returncode == 0, done.stderr
 
 
+ONCE_THERE = '"mlip.studies.elastic.stillinger_weber.StillingerWeber"'
+"""Keys of labels hold this path, from before it moved."""
+
+
 def test_nothing_outside_a_study_names_it() -> None:
     """At any depth; what all studies share, in ``mlip/studies`` itself, included."""
     modules = [path for path in (ROOT / "mlip").rglob("*.py") if (ROOT / "mlip/studies") not in path.parents[1:]]
@@ -119,7 +123,7 @@ def test_nothing_outside_a_study_names_it() -> None:
     assert ROOT / "mlip/studies/steps.py" in modules
     for path in [*modules, *rules, ROOT / "Snakefile"]:
         for name in study_names():
-            assert f"studies.{name}" not in path.read_text(), path
+            assert f"studies.{name}" not in path.read_text().replace(ONCE_THERE, ""), path
 
 
 EXPERIMENTS = {
