@@ -196,10 +196,13 @@ def evaluate(
     from mlip.loop.collect_dataset import read_labelled
     from mlip.potential import load_potential
     from mlip.potential.evaluation import evaluate_potential
+    from mlip.training.data import check_structures
 
     try:
         _check_device(device)
-        result = evaluate_potential(load_potential(potential, device=device), read_labelled(data))
+        structures = read_labelled(data)
+        check_structures(structures, str(data))
+        result = evaluate_potential(load_potential(potential, device=device), structures)
     except (ValueError, OSError, ArithmeticError) as error:
         _fail(error)
     if as_json:

@@ -52,7 +52,7 @@ def export_potential(
     if format == "torchsim":
         return [write("run_torchsim.py", {})]
     if format == "lammps":
-        return [*_write_lammps(potential, out), write("in.lammps", {}), write("run_lammps.py", {})]
+        return [*_write_lammps(potential, out), write("in.lammps", _quote_files(out)), write("run_lammps.py", {})]
     from mlip.export.programs import export_program
 
     program = out / ("potential_compiled.pt2" if compiled else "potential.pt2")
@@ -71,10 +71,20 @@ def _write_lammps(potential: Potential, out: Path) -> list[Path]:
     return [out / "potential.pt2", out / "pair_mlip.so"]
 
 
+def _quote_files(out: Path) -> dict[str, str]:
+    """Files of LAMMPS' input as its words: blanks, # and $ mean nothing inside quotes."""
+    words = {}
+    for key, name in (("PLUGIN", "pair_mlip.so"), ("PROGRAM", "potential.pt2")):
+        path = str((out / name).resolve())
+        mark = "'" if '"' in path else '"'
+        if mark in path:
+            raise ValueError(f"{path}: LAMMPS cannot read a name with both kinds of quotes; export elsewhere")
+        words[key] = f"{mark}{path}{mark}"
+    return words
+
+
 def _writer(potential: Potential, folder: Path, out: Path) -> Callable[[str, dict[str, str]], Path]:
     common = {
-        "POTENTIAL": str(folder.resolve()),
-        "FOLDER": str(out.resolve()),
         "ELEMENT": potential.species[0],
         "ELEMENTS": " ".join(potential.species),
         "QUOTED": ", ".join(f'"{s}"' for s in potential.species),
@@ -82,6 +92,7 @@ def _writer(potential: Potential, folder: Path, out: Path) -> Callable[[str, dic
 
     def write(name: str, values: dict[str, str]) -> Path:
         text = (TEMPLATES / name).read_text()
+        text = text.replace('"@POTENTIAL@"', repr(str(folder.resolve())))
         for key, value in (common | values).items():
             text = text.replace(f"@{key}@", value)
         write_atomic(out / name, text)

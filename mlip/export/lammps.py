@@ -29,6 +29,10 @@ from mlip.potential.ace.pairs import PairList, sum_forces, sum_strain
 from mlip.potential.interface import check_species
 
 FIX = "mlip"
+VOIGT = ([0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2])
+"""Rows and columns of a tensor in LAMMPS' order: xx, yy, zz, xy, xz, yz."""
+OWN_COMPUTES = frozenset({"thermo_temp", "thermo_press", "thermo_pe"})
+"""Computes that LAMMPS always has; none of them asks for an atom's energy or virial."""
 
 
 def open_lammps(*arguments: str) -> Any:
@@ -102,7 +106,21 @@ class _Callback:
         forces[:] = sum_forces(pairs, evaluation.gradients)[:, 0].cpu().numpy()
         strain = sum_strain(pairs, evaluation.gradients[:, 0])[0].cpu().numpy()
         self.lmp.fix_external_set_energy_global(FIX, float(evaluation.energies.mean(0).sum()))
-        self.lmp.fix_external_set_virial_global(FIX, (-strain[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]).tolist())
+        self.lmp.fix_external_set_virial_global(FIX, (-strain[VOIGT]).tolist())
+        if set(self.lmp.available_ids("compute")) - OWN_COMPUTES:
+            self._tally_atoms(evaluation.energies.mean(0), centers, neighbors, edges, evaluation.gradients[:, 0])
+
+    def _tally_atoms(
+        self, energies: torch.Tensor, centers: torch.Tensor, neighbors: torch.Tensor, vectors: torch.Tensor,
+        gradients: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """Energies and virials by atom, for a compute that may want them; half of a pair's virial to each atom."""
+        terms = -0.5 * torch.bmm(vectors[:, :, None], gradients.double()[:, None])
+        virials = torch.zeros(len(energies), 3, 3, dtype=torch.float64, device=terms.device)
+        virials = virials.index_add(0, centers, terms).index_add(0, neighbors, terms)
+        virials = 0.5 * (virials + virials.mT)
+        self.lmp.fix_external_set_energy_peratom(FIX, energies.double().tolist())
+        self.lmp.fix_external_set_virial_peratom(FIX, virials[:, VOIGT[0], VOIGT[1]].tolist())
 
 
 def read_cell(lmp: Any) -> tuple[np.ndarray, list[bool]]:

@@ -58,13 +58,15 @@ class PairPotential(nn.Module):
         energies = [potential.isolated_energies[s] for s in self.species]
         self.register_buffer("reference", torch.tensor(energies, dtype=torch.float64))
         self.to(device=device, dtype=dtype).requires_grad_(False).eval()
+        # Totals of all-electron codes have no digits left in float32.
+        self.reference = torch.tensor(energies, dtype=torch.float64, device=device)
         # Tables that are made at first use: made under torch.export's tracing, they would not be numbers.
         one = torch.ones(1, 1, dtype=dtype, device=device)
         spherical_harmonics(one[:, None].expand(1, 3, 1), potential.basis.l_max)
         radial_basis(one, one, self.cutoff, self.basis.n_radial)
 
     def forward(self, species: Tensor, centers: Tensor, neighbors: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Energies [N] (eV, E0 and repulsion included) and d(sum of energies)/d(vectors) [E, 3] (eV/Å).
+        """Energies [N] (eV, float64, E0 and repulsion included) and d(sum of energies)/d(vectors) [E, 3] (eV/Å).
 
         Args:
             species: index into :attr:`species`, [N].
@@ -86,7 +88,7 @@ class PairPotential(nn.Module):
         turned = torch.bmm(radial[:, None], edge_gradient).transpose(1, 2)
         across = torch.bmm(angular_slope, turned)[..., 0] / r[:, None]
         pair, slope = switched_zbl(r, self.charge[first], self.charge[second], self.outer[first, second])
-        energies = (atomic + self.reference[species]).index_add(0, centers, 0.5 * pair)
+        energies = (atomic.double() + self.reference[species]).index_add(0, centers, 0.5 * pair.double())
         return energies, across + (along + 0.5 * slope)[:, None] * direction
 
     def _radial(self, r: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:

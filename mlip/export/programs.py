@@ -1,7 +1,7 @@
 """A potential as a file that torch alone can run: a ``torch.export`` program or a compiled AOTInductor package.
 
 Inputs  species [N] int64, centers [E] int64, neighbors [E] int64, vectors [E, 3] (r_neighbor - r_center, Å);
-outputs energies [N] (eV) and d(sum of energies)/d(vectors) [E, 3] (eV/Å), for any N >= 1 and E >= 0.
+outputs energies [N] (eV, float64) and d(sum of energies)/d(vectors) [E, 3] (eV/Å), for any N >= 1 and E >= 0.
 
 Neither kind of file that is written here holds a pickle. ``torch.export.load`` itself, however, unpickles
 and evaluates whatever a file tells it to, and a compiled package is machine code: load files of others only after
@@ -58,7 +58,7 @@ def export_program(
         potential: a trained ACE committee; its mean is exported.
         path: the file to write, in one rename.
         compiled: compile for this processor with the C++ compiler (half a minute, about twice as fast to run).
-        dtype: of vectors, energies and gradients.
+        dtype: of vectors and gradients; energies are in float64 either way.
         device: where the program will run; it is part of the program.
     """
     path = Path(path)

@@ -30,6 +30,8 @@ from mlip.potential import Potential, load_potential
 from mlip.potential.ace.committee import CHUNK_ROWS
 from mlip.potential.ace.pairs import PairList, sum_forces, sum_strain
 from mlip.potential.interface import check_species
+from mlip.structures.geometry import MIN_HEIGHT
+from mlip.structures.neighbors import MAX_CELL
 
 SMALL_SYSTEM = 300
 """Atoms per system up to which a GPU compares all pairs instead of asking vesin on the CPU."""
@@ -41,7 +43,8 @@ RECORD_AFTER = 10
 class BatchPairs:
     """Pairs of a batch within cutoff plus skin, sorted by centre, and the state that they were found for.
 
-    ``inverse`` [n_systems, 3, 3] of the cells, whose rows are lattice vectors; zero without periodicity.
+    ``inverse`` [n_systems, 3, 3] of the cells, whose rows are lattice vectors; zero without periodicity. ``sound``
+    [n_systems] tells which systems have a cell that atoms can be in; of the others there are no pairs.
     """
 
     centers: Tensor
@@ -52,6 +55,7 @@ class BatchPairs:
     inverse: Tensor
     atomic_numbers: Tensor
     system_idx: Tensor
+    sound: Tensor
     pbc: bool
 
     def follow(self, state: SimState, skin: float) -> Tensor | None:
@@ -69,11 +73,13 @@ class BatchPairs:
         turns = torch.bmm(moved[:, None], self.inverse[self.system_idx]).round()
         moved = moved - torch.bmm(turns, self.cell.mT[self.system_idx])[:, 0]
         same = (self.system_idx == state.system_idx).all() & (self.atomic_numbers == state.atomic_numbers).all()
-        # Atoms at NaN are in nobody's reach, now; those of the other systems still count.
-        far = ~(moved.square().sum(1) <= (0.5 * skin) ** 2) & state.positions.isfinite().all(1)
+        # Atoms at NaN, or in a cell that is none, are in nobody's reach, now; those of the other systems still count.
+        present = state.positions.isfinite().all(1) & self.sound[self.system_idx]
+        far = ~(moved.square().sum(1) <= (0.5 * skin) ** 2) & present
         near = ~far.any()
         # One transfer from the device decides.
-        return self.positions + moved if bool(same & near & (self.cell == state.cell).all()) else None
+        unchanged = ((self.cell == state.cell) | (self.cell.isnan() & state.cell.isnan())).all()
+        return self.positions + moved if bool(same & near & unchanged) else None
 
     def vectors(self, positions: Tensor) -> Tensor:
         """r_neighbor - r_center [E, 3], Å, float64."""
@@ -84,7 +90,7 @@ class BatchPairs:
 
 
 class TorchSimModel(ModelInterface):
-    """Energies [n_systems] (eV), forces [n_atoms, 3] (eV/Å) and stresses [n_systems, 3, 3] (eV/Å³) of a batch.
+    """Energies [n_systems] (eV, float64), forces [n_atoms, 3] (eV/Å) and stresses [n_systems, 3, 3] (eV/Å³) of a batch.
 
     The committee's mean; stresses of systems without periodicity are NaN. The pair list is
     kept until an atom has moved by half the ``skin`` or the cell or composition changes. On CUDA, batches of up to
@@ -158,13 +164,15 @@ class TorchSimModel(ModelInterface):
         energy, forces, strain = recorded or self._evaluate(state, self._pairs, positions)
         # Pairs of atoms at NaN are not found: what has come apart must not look sound.
         broken = torch.zeros_like(energy).index_add(0, state.system_idx, (0.0 * positions).sum(1).double())
+        broken = torch.where(self._pairs.sound, broken, torch.nan)
         output = {"energy": energy + broken}
         if self.compute_forces:
             output["forces"] = forces + broken[state.system_idx, None]
         if self.compute_stress:
             volume = torch.linalg.det(state.cell).abs() if state.pbc else torch.full_like(energy, torch.nan)
             output["stress"] = (strain + broken[:, None, None]) / volume[:, None, None]
-        return {name: value.to(self.dtype) for name, value in output.items()}
+        # Totals of all-electron codes have no digits left in float32.
+        return {name: value if name == "energy" else value.to(self.dtype) for name, value in output.items()}
 
     def _evaluate(self, state: SimState, pairs: BatchPairs, positions: Tensor) -> Evaluated:
         """Pair by pair, some rows at a time."""
@@ -242,30 +250,45 @@ class TorchSimModel(ModelInterface):
 def find_batch_pairs(state: SimState, cutoff: float) -> BatchPairs:
     """Pairs of every system of ``state`` within ``cutoff`` (Å), each in both directions."""
     counts = state.system_idx.bincount(minlength=state.cell.shape[0])
-    finite = state.positions.isfinite().all(1)
-    sound = bool(finite.all())
-    if not sound:
+    cells, sound = state.cell.clone(), _sound_cells(state)
+    finite = state.positions.isfinite().all(1) & sound[state.system_idx]
+    whole = bool(finite.all())
+    if not whole:
         state = state.clone()
         state.positions = torch.where(finite[:, None], state.positions, 0.0)
+        anything = 10.0 * cutoff * torch.eye(3, dtype=state.dtype, device=state.device)
+        state.cell = torch.where(sound[:, None, None], state.cell, anything)
     if state.device.type != "cpu" and int(counts.max()) <= SMALL_SYSTEM:
         centers, neighbors, shifts = _compare_all_pairs(state, cutoff)
     else:
         centers, neighbors, shifts = _ask_vesin(state, counts.tolist(), cutoff)
-    if not sound:
+    if not whole:
         kept = finite[centers] & finite[neighbors]
         centers, neighbors, shifts = centers[kept], neighbors[kept], shifts[kept]
-    cells = state.row_vector_cell
+    rows = state.row_vector_cell
     return BatchPairs(
         centers=centers,
         neighbors=neighbors,
         shifts=shifts.to(state.dtype),
         positions=torch.where(finite[:, None], state.positions, torch.nan),
-        cell=state.cell.clone(),
-        inverse=torch.linalg.inv(cells) if state.pbc else torch.zeros_like(cells),
+        cell=cells,
+        inverse=torch.linalg.inv(rows) if state.pbc else torch.zeros_like(rows),
         atomic_numbers=state.atomic_numbers.clone(),
         system_idx=state.system_idx.clone(),
+        sound=sound,
         pbc=state.pbc,
     )
+
+
+def _sound_cells(state: SimState) -> Tensor:
+    """Which systems have a cell that pairs can be sought in, [n_systems]; all, without periodicity."""
+    if not state.pbc:
+        return torch.ones(state.cell.shape[0], dtype=torch.bool, device=state.device)
+    cells = state.row_vector_cell.double()
+    # The volume over the area of a face is the height above it.
+    faces = torch.linalg.cross(cells.roll(-1, 1), cells.roll(-2, 1)).square().sum(2).sqrt().amax(1)
+    heights = torch.linalg.det(cells).abs() / faces
+    return cells.isfinite().all(2).all(1) & (heights >= MIN_HEIGHT) & (cells.abs().amax((1, 2)) <= MAX_CELL)
 
 
 def _ask_vesin(state: SimState, counts: list[int], cutoff: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,10 @@ COINCIDENCE = 1e-6
 """Distance (Å) below which two atoms have no direction from one to the other."""
 
 
+MAX_CELL = 1e6
+"""Å: largest component of a cell vector. Beyond, the search for pairs ends the program by a division by zero."""
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Directed pairs i -> j within a cutoff, each pair listed in both directions.
@@ -46,6 +50,8 @@ def find_pairs(atoms: Atoms, cutoff: float) -> Pairs:
     cell = np.asarray(atoms.cell.array, dtype=np.float64)
     if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
         raise ValueError("positions or cell contain NaN or infinity; the structure or the run that made it is broken")
+    if np.abs(cell).max() > MAX_CELL:
+        raise ValueError(f"a cell of {np.abs(cell).max():.3g} Å; the structure or the run that made it is broken")
     if atoms.pbc.any():
         box = np.asarray(complete_cell(cell))
         if abs(np.linalg.det(box)) < 1e-10 or (np.linalg.norm(cell, axis=1) < 1e-10)[atoms.pbc].any():

@@ -52,6 +52,11 @@ def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | N
                 raise TrainingDataError(f"{label}: {key} is NaN or infinite; remove the structure or label it again")
         if len(atoms) == 0:
             raise TrainingDataError(f"{label} has no atoms; remove the structure")
+        for key in ("charge", "spin"):
+            if not isinstance(atoms.info.get(key, 0) or 0, int | float | np.number):
+                raise TrainingDataError(
+                    f"{label}: {key}={atoms.info[key]} is not a number; write it as one or remove it"
+                )
         unknown = sorted(set(atoms.get_chemical_symbols()) - known) if known is not None else []
         if unknown:
             raise TrainingDataError(

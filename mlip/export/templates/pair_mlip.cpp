@@ -37,6 +37,7 @@ class PairMLIP : public Pair {
     restartinfo = 0;
     one_coeff = 1;
     manybody_flag = 1;
+    centroidstressflag = CENTROID_AVAIL;
   }
 
   ~PairMLIP() override
@@ -137,6 +138,7 @@ class PairMLIP : public Pair {
         f[i][d] += g[3 * k + d];
         f[j][d] -= g[3 * k + d];
       }
+      if (vflag_atom || cvflag_atom) tally_virial(i, j, &vectors[3 * k], g + 3 * k);
     }
     for (int row = 0; row < n_atoms; row++) {
       if (eflag_global) eng_vdwl += e[row];
@@ -146,6 +148,23 @@ class PairMLIP : public Pair {
   }
 
  private:
+  // The virial -r g of one pair, r from i to j and g the derivative of the energy of atom i. Halves for stress/atom;
+  // all to the neighbour for centroid/stress/atom, as the heat flux of many-body potentials wants it (Z. Fan et al.,
+  // Phys. Rev. B 92, 094301 (2015), eq. 21).
+  void tally_virial(int i, int j, const double *r, const double *g)
+  {
+    static const int row[9] = {0, 1, 2, 0, 0, 1, 1, 2, 2}, column[9] = {0, 1, 2, 1, 2, 2, 0, 0, 1};
+    for (int c = 0; c < 9; c++) {
+      const int a = row[c], b = column[c];
+      if (cvflag_atom) cvatom[j][c] -= r[a] * g[b];
+      if (vflag_atom && c < 6) {
+        const double half = -0.25 * (r[a] * g[b] + r[b] * g[a]);
+        vatom[i][c] += half;
+        vatom[j][c] += half;
+      }
+    }
+  }
+
   std::unique_ptr<torch::inductor::AOTIModelPackageLoader> program;
   std::vector<std::string> names;
   std::vector<int> types;

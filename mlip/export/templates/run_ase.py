@@ -29,6 +29,10 @@ class ProgramCalculator(Calculator):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
+        if not (np.isfinite(atoms.positions).all() and np.abs(atoms.cell.array).max() < 1e6):  # NaN is not less
+            raise ValueError(
+                "positions or cell are no longer physical; the structure or the run that made it is broken"
+            )
         box = atoms.cell.complete().array if atoms.pbc.any() else np.eye(3)
         i, j, vectors = self.pairs.compute(atoms.positions, box, atoms.pbc.tolist(), "ijD")
         i, j = torch.from_numpy(i.astype(np.int64)), torch.from_numpy(j.astype(np.int64))
@@ -37,7 +41,7 @@ class ProgramCalculator(Calculator):
         outputs = self.program(*(given.to(self.device) for given in (species, i, j, vectors)))
         energies, gradients = (value.cpu() for value in outputs)
         forces = torch.zeros(len(atoms), 3, dtype=self.dtype).index_add(0, i, gradients).index_add(0, j, -gradients)
-        self.results = {"energy": float(energies.sum()), "forces": forces.numpy()}
+        self.results = {"energy": float(energies.double().sum()), "forces": forces.numpy()}
         self.results["free_energy"] = self.results["energy"]
         if atoms.pbc.all():
             stress = (gradients.T @ vectors).numpy() / atoms.get_volume()

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 from ase import Atoms
 from ase.build import bulk
 
@@ -30,3 +31,11 @@ def test_threads_find_the_pairs_that_one_finds():
             for pairs in found:
                 np.testing.assert_array_equal(pairs.neighbors, expected.neighbors)
                 np.testing.assert_array_equal(pairs.vectors, expected.vectors)
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e12])
+def test_boundless_cells_are_refused_before_the_search_divides_by_zero(factor):
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_cell(atoms.cell.array * [[1], [1], [factor]])
+    with pytest.raises(ValueError, match="a cell of"):
+        find_pairs(atoms, 5.0)

@@ -13,6 +13,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.calculators.tersoff import Tersoff
+from ase.cluster import Octahedron
 
 from mlip.config.train import Train
 from mlip.loop.train_committee import TrainingRequest, train_committee
@@ -217,3 +218,54 @@ def test_settings_decide_and_training_tells(systems: dict[str, list[Atoms]], tmp
         train_committee(TrainingRequest(wrong, [], QUICK.model_copy(update={"consistency": "warn"}), tmp_path, seed=0))
     assert "wrong sign" in json.loads((tmp_path / "training.json").read_text())["warnings"][0]
     assert check(wrong, "off") == []
+
+
+def several_phases(n: int, seed: int) -> list[Atoms]:
+    """Rightly labelled crystals, clusters and wires of copper: no force leads from one to another."""
+    rng, found = np.random.default_rng(seed), []
+    starts = [
+        bulk("Cu", cubic=True).repeat((1, 1, 2)),
+        Octahedron("Cu", 3, 1),
+        Atoms("Cu6", [[0, 0, 2.5 * k] for k in range(6)], cell=[0, 0, 15], pbc=(0, 0, 1)),
+    ]
+    for start in starts:
+        for _ in range(n):
+            atoms = start.copy()
+            atoms.positions += rng.normal(0, rng.choice([0.03, 0.08, 0.16]), atoms.positions.shape)
+            found.append(label(atoms, EMT()))
+    return found
+
+
+def verdict(structures: list[Atoms]) -> str:
+    settings = resolve_cutoff(structures, QUICK, None)
+    pairs = prepare_pairs(structures, settings.radius)
+    basis = find_atomic_basis(structures, pairs, settings)
+    isolated = fit_isolated_energies(structures, basis, None)
+    data = build_dataset(structures, pairs, basis, isolated, "cpu")
+    try:
+        check_consistency(structures, data, 1)
+    except TrainingDataError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("n", [4, 8, 14])
+@pytest.mark.parametrize("seed", range(4))
+def test_right_labels_of_several_phases_are_left_in_peace(n: int, seed: int) -> None:
+    assert verdict(several_phases(n, seed)) == ""
+
+
+@pytest.mark.parametrize(
+    ("energy", "force", "told"),
+    [(1 / 27.2114, 1, "Hartree"), (-1, 1, "wrong sign"), (1, -1, "wrong sign"), (1, 1, "mixed settings")],
+)
+def test_wrong_labels_of_several_phases_are_found(energy: float, force: float, told: str) -> None:
+    wrong = []
+    for k, atoms in enumerate(several_phases(14, 1)):
+        copy = atoms.copy()
+        results = dict(atoms.calc.results)
+        results["energy"] = energy * results["energy"] + (0.5 * len(atoms) if "mixed" in told and k % 3 == 0 else 0)
+        results["forces"] = force * results["forces"]
+        copy.calc = SinglePointCalculator(copy, **results)
+        wrong.append(copy)
+    assert told in verdict(wrong)
