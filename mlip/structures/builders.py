@@ -37,6 +37,9 @@ DIMER_RATIOS = (0.7, 1.6)
 CONTACT = 0.85
 """Distance over the sum of covalent radii to which atoms at random places are pushed apart."""
 
+SQUEEZED = 0.75
+"""The same around an interstitial, whose neighbours give way but little."""
+
 DISORDER = 0.3
 """Standard deviation of a melt's displacements over the cube root of the volume per atom."""
 
@@ -50,7 +53,7 @@ def add_interstitial(subject: Subject, settings: Prepare, rng: np.random.Generat
     moving = np.append(subject.moving, [[True] * 3], axis=0)
     noise = rng.normal(0.0, min(settings.rattle), atoms.positions.shape)
     atoms.positions += np.where(moving, noise, 0.0)
-    push_apart(atoms, CONTACT, moving)
+    push_apart(atoms, SQUEEZED, moving)
     return atoms
 
 
@@ -178,7 +181,7 @@ def take_phase(subject: Subject, settings: Prepare, rng: np.random.Generator, ph
     return displace(scaled, Subject.of(scaled), float(rng.choice(settings.rattle[:2])), settings, rng)
 
 
-def push_apart(atoms: Atoms, ratio: float, moving: np.ndarray, n_steps: int = 300) -> None:
+def push_apart(atoms: Atoms, ratio: float, moving: np.ndarray, n_steps: int = 100) -> None:
     """Move atoms nearer than ``ratio`` times the sum of their covalent radii apart, in place, until none are left.
 
     Each step moves both atoms of every such pair by half of what they lack, as a soft repulsion would. What is too

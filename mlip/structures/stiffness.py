@@ -31,6 +31,9 @@ LINEAR = np.radians(170)
 MODE_LIMIT = 0.35
 """Å: standard deviation of the softest modes along their unit vector, so that none without stiffness runs away."""
 
+TAIL = 2.5
+"""Thermal amplitudes that a single mode is followed for at most."""
+
 STEPS = 4
 """Parts that a displacement is drawn in, each along the modes of the geometry that the ones before led to: methyl
 groups turn instead of stretching."""
@@ -55,25 +58,28 @@ def displace_internally(molecule: Atoms, moving: np.ndarray, temperature: float,
         molecule.positions += drawn.reshape(-1, 3) / np.sqrt(STEPS)
 
 
-def displace_along_mode(molecule: Atoms, moving: np.ndarray, size: float, rng: np.random.Generator) -> None:
+def displace_along_mode(
+    molecule: Atoms, moving: np.ndarray, size: float, temperature: float, rng: np.random.Generator
+) -> None:
     """Displace one whole molecule along one of its modes, the soft ones likelier, until an atom has moved ``size`` Å.
 
-    A mode is drawn with a probability in proportion to its thermal amplitude; stiff ones go as much less far than
-    ``size`` as they are stiffer than the softest. Arguments as of :func:`displace_internally`.
+    A mode is drawn with a probability in proportion to its thermal amplitude ``sqrt(kT/k)``, and followed for no more
+    than ``TAIL`` of them, so that bonds are not broken. Other arguments as of :func:`displace_internally`.
     """
     constants = _Constants(molecule)
     stiffness, modes = _modes(molecule.positions, constants, moving)
     if not len(stiffness):
         return
-    amplitude = 1 / np.sqrt(np.maximum(stiffness, units.kB * 300 / MODE_LIMIT**2))
+    amplitude = np.minimum(np.sqrt(units.kB * temperature / np.maximum(stiffness, 1e-12)), MODE_LIMIT)
     which = int(rng.choice(len(amplitude), p=amplitude / amplitude.sum()))
-    length = size * amplitude[which] / amplitude.max() * rng.choice([-1.0, 1.0])
-    direction = modes[:, which].reshape(-1, 3)
+    direction = modes[:, which]
+    farthest = float(np.linalg.norm(direction.reshape(-1, 3), axis=1).max())
+    length = min(size / farthest, TAIL * amplitude[which]) * rng.choice([-1.0, 1.0])
     for _ in range(STEPS):
-        molecule.positions += direction / np.linalg.norm(direction, axis=1).max() * length / STEPS
+        molecule.positions += direction.reshape(-1, 3) * length / STEPS
         _, modes = _modes(molecule.positions, constants, moving)
-        following = modes @ (modes.T @ direction.ravel())
-        direction = (following / max(float(np.linalg.norm(following)), 1e-12)).reshape(-1, 3)
+        following = modes @ (modes.T @ direction)
+        direction = following / max(float(np.linalg.norm(following)), 1e-12)
 
 
 class _Constants:

@@ -67,7 +67,17 @@ def test_a_mode_moves_as_far_as_asked_and_keeps_bonds() -> None:
     rng, farthest = np.random.default_rng(0), []
     for _ in range(20):
         displaced = ethanol.copy()
-        displace_along_mode(displaced, free(ethanol), 0.3, rng)
+        displace_along_mode(displaced, free(ethanol), 0.3, 600, rng)
         farthest.append(np.linalg.norm(displaced.positions - ethanol.positions, axis=1).max())
         assert np.abs(displaced.get_all_distances() - ethanol.get_all_distances())[bonds].max() < 0.12
     assert 0.2 < max(farthest) <= 0.301
+
+
+def test_a_stiff_mode_is_not_followed_beyond_its_thermal_tail() -> None:
+    """H2 has one mode: 2.5 sqrt(kT/k) along the unit vector, shared by two atoms, changes the bond by sqrt(2) of it."""
+    hydrogen = Atoms("H2", positions=[(0, 0, 0), (0, 0, 0.76)])
+    (stiffness,), _ = _modes(hydrogen.positions, _Constants(hydrogen), free(hydrogen))
+    displaced = hydrogen.copy()
+    displace_along_mode(displaced, free(hydrogen), 0.5, 600, np.random.default_rng(0))
+    expected = 2.5 * np.sqrt(8.617333e-5 * 600 / stiffness) * np.sqrt(2)
+    assert abs(displaced.get_distance(0, 1) - 0.76) == pytest.approx(expected, rel=1e-3)
