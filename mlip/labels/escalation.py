@@ -24,7 +24,8 @@ ALGORITHMIC = (
     | {"electron_maxstep", "mixing_beta", "mixing_mode", "mixing_ndim", "diagonalization", "diago_david_ndim"}  # QE
     | {"nelm", "nelmin", "nelmdl", "amix", "bmix", "amin", "amix_mag", "bmix_mag", "maxmix"}  # VASP
     | {"max_scf", "mixing", "max_scf_cycles", "scf_max_cycles", "max_cycle", "scf_guess"}  # CP2K, CASTEP and others
-    | {"sc_iter_limit", "charge_mix_param", "mixer_beta", "maxscciterations"}  # FHI-aims, DFTB+
+    | {"sc_iter_limit", "charge_mix_param", "n_max_pulay", "mixer_beta", "maxscciterations"}  # FHI-aims, DFTB+
+    | {"max_iterations", "mixer_damping"}  # tblite
 )
 VASP_ALGORITHMS = frozenset({"normal", "fast", "veryfast", "all", "damped", "conjugate"})  # others, e.g. GW0, do not
 

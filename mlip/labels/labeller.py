@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -195,6 +196,11 @@ class Labeller:
 
     def _parameters_for(self, structure: dict[str, Any]) -> dict[str, Any]:
         """The settings, with the structure's own charge and multiplicity where it has them."""
+        if any(np.ravel(structure["magmoms"])) and not self.code.takes_moments:
+            raise LabelError(
+                f"label.calculator: the structure carries initial magnetic moments, which {self.code.name} is not told"
+                " by ASE; remove them, or write a `multiplicity` into the structure's file"
+            )
         charge, multiplicity = structure.get("charge", 0.0), structure.get("multiplicity")
         if not charge and multiplicity is None:
             return self.parameters

@@ -17,7 +17,7 @@ CONFIG_TYPES = frozenset(
 )
 CONFIG_MESSAGE = re.compile(
     r"PAW dataset|k-?points?\b|kpts|bands|\bxc\b|functional|libxc|occupation|illegal size|convergence keyword|unknown"
-    r"|keyword|parameter|pseudo|basis|cutoff",
+    r"|keyword|parameter|pseudo|basis|cutoff|not available",
     re.IGNORECASE,
 )
 NOT_CONVERGED = re.compile(

@@ -31,6 +31,8 @@ class Code:
     """Whether a program of its own computes: it may use all threads of the job."""
     tells_convergence: ClassVar[bool] = False
     """Whether an SCF that did not converge is always noticed."""
+    takes_moments: ClassVar[bool] = True
+    """Whether initial magnetic moments of a structure reach it."""
     profile_keys: ClassVar[frozenset[str]] = frozenset()
     """What ``label.profile`` may hold."""
     inert: ClassVar[frozenset[str]] = frozenset()

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlip.labels.codes.abinit import Abinit
+from mlip.labels.codes.aims import Aims
 from mlip.labels.codes.code import Code
+from mlip.labels.codes.cp2k import Cp2k
+from mlip.labels.codes.dftb import DftbPlus
 from mlip.labels.codes.espresso import Espresso
 from mlip.labels.codes.gpaw import Gpaw
+from mlip.labels.codes.orca import Orca
 from mlip.labels.codes.program import AnyProgram
+from mlip.labels.codes.tblite import Tblite
+from mlip.labels.codes.vasp import Vasp
 
-CODES: tuple[Code, ...] = (Gpaw(), Espresso())
+CODES: tuple[Code, ...] = (
+    Gpaw(), Espresso(), Cp2k(), Vasp(), Aims(), Abinit(), Orca(), DftbPlus(), Tblite()
+)  # fmt: skip
 OTHER = Code()
 ANY_PROGRAM = AnyProgram()
 PROGRAMS = frozenset(

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from ase.calculators.calculator import all_changes
 
 from mlip.labels.codes.code import Code
 from mlip.labels.codes.registry import code_of, find_code
@@ -135,9 +136,9 @@ def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
         structure = decode_structure(request["structure"])
         calculator = code.build(factory, request["parameters"], request["profile"], folder, structure)
         code = code_of(calculator, code)
-        answer = _calculate(calculator, structure)
+        answer = _calculate(calculator, structure, at_once=code.runs_program)
         _close(calculator)  # it may write its last words now
-        failure = code.read_failure(folder, True) if answer["status"] == "ok" else None
+        failure = code.read_failure(folder, True)  # in its own words, which also say more than a flag
         if failure is not None:
             answer = {"status": failure.status, "reason": failure.reason}
         # Slurm ends all processes of a job at once; what is finished is handed over before.
@@ -173,14 +174,19 @@ def _close(calculator: Any) -> None:
             close()
 
 
-def _calculate(calculator: Any, atoms: Any) -> dict[str, Any]:
+def _calculate(calculator: Any, atoms: Any, at_once: bool) -> dict[str, Any]:
     """Results in eV, eV/Å and eV/Å³.
 
     The energy is the one that the forces and the stress are derivatives of: with smeared
-    occupations, the free energy, not its extrapolation to zero smearing.
+    occupations, the free energy, not its extrapolation to zero smearing. ``at_once``: a program is asked for
+    everything in one run, as it would else run once for each.
     """
     atoms.calc = calculator
     implemented = getattr(calculator, "implemented_properties", ())
+    if at_once:
+        wanted = ["energy", "forces"] + ["stress"] * bool(atoms.pbc.all() and "stress" in implemented)
+        calculator.calculate(atoms, wanted, all_changes)
+        calculator.atoms = atoms.copy()
     consistent = "free_energy" in implemented
     energy = float(atoms.get_potential_energy(force_consistent=consistent))
     forces = np.asarray(atoms.get_forces(apply_constraint=False), dtype=float)

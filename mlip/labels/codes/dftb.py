@@ -1,0 +1,99 @@
+"""DFTB+ through ``ase.calculators.dftb.Dftb``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from mlip.labels.codes.code import Values, is_false, read_text
+from mlip.labels.codes.kmesh import mesh_for
+from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
+from mlip.labels.contents import content_of
+from mlip.labels.importing import LabelError
+from mlip.labels.triage import Failure
+
+OUTPUT = "dftb.out"
+UNCONVERGED = re.compile(r"SCC is NOT converged[^\n]*")
+ERROR = re.compile(r"ERROR!\s*\n?\s*->\s*([^\n]*)")
+CONVERGENT_ONLY = re.compile(r"convergent_?scc_?only$", re.IGNORECASE)
+
+
+class DftbPlus(Program):
+    """DFTB+ stops when its SCC does not converge, unless told to go on."""
+
+    name = "DFTB+"
+    calculators = ("ase.calculators.dftb.Dftb",)
+    tells_convergence = True
+    takes_moments = False
+    section = "dftb"
+    default_command = "dftb+"
+    program_pattern = r"dftb\+?\S*"
+    version_arguments = ()
+    version_pattern = r"DFTB\+ (?:release|development version)?\s*\(?v?(\d[\w.]*)"
+    profile_keys = frozenset({"command", "slako_dir"})
+    outputs = ("detailed.out", OUTPUT)
+    inert = COMMON_INERT | {"slako_dir", "options_writedetailedxml", "options_writeresultstag", "parallel_groups"}
+
+    def check(self, parameters: Values, profile: Values) -> None:
+        """Refuse what accepts unconverged results or moves atoms."""
+        super().check(parameters, profile)
+        for key, value in parameters.items():
+            if CONVERGENT_ONLY.search(key) and is_false(value):
+                raise LabelError(f"label.parameters.{key}: {value!r} accepts an SCC that did not converge; remove it")
+            if key.lower().startswith("driver") and value not in ("", "{}", None):
+                raise LabelError(f"label.parameters.{key}: {value!r} moves atoms; remove it")
+
+    def slako_dir(self, parameters: Values, profile: Values) -> Path:
+        """Folder of the Slater-Koster files: the settings', ASE's, the environment's."""
+        given = parameters.get("slako_dir") or profile.get("slako_dir") or ase_section(self.section).get("skt_path")
+        given = given or ase_section("environment").get("dftb_prefix") or os.environ.get("DFTB_PREFIX")
+        if not given:
+            raise LabelError("label.profile.slako_dir: missing; name the folder of the Slater-Koster files")
+        return Path(given).expanduser().absolute()
+
+    def element_files(self, symbols: Iterable[str], parameters: Values, profile: Values) -> Values:
+        """Contents of the Slater-Koster files of each pair; none for xTB Hamiltonians."""
+        if parameters.get("Hamiltonian_", "DFTB") != "DFTB":
+            return {}
+        folder, found = self.slako_dir(parameters, profile), {}
+        for pair in product(list(symbols), repeat=2):
+            path = folder / f"{'-'.join(pair)}.skf"
+            if not path.is_file():
+                raise LabelError(f"label.profile.slako_dir: there is no file {path}; correct it")
+            found["-".join(pair)] = content_of(path)
+        return found
+
+    def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
+        """The Hamiltonian's charge; a multiplicity is refused."""
+        if multiplicity is not None:
+            return super().with_state(parameters, 0.0, multiplicity)
+        return parameters | {"Hamiltonian_Charge": charge}
+
+    def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
+        """With its output in ``dftb.out``."""
+        from ase.calculators.calculator import StandardProfile
+
+        rest = {key: value for key, value in parameters.items() if key != "slako_dir"}
+        if isinstance(rest.get("kpts"), dict):
+            rest["kpts"] = mesh_for(rest["kpts"], atoms)[0]
+        if rest.get("Hamiltonian_", "DFTB") == "DFTB":
+            rest["slako_dir"] = f"{self.slako_dir(parameters, profile)}/"
+        place = StandardProfile(self.command(profile), {"skt_path": None})
+        calculator = factory(**rest, profile=place)
+        calculator.directory = str(folder)
+        return calculator
+
+    def read_failure(self, folder: Path, finished: bool) -> Failure | None:
+        """By the words of DFTB+."""
+        text = read_text(folder / OUTPUT)
+        unconverged = UNCONVERGED.search(text)
+        if unconverged:
+            return Failure("unconverged", f"DFTB+: {unconverged[0]}")
+        error = ERROR.search(text)
+        if error:
+            return Failure("config_error", f"label.parameters: DFTB+ refuses them; correct them (DFTB+: {error[1]})")
+        return None

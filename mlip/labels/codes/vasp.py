@@ -1,0 +1,159 @@
+"""VASP through ``ase.calculators.vasp.Vasp``."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mlip.labels.codes.code import Ladder, Values, read_text, refuse
+from mlip.labels.codes.kmesh import mesh_for
+from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
+from mlip.labels.contents import content_of
+from mlip.labels.importing import LabelError
+from mlip.labels.triage import Failure
+
+EDIFF_REACHED = "aborting loop because EDIFF is reached"
+UNCONVERGED = re.compile(r"EDIFF was not reached \(unconverged\)|self-consistency was not achieved")
+ITERATION = re.compile(r"Iteration\s+\d+\(\s*(\d+)\)")
+FATAL = re.compile(
+    r"[^\n]*(VERY BAD NEWS|internal error in|fatal error|I REFUSE TO CONTINUE|Error reading item|ERROR:|Error EDDDAV"
+    r"|LAPACK: Routine ZPOTRF failed|TOO FEW BANDS|POSMAP internal|not a valid INCAR tag|license)[^\n]*",
+)
+NUMERICAL = re.compile(r"EDDDAV|ZHEGV|ZPOTRF|EDDRMM|BRMIX", re.IGNORECASE)
+OF_SETTINGS = re.compile(r"INCAR|POTCAR|KPOINTS|TOO FEW BANDS|license|Error reading item|not found", re.IGNORECASE)
+ORDINARY = frozenset({"normal", "fast", "veryfast", "n", "f", "v"})
+PP_PATH = "VASP_PP_PATH"
+
+VASP_LADDER: Ladder = (
+    {"algo": "Normal", "nelm": 200},
+    {"amix": 0.1, "bmix": 0.01, "nelm": 300},
+    {"algo": "All", "nelm": 400},
+)
+
+
+class Vasp(Program):
+    """VASP ends with exit code 0 after many errors, and after an SCF that did not converge."""
+
+    name = "VASP"
+    calculators = ("ase.calculators.vasp.Vasp", "ase.calculators.vasp.vasp.Vasp")
+    tells_convergence = True
+    default_command = "vasp_std"
+    command_variables = ("ASE_VASP_COMMAND", "VASP_COMMAND")
+    profile_keys = frozenset({"command", "pp_path"})
+    outputs = ("vasp.out", "OUTCAR")
+    inert = COMMON_INERT | {
+        "ncore", "npar", "kpar", "nsim", "lplane", "lscalu", "lscalapack", "lscaaware", "lwave", "lcharg", "lvtot",
+        "lvhar", "lelf", "laechg", "nwrite", "ncore_in_image1", "nthreads_hi", "nthreads_mu", "system", "lasync",
+    }  # fmt: skip
+
+    def check(self, parameters: Values, profile: Values) -> None:
+        """Refuse unknown tags, which VASP does not read, and what is no single point."""
+        super().check(parameters, profile)
+        known = known_keys()
+        for key in parameters:
+            if key.lower() not in known:
+                near = difflib.get_close_matches(key.lower(), known, 1)
+                raise LabelError(
+                    f"label.parameters.{key}: no INCAR tag or setting that ASE knows"
+                    + (f"; is `{near[0]}` meant?" if near else ";")
+                    + f" A tag that it does not know goes into custom: {{{key.upper()}: ...}}"
+                )
+        refuse(
+            parameters, ("nsw",), lambda n: n not in (0, None), "moves atoms: labels are of given positions; remove it"
+        )
+        refuse(parameters, ("icharg",), lambda n: n >= 10, "keeps the density fixed, unconverged; remove it")
+
+    def command(self, profile: Values) -> str:
+        """Also ``VASP_SCRIPT``, a Python script that starts VASP."""
+        script = os.environ.get("VASP_SCRIPT") or ase_section("environment").get("vasp_script")
+        given = ase_section("environment")
+        inner = next((given[name.lower()] for name in self.command_variables if name.lower() in given), None)
+        if not profile.get("command") and not any(os.environ.get(name) for name in self.command_variables):
+            profile = {"command": inner or (f"python {script}" if script else self.default_command)}
+        return super().command(profile)
+
+    def ladder(self, parameters: Values) -> Ladder:
+        """Blocked Davidson, weaker mixing, then all bands at once; an algorithm for other than plain SCF is kept."""
+        own = parameters.get("nelm")
+        floor = own if isinstance(own, int) else 0
+        steps = [step | {"nelm": max(step["nelm"], floor)} for step in VASP_LADDER]
+        if str(parameters.get("algo", "normal")).lower() not in ORDINARY:
+            return ({"nelm": steps[-1]["nelm"]},)
+        return tuple(steps)
+
+    def element_files(self, symbols: Iterable[str], parameters: Values, profile: Values) -> Values:
+        """Contents of the POTCARs, chosen by ASE."""
+        from ase import Atoms
+        from ase.calculators.vasp.create_input import GenerateVaspInput, get_pp_setup
+
+        with self._pp_path(profile):
+            made = GenerateVaspInput()
+            made.set(**{key: value for key, value in parameters.items() if key not in ("kpts", "txt")})
+            try:
+                made.check_xc()
+                setups, _ = get_pp_setup(made.input_params["setups"])
+                found = {s: made._build_pp_list(Atoms(s), setups=setups, special_setups=())[0] for s in symbols}
+            except (RuntimeError, ValueError, KeyError) as error:
+                words = " ".join(str(error).split())
+                raise LabelError(
+                    f"label.parameters.setups: no POTCAR below {os.environ.get(PP_PATH, PP_PATH)} ({words});"
+                    " set label.profile: {pp_path: ...}"
+                ) from None
+        return {symbol: content_of(Path(path)) for symbol, path in found.items()}
+
+    @contextlib.contextmanager
+    def _pp_path(self, profile: Values) -> Iterator[None]:
+        before = os.environ.get(PP_PATH)
+        if "pp_path" in profile:
+            os.environ[PP_PATH] = str(Path(profile["pp_path"]).expanduser().absolute())
+        try:
+            yield
+        finally:
+            os.environ.pop(PP_PATH, None)
+            os.environ |= {PP_PATH: before} if before is not None else {}
+
+    def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
+        """ASE's ``charge``, from which it finds NELECT, and ``nupdown``."""
+        spin = {} if multiplicity is None else {"ispin": 2, "nupdown": multiplicity - 1}
+        return parameters | ({"charge": charge} if charge else {}) | spin
+
+    def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
+        """Energy, forces and stress, without files that nobody reads."""
+        if "pp_path" in profile:
+            os.environ[PP_PATH] = str(Path(profile["pp_path"]).expanduser().absolute())
+        chosen: Values = {"isif": 2, "lwave": False, "lcharg": False} | parameters
+        if isinstance(chosen.get("kpts"), dict):
+            size, gamma = mesh_for(chosen["kpts"], atoms)
+            chosen |= {"kpts": size} | ({"gamma": True} if gamma else {})
+        return factory(**chosen, command=self.command(profile), directory=str(folder))
+
+    def read_failure(self, folder: Path, finished: bool) -> Failure | None:
+        """By the words in OUTCAR and on standard output, whatever the exit code."""
+        outcar, printed = read_text(folder / "OUTCAR"), read_text(folder / "vasp.out")
+        fatal = FATAL.search(printed) or FATAL.search(outcar)
+        if fatal:
+            words = " ".join(fatal[0].strip(" |*\n").split())
+            if NUMERICAL.search(words):
+                return Failure("unconverged", f"VASP: {words}")
+            if OF_SETTINGS.search(words):
+                return Failure("config_error", f"label.parameters: VASP refuses them; correct them (VASP: {words})")
+            return Failure("crashed", f"VASP: {words}")
+        steps = ITERATION.findall(outcar)
+        if UNCONVERGED.search(outcar) or (finished and EDIFF_REACHED not in outcar):
+            return Failure("unconverged", f"VASP: EDIFF was not reached in {steps[-1] if steps else '?'} steps (NELM)")
+        return None
+
+
+def known_keys() -> set[str]:
+    """All keyword arguments of ASE's ``Vasp``, in lower case."""
+    from ase.calculators.vasp.create_input import GenerateVaspInput
+
+    made = GenerateVaspInput()
+    kinds = ("float", "exp", "string", "int", "bool", "list_int", "list_bool", "list_float", "special", "dict", "input")
+    named = {str(key).lower() for kind in kinds for key in getattr(made, f"{kind}_params")}
+    return named | {"custom", "txt", "directory", "label", "restart", "atoms", "command"}

@@ -1,0 +1,286 @@
+"""Labels of codes that are not here, through programs that write those codes' files."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from mlip.config.label import Label
+from mlip.io.files import sha256_of
+from mlip.labels.checks import check_settings
+from mlip.labels.codes.kmesh import check_mesh
+from mlip.labels.codes.registry import CODES, find_code
+from mlip.labels.identity import settings_identity
+from mlip.labels.importing import LabelError, import_calculator
+from mlip.labels.labeller import Labeller, Outcome
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+VASP, AIMS = "ase.calculators.vasp.Vasp", "ase.calculators.aims.Aims"
+ABINIT, ORCA, DFTB = "ase.calculators.abinit.Abinit", "ase.calculators.orca.ORCA", "ase.calculators.dftb.Dftb"
+ESPRESSO = "ase.calculators.espresso.Espresso"
+SETTINGS = {
+    VASP: {"xc": "PBE", "encut": 250, "ediff": 1.0e-5, "kpts": [2, 2, 2], "gamma": True},
+    AIMS: {"xc": "pbe", "k_grid": [2, 2, 2]},
+    ORCA: {"orcasimpleinput": "PBE def2-SVP"},
+    DFTB: {"Hamiltonian_SCC": "Yes", "Hamiltonian_MaxAngularMomentum_Si": "p", "kpts": {"density": 2.0}},
+    ABINIT: {"ecut": 200, "pps": "psp8"},
+}
+
+
+def reference(atoms: Atoms) -> tuple[float, np.ndarray, np.ndarray]:
+    spec = importlib.util.spec_from_file_location("stand_in", STAND_IN)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.reference(atoms)
+
+
+def atoms_for(calculator: str) -> Atoms:
+    atoms = Atoms("Si2", [[0, 0, 0], [0, 0.3, 2.4]]) if calculator == ORCA else bulk("Si", a=5.43)
+    atoms.rattle(0.05, seed=1)
+    atoms.info["structure_id"] = "one"
+    return atoms
+
+
+class Bench:
+    """A folder with a stand-in for every program and the files that the codes read."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._patch = folder, monkeypatch
+        self.data = {"POTCAR": folder / "pp/potpaw_PBE/Si/POTCAR", "species": folder / "light/14_Si_default",
+                     "skf": folder / "sk/Si-Si.skf", "psp8": folder / "psp/Si.psp8"}  # fmt: skip
+        for path in self.data.values():
+            path.parent.mkdir(parents=True)
+            path.write_text("  PAW_PBE Si 05Jan2001\n   4.00000000000000\n  species Si\n    nucleus 14\n")
+        for name in ("ASE_VASP_COMMAND", "VASP_COMMAND", "VASP_SCRIPT", "VASP_PP_PATH", "AIMS_SPECIES_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("ASE_CONFIG_PATH", str(folder / "none.ini"))
+
+    def profile(self, calculator: str) -> dict:
+        name = {VASP: "vasp_std", AIMS: "aims.x", ORCA: "orca", DFTB: "dftb+", ABINIT: "abinit"}[calculator]
+        program = self.folder / name
+        kind = name.split("_")[0].split(".")[0].rstrip("+")
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(STAND_IN))} {kind} "$@"\n')
+        program.chmod(0o755)
+        folder = str(self.folder)
+        places = {
+            VASP: {"pp_path": f"{folder}/pp"},
+            AIMS: {"species_dir": f"{folder}/light"},
+            ORCA: {},
+            DFTB: {"slako_dir": f"{folder}/sk"},
+            ABINIT: {"pp_paths": [f"{folder}/psp"]},
+        }
+        return {"command": str(program)} | places[calculator]
+
+    def label(self, calculator: str, mood: str = "ok", atoms: Atoms | None = None, **changes) -> Outcome:
+        self._patch.setenv("STAND_IN_MOOD", mood)
+        settings = Label(
+            calculator=calculator,
+            parameters=SETTINGS[calculator] | changes.pop("parameters", {}),
+            profile=self.profile(calculator),
+            **changes,
+        )
+        with Labeller(settings, self.folder / "store", self.folder / "scratch") as labeller:
+            return labeller.label(atoms if atoms is not None else atoms_for(calculator))
+
+    def log(self, outcome: Outcome) -> str:
+        return (self.folder / "store" / "logs" / f"{outcome.key}.txt").read_text()
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("calculator", [VASP, AIMS, ORCA, DFTB])
+def test_energy_forces_and_stress_from_one_run(bench, calculator):
+    atoms = atoms_for(calculator)
+    outcome = bench.label(calculator, atoms=atoms)
+    assert (outcome.status, outcome.reason) == ("ok", ""), outcome.record["log_tail"]
+    energy, forces, stress = reference(atoms)
+    results = outcome.record["results"]
+    assert results["energy"] == pytest.approx(energy, abs=1e-6)
+    assert np.abs(np.array(results["forces"]) - forces).max() < 1e-6
+    if atoms.pbc.all():
+        assert np.abs(np.array(results["stress"]) - stress.ravel()[[0, 4, 8, 5, 2, 1]]).max() < 1e-6
+    assert bench.label(calculator, atoms=atoms).cached
+
+
+@pytest.mark.parametrize(
+    ("calculator", "words"),
+    [(VASP, "EDIFF was not reached in 60 steps"), (AIMS, "DID NOT CONVERGE"), (ORCA, "NOT CONVERGED AFTER 125"),
+     (DFTB, "SCC is NOT converged"), (ABINIT, "ScfConvergenceWarning")],
+)  # fmt: skip
+def test_unconverged_is_read_from_the_codes_own_output(bench, calculator, words):
+    outcome = bench.label(calculator, "unconverged", escalations=())
+    assert outcome.status == "unconverged"
+    assert words in outcome.reason
+    assert bench.label(calculator, "unconverged", escalations=()).cached, "remembered"
+
+
+@pytest.mark.parametrize(("calculator", "limit"), [(VASP, "nelm"), (AIMS, "sc_iter_limit")])
+def test_the_ladder_of_the_code(bench, calculator, limit):
+    outcome = bench.label(calculator, "until")
+    assert [a["status"] for a in outcome.record["attempts"]] == ["unconverged", "ok"]
+    assert limit in outcome.record["changed"]
+    assert outcome.settings_id == bench.label(calculator, "ok", atoms=bulk("Si", a=5.5)).settings_id
+
+
+@pytest.mark.parametrize(
+    ("calculator", "mood", "words"),
+    [(VASP, "crash", "subroutine SGRCON"), (VASP, "crash0", "ZBRENT: fatal error"), (AIMS, "crash", "lapack gave up"),
+     (ORCA, "crash", "error termination in GTOInt"), (ABINIT, "crash", "eigensolver broke down")],
+)  # fmt: skip
+def test_a_crash_keeps_the_codes_own_words_whatever_the_exit_code(bench, calculator, mood, words):
+    outcome = bench.label(calculator, mood)
+    assert (outcome.status, len(outcome.record["attempts"])) == ("crashed", 1)
+    assert words in outcome.reason
+    assert words in bench.log(outcome)
+    assert not bench.label(calculator, mood).cached
+
+
+@pytest.mark.parametrize(
+    ("calculator", "words"),
+    [(VASP, "Error reading item 'ENCUT'"), (AIMS, "Unknown keyword xcc"), (ORCA, "UNRECOGNIZED"),
+     (DFTB, "unknown nodes"), (ABINIT, "ecutt, unknown variable")],
+)  # fmt: skip
+def test_a_refused_input_is_an_error_of_settings_on_the_first_label(bench, calculator, words):
+    with pytest.raises(LabelError, match=rf"one: .*{words}.*log: "):
+        bench.label(calculator, "refused")
+
+
+@pytest.mark.parametrize(
+    ("calculator", "file", "what"),
+    [(VASP, "POTCAR", "no POTCAR"), (AIMS, "species", "no defaults for Si"), (DFTB, "skf", "no file .*Si-Si.skf"),
+     (ABINIT, "psp8", "no pseudopotential of kind `psp8` for Si")],
+)  # fmt: skip
+def test_files_of_the_elements_count_by_content(bench, calculator, file, what):
+    def key() -> str:
+        return bench.label(calculator, "unconverged", escalations=()).key
+
+    path = bench.data[file]
+    first, again = key(), key()
+    path.write_text(path.read_text() + "another\n")
+    assert first == again != key()
+    path.unlink()
+    with pytest.raises(LabelError, match=what):
+        key()
+
+
+@pytest.mark.parametrize(
+    ("calculator", "parameters", "message"),
+    [
+        (VASP, {"encutt": 250}, r"encutt.*is `encut` meant"),
+        (VASP, {"nsw": 10}, "nsw.*moves atoms"),
+        (VASP, {"icharg": 11}, "icharg.*density fixed"),
+        (VASP, {"directory": "work"}, "directory.*private folder"),
+        (AIMS, {"postprocess_anyway": True}, "postprocess_anyway.*did not converge"),
+        (AIMS, {"relax_geometry": "bfgs 1e-2"}, "relax_geometry.*moves atoms"),
+        (ORCA, {"orcasimpleinput": "PBE Opt"}, "Opt.*moves atoms"),
+        (ORCA, {"orcablocks": "%scf ConvForced false end"}, "ConvForced.*did not converge"),
+        (DFTB, {"Hamiltonian_ConvergentSCCOnly": "No"}, "ConvergentSCCOnly.*did not converge"),
+        (DFTB, {"Driver_": "ConjugateGradient"}, "Driver_.*moves atoms"),
+        (ABINIT, {"ionmov": 2}, "ionmov.*no single point"),
+        (ESPRESSO, {"input_data": {"electrons": {"scf_must_converge": ".false."}}}, "scf_must_converge"),
+        (ESPRESSO, {"label": "x"}, "label.*private folder"),
+        ("ase.calculators.emt.EMT", {"directory": "x"}, "directory.*private folder"),
+        ("ase.calculators.octopus.Octopus", {"directory": "x"}, "directory.*private folder"),
+    ],
+)
+def test_settings_that_corrupt_labels_silently_are_refused(calculator, parameters, message):
+    with pytest.raises(LabelError, match=message):
+        check_settings(Label(calculator=calculator, parameters=parameters))
+
+
+def test_an_unknown_key_of_a_profile_is_named():
+    with pytest.raises(LabelError, match=r"label.profile.pseudodir.*command, pseudo_dir"):
+        check_settings(Label(calculator=ESPRESSO, profile={"pseudodir": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("calculator", "inert", "deciding"),
+    [
+        (VASP, [{"ncore": 4}, {"npar": 2}, {"kpar": 2}, {"command": "mpirun -n 16 vasp_std"}, {"lwave": True}],
+         [{"encut": 300}, {"ispin": 2}, {"custom": {"lhyperfine": True}}]),
+        (AIMS, [{"walltime": 100}, {"output_level": "MD_light"}], [{"xc": "pw-lda"}]),
+        (ABINIT, [{"npkpt": 4}, {"autoparal": 1}], [{"ecut": 300}]),
+        (ORCA, [{"orcablocks": "%pal nprocs 16 end"}, {"orcablocks": "%maxcore 4000"},
+                {"orcasimpleinput": "PBE def2-SVP PAL8"}], [{"orcablocks": "%cpcm epsilon 80 end"}]),
+        (DFTB, [{"slako_dir": "/elsewhere"}], [{"Hamiltonian_SCC": "No"}]),
+    ],
+)  # fmt: skip
+def test_the_key_holds_what_decides_and_nothing_else(bench, calculator, inert, deciding):
+    def identity(**changes) -> str:
+        return sha256_of(settings_identity(calculator, SETTINGS[calculator] | changes, bench.profile(calculator)))
+
+    plain = identity()
+    assert [identity(**changes) == plain for changes in inert] == [True] * len(inert)
+    assert [identity(**changes) == plain for changes in deciding] == [False] * len(deciding)
+
+
+@pytest.mark.parametrize("calculator", [AIMS, ABINIT, ORCA, DFTB])
+def test_the_programs_version_is_part_of_the_key(bench, calculator):
+    program = settings_identity(calculator, SETTINGS[calculator], bench.profile(calculator))["program"]
+    assert any(version in program for version in ("230612", "9.10.3", "5.0.4", "23.1"))
+
+
+def test_a_missing_program_is_named(bench):
+    with pytest.raises(LabelError, match=r"no program `aims_of_mine.x` here"):
+        settings_identity(AIMS, SETTINGS[AIMS], {"command": "aims_of_mine.x"})
+
+
+@pytest.mark.parametrize("code", [code for code in CODES if code.name != "tblite"], ids=lambda code: code.name)
+def test_every_code_names_calculators_that_exist(code):
+    for path in code.calculators:
+        import_calculator(path)
+        assert find_code(path) is code
+    assert code.tells_convergence
+
+
+def test_charge_and_multiplicity_reach_the_calculator_or_are_refused():
+    for path, name in ((VASP, "charge"), (AIMS, "charge"), (ABINIT, "charge"), (ORCA, "charge")):
+        assert find_code(path).with_state({}, -1.0, 2)[name] == -1
+    system = find_code(ESPRESSO).with_state({"input_data": {"system": {"ecutwfc": 15}}}, 1.0, None)
+    assert system == {"input_data": {"system": {"ecutwfc": 15, "tot_charge": 1.0}}}
+    with pytest.raises(LabelError, match="carries a charge 1"):
+        find_code("ase.calculators.emt.EMT").with_state({}, 1.0, None)
+    with pytest.raises(LabelError, match="multiplicity 3"):
+        find_code("gpaw").with_state({}, 0.0, 3)
+
+
+def test_a_charged_structure_is_refused_where_nobody_is_told(bench):
+    atoms = bulk("Cu", cubic=True)
+    atoms.info["charge"] = 1
+    with (
+        pytest.raises(LabelError, match="carries a charge 1, which the calculator is not told"),
+        Labeller(Label(calculator="ase.calculators.emt.EMT"), bench.folder) as labeller,
+    ):
+        labeller.label(atoms)
+
+
+SMALL, LARGE = bulk("Si", a=5.4), bulk("Si", a=5.4, cubic=True)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"kpts": [3, 3, 3]}, {"kpts": {"size": [3, 3, 3], "gamma": True}}, {"k_grid": [3, 3, 3]}]
+)
+def test_one_fixed_mesh_for_cells_of_different_size_is_refused(parameters):
+    with pytest.raises(LabelError, match=r"\[3, 3, 3\].*Si2.*Si8.*as fine as \[6, 6, 6\].*density"):
+        check_mesh(parameters, [SMALL, LARGE])
+
+
+def test_a_mesh_that_fits_is_not_refused():
+    strained = [LARGE.copy() for _ in range(3)]
+    for atoms, scale in zip(strained, (0.93, 1.0, 1.08), strict=True):
+        atoms.set_cell(atoms.cell.array * [[scale, 1, 1], [1, 1, 1], [1, 1, 1 / scale]], scale_atoms=True)
+    check_mesh({"kpts": [3, 3, 3]}, strained)
+    check_mesh({"kpts": {"density": 3.0}}, [SMALL, LARGE])
+    check_mesh({"kspacing": 0.3}, [SMALL, LARGE])
+    check_mesh({"kpts": [20, 20, 20]}, [SMALL, LARGE])
+    check_mesh({"kpts": [1, 1, 1]}, [LARGE, molecule("H2O")])
