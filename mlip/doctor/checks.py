@@ -15,11 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlip.config.system import Config, load_config
 from mlip.config.values import ConfigError
 from mlip.doctor.slurm import compare_requests
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 CheckOutcome = Literal["ok", "info", "warn", "fail"]
 
@@ -263,7 +266,21 @@ def check_config(path: Path) -> list[Check]:
     sizes = ", ".join(f"{atoms.get_chemical_formula()}" for atoms in structures)
     found = Check("configuration", "ok", f"{path}: {config.system}, starting from {sizes}")
     checks = [found, _guarded("labeller", lambda: check_labeller(config, elements))]
+    if len(structures) > 1:
+        checks.append(_guarded("k-points", lambda: check_k_points(config, structures)))
     return checks + ([_guarded("MACE", check_mace)] if config.train.backend == "mace" else [])
+
+
+def check_k_points(config: Config, structures: Sequence[Atoms]) -> Check:
+    """Labels of starting structures of different size compare: no fixed mesh for all of them."""
+    from mlip.labels.codes.kmesh import check_mesh
+    from mlip.labels.importing import LabelError
+
+    try:
+        check_mesh(config.label.parameters, structures)
+    except LabelError as error:
+        return Check("k-points", "fail", str(error), "Give a density of k-points instead of a mesh.")
+    return Check("k-points", "ok", "as fine for every starting structure, as far as `label.parameters` say")
 
 
 def check_mace() -> Check:

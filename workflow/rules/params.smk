@@ -1,4 +1,7 @@
 # What the rules pass to their scripts and ask of a machine; no rule is defined here.
+from mlip.labels.codes.registry import deciding_settings
+
+
 def settings_at(wildcards):
     """The configuration in force at the job's iteration; of jobs that belong to none, the whole loop's."""
     return CONFIG.at_iteration(int(wildcards.iteration)) if hasattr(wildcards, "iteration") else CONFIG
@@ -21,8 +24,9 @@ def config_in_force(wildcards):
 
 def label_settings(wildcards):
     """What decides a label's value or fate; time limits and bookkeeping are no reason to label again."""
-    names = {"calculator", "parameters", "escalations", "guards"}
-    label = settings_at(wildcards).label.model_dump(mode="json", include=names)
+    names = {"escalations", "guards"}
+    settings = settings_at(wildcards).label
+    label = deciding_settings(settings) | settings.model_dump(mode="json", include=names)
     label["guards"].pop("energy_window")  # judged when the data set is collected
     return label
 
@@ -34,8 +38,8 @@ def shard_settings(wildcards):
 
 def isolated_settings(wildcards):
     """What decides the energies of isolated atoms."""
-    names = {"calculator", "parameters", "isolated_atoms", "isolated_atom_parameters"}
-    return CONFIG.label.model_dump(mode="json", include=names)
+    names = {"isolated_atoms", "isolated_atom_parameters"}
+    return deciding_settings(CONFIG.label) | CONFIG.label.model_dump(mode="json", include=names)
 
 
 def guards_in_force(wildcards):

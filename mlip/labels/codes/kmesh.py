@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-from ase import Atoms
+from typing import TYPE_CHECKING, Any
 
 from mlip.labels.importing import LabelError
+
+if TYPE_CHECKING:  # rules read this module, and need neither for it
+    import numpy as np
+    from ase import Atoms
 
 SPACING_RATIO = 1.3
 """Largest ratio of k-point spacings of structures in one set: strains and volumes change it by less, cells by more."""
@@ -50,6 +51,8 @@ def check_mesh(parameters: dict[str, Any], structures: Sequence[Atoms]) -> None:
     Raises:
         LabelError: naming two structures and the meshes that would be equally fine for them.
     """
+    import numpy as np
+
     mesh = fixed_mesh(parameters)
     periodic = [atoms for atoms in structures if atoms.pbc.any() and len(atoms) > 1]
     if mesh is None or not periodic:
@@ -70,9 +73,13 @@ def check_mesh(parameters: dict[str, Any], structures: Sequence[Atoms]) -> None:
 
 def _lengths(atoms: Atoms) -> np.ndarray:
     """Lengths of the reciprocal vectors along which the structure is periodic, 2π/Å."""
+    import numpy as np
+
     return np.linalg.norm(atoms.cell.reciprocal().array, axis=1)[atoms.pbc]
 
 
 def _coarsest(atoms: Atoms, mesh: list[int]) -> float:
     """Largest distance between points of ``mesh``, 2π/Å."""
+    import numpy as np
+
     return float((_lengths(atoms) / np.array(mesh)[atoms.pbc]).max())

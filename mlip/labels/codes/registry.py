@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlip.labels.codes.abinit import Abinit
 from mlip.labels.codes.aims import Aims
@@ -15,6 +15,10 @@ from mlip.labels.codes.orca import Orca
 from mlip.labels.codes.program import AnyProgram
 from mlip.labels.codes.tblite import Tblite
 from mlip.labels.codes.vasp import Vasp
+from mlip.labels.importing import LabelError
+
+if TYPE_CHECKING:
+    from mlip.config.label import Label
 
 CODES: tuple[Code, ...] = (
     Gpaw(), Espresso(), Cp2k(), Vasp(), Aims(), Abinit(), Orca(), DftbPlus(), Tblite()
@@ -48,3 +52,19 @@ def code_of(calculator: Any, named: Code) -> Code:
     paths = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(calculator).__mro__]
     found = (code for code in CODES for path in paths if path in code.calculators)
     return next(found, named)
+
+
+def deciding_settings(settings: Label) -> dict[str, Any]:
+    """Of calculator, parameters and profile, what is a reason to label again; how a program is started is none.
+
+    Settings that are refused later are given as they are.
+    """
+    code = find_code(settings.calculator)
+    plain = settings.model_dump(mode="json", include={"calculator", "parameters", "profile"})
+    try:
+        parameters, profile = code.split(plain["parameters"], plain["profile"])
+    except LabelError:
+        return plain
+    places = {key: value for key, value in profile.items() if key != "command"}
+    decided = {"calculator": plain["calculator"], "parameters": code.deciding(parameters)}
+    return decided | ({"profile": places} if places else {})
