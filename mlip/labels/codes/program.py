@@ -116,7 +116,11 @@ class AnyProgram(Program):
     def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
         """With the profile's class that stands beside the calculator's, e.g. ``OctopusProfile``."""
         del atoms
-        extra = {"profile": make_profile(factory, profile)} if profile else {}
+        extra: Values = {}
+        if profile and hasattr(factory, "fileio_rules") and factory.fileio_rules is None:  # an older form, with a shell
+            extra = {"command": absolute_words(profile["command"])}
+        elif profile:
+            extra = {"profile": make_profile(factory, profile)}
         return factory(**parameters, **extra, directory=folder)
 
 

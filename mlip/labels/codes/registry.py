@@ -29,12 +29,11 @@ PROGRAMS = frozenset(
     f"ase.calculators.{name}"
     for name in (
         "octopus.Octopus", "elk.ELK", "onetep.Onetep", "exciting.ExcitingGroundStateCalculator", "siesta.Siesta",
-        "castep.Castep", "nwchem.NWChem", "gaussian.Gaussian", "turbomole.Turbomole", "qchem.QChem", "psi4.Psi4",
-        "gamess_us.GAMESSUS", "mopac.MOPAC", "demon.Demon", "demonnano.DemonNano", "openmx.OpenMX", "crystal.CRYSTAL",
-        "fleur.FLEUR", "dmol.DMol3", "acemolecule.ACE", "gulp.GULP", "lammpsrun.LAMMPS",
+        "nwchem.NWChem", "gaussian.Gaussian", "qchem.QChem", "gamess_us.GAMESSUS", "mopac.MOPAC", "crystal.CRYSTAL",
+        "acemolecule.ACE",
     )
 )  # fmt: skip
-"""ASE's other calculators that run a program."""
+"""ASE's other calculators that run a program and take its profile or command."""
 
 
 def find_code(calculator: str) -> Code:

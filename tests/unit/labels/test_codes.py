@@ -284,3 +284,16 @@ def test_a_mesh_that_fits_is_not_refused():
     check_mesh({"kspacing": 0.3}, [SMALL, LARGE])
     check_mesh({"kpts": [20, 20, 20]}, [SMALL, LARGE])
     check_mesh({"kpts": [1, 1, 1]}, [LARGE, molecule("H2O")])
+
+
+@pytest.mark.parametrize(
+    "name", ["octopus.Octopus", "elk.ELK", "siesta.Siesta", "gaussian.Gaussian", "crystal.CRYSTAL"]
+)
+def test_any_program_has_a_private_folder_and_the_command_of_its_profile(tmp_path, name):
+    path = f"ase.calculators.{name}"
+    code = find_code(path)
+    assert code.runs_program
+    parameters, profile = code.split({"profile": {"command": "srun -n 4 program"}}, {})
+    calculator = code.build(import_calculator(path), parameters, profile, tmp_path, bulk("Si"))
+    assert Path(calculator.directory) == tmp_path
+    assert calculator.profile.command == "srun -n 4 program"
