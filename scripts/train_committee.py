@@ -13,6 +13,8 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
 
     torch.set_num_threads(snakemake.threads)
     out = Path(snakemake.output.weights).parent
+    # Studies train without one.
+    initial, previous = snakemake.input.get("initial"), snakemake.input.previous
     train_from_files(
         Path(snakemake.input.train),
         Path(snakemake.input.valid),
@@ -22,6 +24,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         seed=snakemake.params.seed,
         device=pick_device(),
         n_gpus=count_gpus(dict(snakemake.resources.items())),
-        previous=Path(snakemake.input.previous[0]).parent if snakemake.input.previous else None,
+        previous=Path(previous[0]).parent if previous else None,
+        initial=Path(initial[0]).parent if initial else None,
         progress=report_progress(out / "training.progress.json"),
     )

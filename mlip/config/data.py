@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,9 +10,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from mlip.config.base import Positive, Section
-
-INDEX = re.compile(r"-?\d+|(-?\d*)(:(-?\d*)){1,2}")
-STEP_ZERO = re.compile(r".*:.*:-?0+")
+from mlip.config.indexing import check_index
 
 
 class Check(Section):
@@ -60,10 +57,7 @@ class DataSource(Section):
     @field_validator("index", mode="before")
     @classmethod
     def _slice(cls, value: object) -> str:
-        text = str(value).replace(" ", "")
-        if not INDEX.fullmatch(text) or STEP_ZERO.fullmatch(text):
-            raise ValueError(f"{text!r} is no index; write a number or a slice such as `:100`, `-200:` or `::10`")
-        return text
+        return check_index(value)
 
     @model_validator(mode="after")
     def _shift_is_known(self) -> DataSource:
@@ -114,11 +108,3 @@ def list_inputs(sources: Sequence[DataSource]) -> list[str]:
                     raise ValueError(f"data: {member} belongs to {found[member]} and to {source.file}; name it once")
                 found[member] = source.file
     return list(found)
-
-
-def parse_index(text: str) -> slice:
-    """The slice that ``text`` describes; a number means that one structure."""
-    if ":" in text:
-        return slice(*(int(part) if part else None for part in text.split(":")))
-    number = int(text)
-    return slice(number, number + 1 or None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 from mlip.config.base import Section
+from mlip.config.indexing import check_index, named_numbers
 
 RelativeVolume = Annotated[float, Field(gt=-0.7, le=3)]
 Triple = tuple[int, int, int]
@@ -16,6 +18,10 @@ Triple = tuple[int, int, int]
 Temperature = Annotated[float, Field(ge=1, le=50_000)]  # K; not eV
 Pressure = Annotated[float, Field(ge=-1000, le=10_000)]  # GPa; not bar or Pa
 Displacement = Annotated[float, Field(gt=0, le=2)]  # Å; not pm
+
+
+MOST_OF_A_FILE = 100
+"""Starting structures that one file may give."""
 
 
 class Bulk(Section):
@@ -51,11 +57,32 @@ class StartingStructure(Section):
     file: str | None = Field(
         None, description="Structure file that ASE or pymatgen reads, relative to the working directory."
     )
+    index: str | None = Field(
+        None,
+        description="Of a file of several structures: `0` takes one; `:10` takes ten, each a starting structure.",
+    )
+    sample: int | None = Field(
+        None, ge=1, description="So many drawn at random from the file, or from `index`; the same ones in every run."
+    )
+    member: int | None = Field(None, ge=0, description="Of the structures that `sample` draws this one alone, from 0.")
     bulk: Bulk | None = Field(None, description="Bulk crystal, instead of a file.")
     repeat: Triple = Field((1, 1, 1), description="Supercell repeats along the three cell vectors.")
     fixed: Fixed | None = Field(
         None, description="Fixed atoms, in place of those that the file fixes (selective dynamics, `move_mask`)."
     )
+
+    @field_validator("index", mode="before")
+    @classmethod
+    def _index(cls, value: object) -> str | None:
+        return None if value is None else check_index(value)
+
+    @model_validator(mode="after")
+    def _part_of_a_file(self) -> StartingStructure:
+        if self.file is None and (self.index is not None or self.sample is not None):
+            raise ValueError("`index` and `sample` choose structures of a `file`")
+        if self.member is not None and not self.member < (self.sample or 0):
+            raise ValueError(f"member {self.member} is none of those that sample ({self.sample}) draws")
+        return self
 
     @model_validator(mode="after")
     def _exactly_one_source(self) -> StartingStructure:
@@ -66,6 +93,34 @@ class StartingStructure(Section):
         if self.file is not None and not _is_file_name(self.file):
             raise ValueError("`file` is no name that a file can have; give a path relative to the working directory")
         return self
+
+
+def expand_structures(sources: Sequence[StartingStructure]) -> tuple[StartingStructure, ...]:
+    """``sources`` with one entry for each structure of a file of which several are taken.
+
+    Raises:
+        ValueError: when they are too many, or how many cannot be told without the file.
+    """
+    return tuple(member for source in sources for member in _members(source))
+
+
+def _members(source: StartingStructure) -> list[StartingStructure]:
+    if source.member is not None or (source.sample is None and source.index is None):
+        return [source]
+    numbers = range(source.sample) if source.sample is not None else named_numbers(source.index or "")
+    if numbers is None or not numbers:
+        raise ValueError(
+            f"index {source.index!r} of {source.file} does not say how many structures it takes; name the end, as in"
+            " `:10` or `0:100:10`, or have some drawn: `sample: 10`"
+        )
+    if len(numbers) > MOST_OF_A_FILE:
+        raise ValueError(
+            f"{len(numbers)} starting structures of {source.file}, each with walkers of its own: at most"
+            f' {MOST_OF_A_FILE}; take fewer, e.g. `index: ":{10 * MOST_OF_A_FILE}:{MOST_OF_A_FILE}"` or `sample: 10`.'
+            " Labelled structures to learn from belong into `data`"
+        )
+    key = "member" if source.sample is not None else "index"
+    return [source.model_copy(update={key: k if key == "member" else str(k)}) for k in numbers]
 
 
 def _is_file_name(text: str) -> bool:

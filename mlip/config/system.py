@@ -19,7 +19,7 @@ from mlip.config.data import DataSource, check_is_list
 from mlip.config.label import Label
 from mlip.config.loop import AnySection, Assess, Budget, Collect, Explore, Select
 from mlip.config.merging import merge_deeply
-from mlip.config.structures import Prepare, StartingStructure
+from mlip.config.structures import Prepare, StartingStructure, expand_structures
 from mlip.config.studies import Studies
 from mlip.config.train import Train
 from mlip.config.values import ConfigError, describe_problems, is_bounded, read_yaml
@@ -49,7 +49,9 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed from which every random choice is derived.")
     max_iterations: int = Field(5, ge=1, le=999, description="Iterations planned at most, the first included.")
     min_iterations: int = Field(2, ge=1, description="Iterations run at least before the loop may converge.")
-    structures: tuple[StartingStructure, ...] = Field(min_length=1, description="Starting structures.")
+    structures: tuple[StartingStructure, ...] = Field(
+        min_length=1, description="Starting structures, counted from 0; several of one file count one by one."
+    )
     prepare: Prepare = Field(default_factory=Prepare, description="Structures of iteration 0.")
     data: tuple[DataSource, ...] = Field((), description="Labelled structures that exist already.")
     label: Label = Field(default_factory=Label, description="Labeller.")
@@ -61,6 +63,11 @@ class Config(Section):
     budget: Budget = Field(default_factory=Budget, description="Limits.")
     studies: Studies = Field(default_factory=Studies, description="Studies of properties.")
     overrides: tuple[Override, ...] = Field((), description="Settings that change from a given iteration on.")
+
+    @field_validator("structures")
+    @classmethod
+    def _one_by_one(cls, value: tuple[StartingStructure, ...]) -> tuple[StartingStructure, ...]:
+        return expand_structures(value)
 
     @field_validator("data", mode="before")
     @classmethod

@@ -76,6 +76,11 @@ class Train(Section):
     restart: Literal["previous", "scratch"] = Field(
         "previous", description="Start an iteration's training from the previous iteration's weights, or anew."
     )
+    initial: str | None = Field(
+        None,
+        description="Folder of a potential that iteration 0 starts from, of the same elements and architecture, e.g."
+        " `results/other/potential`; for `backend: mace` there is `mace.foundation_model`.",
+    )
     restart_fraction: float = Field(
         0.3, gt=0, le=1, description="Share of the schedule, its end, that a training from previous weights runs."
     )
@@ -105,6 +110,8 @@ class Train(Section):
     def _mace_has_a_committee(self) -> Train:
         if self.backend == "mace" and (self.committee_size < 2 or self.uncertainty != "committee"):
             raise ValueError("backend mace needs a committee of 2 or more members and `uncertainty: committee`")
+        if self.backend == "mace" and self.initial is not None:
+            raise ValueError(f"backend mace starts from mace.foundation_model; initial ({self.initial}) is for ace")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,8 @@ from typing import Any
 
 from ase import Atoms
 
-from mlip.config.data import DataSource, find_files, parse_index
+from mlip.config.data import DataSource, find_files
+from mlip.config.indexing import parse_index
 from mlip.config.label import Guards
 from mlip.config.train import Train
 from mlip.io.extxyz import write_structures

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ from mlip.config.train import Train
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json
 from mlip.potential.memory import keep_freed_memory
-from mlip.training.data import resolve_cutoff
+from mlip.training.data import TrainingDataError, resolve_cutoff
 from mlip.training.launch import train_with_processes
 from mlip.training.request import TrainingRequest
+from mlip.training.restart import NOT_FOLLOWED
 
 __all__ = ["TrainingRequest", "train_committee", "train_from_files"]
 
@@ -49,6 +52,7 @@ def train_from_files(
     device: str,
     n_gpus: int = 1,
     previous: Path | None = None,
+    initial: Path | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """:func:`train_committee` of an iteration's files, with a process on each GPU where there are several.
@@ -63,24 +67,45 @@ def train_from_files(
         seed: See :class:`TrainingRequest`, as for all that follow.
         device: Torch device.
         n_gpus: GPUs of this job; backends that can use only one use one.
-        previous: Folder of the potential to start from.
+        previous: Folder of the potential to start from, with ``settings.restart: previous``; another is made from
+            scratch, with a warning, where it does not fit.
+        initial: Folder of the potential that the user has named to start from, which has to fit.
         progress: Called with each entry of the history; several processes write it themselves.
+
+    Raises:
+        TrainingDataError: for data that cannot be trained on, and when ``initial`` does not fit.
     """
+    if initial is not None:
+        settings, previous = settings.model_copy(update={"restart": "previous"}), initial
     if n_gpus > 1 and BACKENDS[settings.backend].several_processes:
         places = {"isolated": isolated, "previous": previous}
         train_with_processes(n_gpus, train, valid, settings, out, seed=seed, device=device, **places)
         return
-    train_committee(
-        TrainingRequest(
-            read_structures(train),
-            read_structures(valid),
-            settings,
-            out,
-            seed=seed,
-            device=device,
-            isolated_energies=read_json(isolated) or None,
-            previous=previous,
-            checkpoint=out / "checkpoint",
-            progress=progress,
-        )
+    request = TrainingRequest(
+        read_structures(train),
+        read_structures(valid),
+        settings,
+        out,
+        seed=seed,
+        device=device,
+        isolated_energies=read_json(isolated) or None,
+        previous=previous,
+        checkpoint=out / "checkpoint",
+        progress=progress,
     )
+    with _insist() if initial is not None else contextlib.nullcontext():
+        train_committee(request)
+
+
+@contextlib.contextmanager
+def _insist() -> Iterator[None]:
+    """Stop where a training would leave the potential that it was told to start from aside, with a warning only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=NOT_FOLLOWED)
+        try:
+            yield
+        except UserWarning as warning:
+            raise TrainingDataError(
+                f"train.initial: {warning}; give `train` the architecture of that potential (its potential.json), data"
+                " of its elements, or leave `initial` out"
+            ) from None

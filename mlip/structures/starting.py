@@ -5,16 +5,18 @@ from __future__ import annotations
 import codecs
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
 
+from mlip.config.indexing import parse_index
 from mlip.config.structures import StartingStructure
 from mlip.io.constraints import movable_mask, set_movable
 from mlip.io.dialects import DialectError
+from mlip.seeds import derive_rng
 from mlip.structures.constraints import choose_movable
 from mlip.structures.formats import FormatError, read_whole
 from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
@@ -42,7 +44,7 @@ def load_starting_structure(source: StartingStructure) -> Atoms:
     Raises:
         StructureError: when the file cannot be read or the structure is not physical.
     """
-    atoms = _build_bulk(source) if source.bulk is not None else _read_file(Path(str(source.file)))
+    atoms = _build_bulk(source) if source.bulk is not None else _read_file(Path(str(source.file)), source)
     check_structure(atoms, name_source(source))
     n_atoms = len(atoms) * math.prod(source.repeat)
     if n_atoms > MAX_ATOMS:
@@ -74,7 +76,10 @@ def _fix(clean: Atoms, atoms: Atoms, source: StartingStructure) -> None:
 
 def name_source(source: StartingStructure) -> str:
     """What messages call ``source``."""
-    return f"structures: {source.bulk.name if source.bulk is not None else source.file}"
+    if source.bulk is not None:
+        return f"structures: {source.bulk.name}"
+    part = f", {source.member} of a sample of {source.sample}" if source.member is not None else ""
+    return f"structures: {source.file}" + (f", index {source.index}" if source.index is not None else "") + part
 
 
 def _build_bulk(source: StartingStructure) -> Atoms:
@@ -90,7 +95,7 @@ def _build_bulk(source: StartingStructure) -> Atoms:
         ) from None
 
 
-def _read_file(path: Path) -> Atoms:
+def _read_file(path: Path, source: StartingStructure) -> Atoms:
     if not path.is_file():
         raise StructureError(f"structures: no file {path}; give a path relative to the working directory {Path.cwd()}")
     size = path.stat().st_size
@@ -99,13 +104,13 @@ def _read_file(path: Path) -> Atoms:
     if size > MAX_FILE_BYTES:
         raise StructureError(
             f"structures: {path} has {size / 1e6:.0f} MB, more than any single structure needs (limit"
-            f" {MAX_FILE_BYTES / 1e6:.0f} MB); take one structure out of it into a file of its own"
+            f" {MAX_FILE_BYTES / 1e6:.0f} MB); take the structures out of it into a file of their own"
         )
     _check_encoding(path)
     problems = []
     for reader in (_read_with_ase, _read_with_pymatgen):
         try:
-            return reader(path)
+            return reader(path, source)
         except StructureError:
             raise
         except Exception as error:
@@ -126,20 +131,36 @@ def _check_encoding(path: Path) -> None:
         raise StructureError(f"structures: {path} begins with a byte order mark; save it as UTF-8 without one")
 
 
-def _read_with_ase(path: Path) -> Atoms:
+def _read_with_ase(path: Path, source: StartingStructure) -> Atoms:
     if path.suffix in (".xyz", ".extxyz"):
         _check_atom_count(path)
     try:
         images = read_whole(path)
     except (FormatError, DialectError) as error:
         raise StructureError(f"structures: {path}: {error}") from None
-    if len(images) > 1:
+    chosen = _choose(images, path, source)
+    _check_occupancy(chosen, path)
+    return chosen
+
+
+def _choose(images: Sequence[Atoms], path: Path, source: StartingStructure) -> Atoms:
+    """The one of ``images`` that ``source`` means."""
+    if source.index is None and source.sample is None and len(images) > 1:
         raise StructureError(
-            f"structures: {path}: {len(images)} structures in one file;"
-            " split it and give each structure a file of its own"
+            f"structures: {path}: {len(images)} structures in one file; split it, or add `index: 0` to take one of"
+            ' them, `index: ":10"` or `sample: 10` to start from several. Labelled structures to learn from'
+            " belong into `data`"
         )
-    _check_occupancy(images[0], path)
-    return images[0]
+    allowed = range(len(images))[parse_index(source.index or ":")]
+    wanted = 1 if source.sample is None else source.sample
+    if len(allowed) < wanted:
+        raise StructureError(
+            f"{name_source(source)}: the file holds {len(images)} structures, counted from 0; take fewer or others"
+        )
+    if source.sample is None:
+        return images[allowed[0]]
+    drawn = derive_rng(0, "starting_structures", str(path)).choice(len(allowed), source.sample, replace=False)
+    return images[allowed[int(sorted(drawn)[source.member or 0])]]
 
 
 def _check_atom_count(path: Path) -> None:
@@ -171,7 +192,7 @@ def _partial_occupancy(path: Path, symbols: Iterable[str]) -> StructureError:
     )
 
 
-def _read_with_pymatgen(path: Path) -> Atoms:
+def _read_with_pymatgen(path: Path, source: StartingStructure) -> Atoms:
     from pymatgen.core import Structure
     from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -181,7 +202,7 @@ def _read_with_pymatgen(path: Path) -> Atoms:
         if not structure.is_ordered:
             mixed = {str(element) for site in structure if not site.is_ordered for element in site.species.elements}
             raise _partial_occupancy(path, mixed)
-        return AseAtomsAdaptor.get_atoms(structure)
+        return _choose([AseAtomsAdaptor.get_atoms(structure)], path, source)
 
 
 def check_structure(atoms: Atoms, name: str) -> None:

@@ -28,6 +28,8 @@ from mlip.potential.interface import Potential
 from mlip.statistics import deviation, fit_absolute
 from mlip.structures.labelled import labelled_energy
 
+NOT_FOLLOWED = "training does not go on from"
+"""How the warning begins that an earlier potential does not fit."""
 MOST_COMPARED = 32
 """Structures whose labels are held against an earlier potential."""
 MOVED, UNEXPLAINED = 0.1, 0.2
@@ -58,7 +60,7 @@ def load_fitting(
             reason = f"it knows {', '.join(potential.species)}, the data hold {', '.join(species)}"
         elif not (reason := difference(potential)):
             return potential, hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()
-    warnings.warn(f"training does not go on from {folder}: {reason}", stacklevel=3)
+    warnings.warn(f"{NOT_FOLLOWED} {folder}: {reason}", stacklevel=3)
     return None
 
 

@@ -47,7 +47,7 @@ if (
         "which has it: run .venv-mace/bin/mlip run ...; or add --software-deployment-method conda (envs/mace.yaml)"
     )
 
-STRUCTURE_FILES = [source.file for source in CONFIG.structures if source.file]
+STRUCTURE_FILES = list(dict.fromkeys(source.file for source in CONFIG.structures if source.file))
 for missing in (file for file in STRUCTURE_FILES if not Path(file).is_file()):
     raise WorkflowError(f"structures: no file {missing}; give a path relative to the working directory {Path.cwd()}")
 
@@ -66,6 +66,10 @@ GATE_STUDIES = CONFIG.assess.studies
 STARTING_STRUCTURES = [source.model_dump(mode="json") for source in CONFIG.structures]
 
 POTENTIAL_FILES = ("potential.safetensors", "potential.json", "training.json")
+INITIAL = CONFIG.train.initial
+INITIAL_FILES = [str(Path(INITIAL) / name) for name in POTENTIAL_FILES[:2]] if INITIAL else []
+for missing in (file for file in INITIAL_FILES if not Path(file).is_file()):
+    raise WorkflowError(f"train.initial: no file {missing}; give the folder of a potential, e.g. results/other/potential")
 DATASET_FILES = ("train.extxyz", "valid.extxyz", "test.extxyz", "dataset.json")
 
 

@@ -21,6 +21,11 @@ def restart_from(wildcards):
     return iteration_before(wildcards) if goes_on else []
 
 
+def initial_potential(wildcards):
+    """The potential of elsewhere that the first training starts from, where there is one."""
+    return INITIAL_FILES if is_first_iteration(wildcards) else []
+
+
 def shards(wildcards):
     """The parts that an iteration's structures are labelled in."""
     return [f"{shard:03d}" for shard in range(CONFIG.n_shards_at(int(wildcards.iteration)))]

@@ -4,6 +4,7 @@ rule train_committee:
         valid="results/{system}/iter_{iteration}/collect_dataset/valid.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
         previous=collect("results/{{system}}/iter_{i}/train_committee/{file}", i=restart_from, file=POTENTIAL_FILES),
+        initial=initial_potential,
     output:
         weights="results/{system}/iter_{iteration}/train_committee/potential.safetensors",
         model="results/{system}/iter_{iteration}/train_committee/potential.json",

@@ -266,3 +266,62 @@ def test_missing_file_and_unknown_crystal() -> None:
 def test_scale_volume_is_relative() -> None:
     silicon = bulk("Si", cubic=True)
     assert scale_volume(silicon, 0.1).get_volume() == pytest.approx(1.1 * silicon.get_volume())
+
+
+def _five(folder: Path) -> Path:
+    """A file of five crystals of different lattice constants."""
+    from ase.io import write
+
+    write(folder / "five.extxyz", [bulk("Si", a=5.4 + 0.01 * k) for k in range(5)])
+    return folder / "five.extxyz"
+
+
+def _volumes(values: dict) -> list[float]:
+    """Numbers in the file of the starting structures that a configuration names."""
+    from mlip.config.system import parse_config
+
+    config = parse_config({"system": "x", "structures": [values]})
+    volumes = [load_starting_structure(source).get_volume() for source in config.structures]
+    return [round(((4 * volume) ** (1 / 3) - 5.4) / 0.01) for volume in volumes]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wanted"),
+    [({"index": 3}, [3]), ({"index": -1}, [4]), ({"index": ":2"}, [0, 1]), ({"index": "1:5:2"}, [1, 3])],
+)
+def test_structures_of_a_file_are_taken_by_number(tmp_path: Path, chosen: dict, wanted: list[int]) -> None:
+    assert _volumes({"file": str(_five(tmp_path)), **chosen}) == wanted
+
+
+def test_a_sample_of_a_file_is_the_same_each_time(tmp_path: Path) -> None:
+    path = str(_five(tmp_path))
+    drawn = _volumes({"file": path, "sample": 3})
+    assert drawn == _volumes({"file": path, "sample": 3})
+    assert len(set(drawn)) == 3
+    assert set(_volumes({"file": path, "sample": 2, "index": "3:"})) == {3, 4}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"index": ":"}, "does not say how many structures it takes; name the end"),
+        ({"index": "-3:"}, "does not say how many"),
+        ({"index": ":1000"}, r"1000 starting structures of .*: at most 100; take fewer"),
+        ({"index": "first"}, "'first' is no index"),
+    ],
+)
+def test_the_number_of_starting_structures_is_known_and_bounded(tmp_path: Path, chosen: dict, message: str) -> None:
+    from mlip.config.system import ConfigError
+
+    with pytest.raises(ConfigError, match=message):
+        _volumes({"file": str(_five(tmp_path)), **chosen})
+
+
+def test_structures_beyond_the_end_of_the_file_are_named(tmp_path: Path) -> None:
+    path = str(_five(tmp_path))
+    with pytest.raises(StructureError, match=r"five\.extxyz, index 5: the file holds 5 structures, counted from 0"):
+        _volumes({"file": path, "index": ":6"})
+    with pytest.raises(StructureError, match="of a sample of 6: the file holds 5"):
+        _volumes({"file": path, "sample": 6})
+    with pytest.raises(StructureError, match=r"5 structures in one file; split it, or add `index: 0`"):
+        _volumes({"file": path})
