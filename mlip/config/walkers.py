@@ -10,18 +10,21 @@ from mlip.config.structures import StartingStructure
 
 
 class WalkerPlan(Section):
-    """One walker: which structure, which ensemble, which rung of the ladder."""
+    """One walker: which structure, which ensemble, which rung of the ladder.
+
+    Attributes:
+        source_number: its place among the starting structures; energies compare only within one.
+        temperature: K.
+        volume: relative change of the starting volume.
+        pressure: GPa; NPT only.
+    """
 
     source: StartingStructure
     source_number: int = 0
-    """Its place among the starting structures; energies compare only within one."""
     ensemble: str
     temperature: float
-    """K."""
     volume: float
-    """Relative change of the starting volume."""
     pressure: float
-    """GPa; NPT only."""
 
 
 def plan_walkers(sources: Sequence[StartingStructure], groups: Sequence[Walker]) -> list[WalkerPlan]:

@@ -84,7 +84,12 @@ OUTPUTS = {
     ),
     "join_labels": _join("studies/{study}/round_{round}/dataset", DATASET_FILES),
     "train_study": _join("studies/{study}/round_{round}/potential", POTENTIAL_FILES),
-    "report_study": ("studies/{study}/report.html", "studies/{study}/result.json", "studies/{study}/figures"),
+    "report_study": (
+        "studies/{study}/report.html",
+        "studies/{study}/table.md",
+        "studies/{study}/result.json",
+        "studies/{study}/figures",
+    ),
 }
 """What each rule writes, as it spells it after ``results/{system}/``."""
 DIGITS = {"iteration": 2, "round": 2, "shard": 3, "walker": 2}
@@ -165,13 +170,16 @@ def progress_path(shard: Path) -> Path:
 
 
 class Job(NamedTuple):
-    """A job of a loop or, where ``study`` is its name, of a study beside it."""
+    """A job of a loop or, where ``study`` is its name, of a study beside it.
+
+    Attributes:
+        iteration: None for steps that belong to no iteration.
+        part: shard or walker, in a study after the round (``01-000``); empty where a step is one job.
+    """
 
     iteration: int | None
-    """None for steps that belong to no iteration."""
     step: str
     part: str = ""
-    """Shard or walker, in a study after the round (``01-000``); empty where a step is one job."""
     study: str = ""
 
 

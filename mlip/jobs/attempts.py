@@ -28,25 +28,28 @@ AttemptState = Literal["done", "failed", "lost", "open"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt of a job. Times in seconds since the epoch."""
+    """One attempt of a job. Times in seconds since the epoch.
+
+    Attributes:
+        iteration: None for steps that belong to no iteration.
+        part: shard or walker, in a study after the round (``01-000``); empty where a step is one job.
+        seconds: how long it took; for one that is open or lost, up to its last sign of life.
+        study: the study whose step it is; empty for the loop's own.
+        slurm_job: number of the Slurm job that it ran in, which may be the one that Snakemake itself was started in.
+    """
 
     step: str
     iteration: int | None
-    """None for steps that belong to no iteration."""
     part: str
-    """Shard or walker, in a study after the round (``01-000``); empty where a step is one job."""
     began: float
     cores: int
     gpus: int
     seconds: float
-    """How long it took; for one that is open or lost, up to its last sign of life."""
     state: AttemptState
     host: str = ""
     pid: int = 0
     study: str = ""
-    """The study whose step it is; empty for the loop's own."""
     slurm_job: str = ""
-    """Number of the Slurm job that it ran in, which may be the one that Snakemake itself was started in."""
 
     @property
     def job(self) -> Job:

@@ -87,11 +87,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The costs of a loop, attempt by attempt, and beside them those of its studies."""
+    """The costs of a loop, attempt by attempt, and beside them those of its studies.
+
+    Attributes:
+        of_studies: not in any of the loop's sums: a study is asked for apart, and no budget ends it.
+    """
 
     entries: tuple[Entry, ...]
     of_studies: tuple[Entry, ...] = ()
-    """Not in any of the loop's sums: a study is asked for apart, and no budget ends it."""
 
     def total(self, last: int | None = None) -> Cost:
         """All that the loop has spent, or only up to iteration ``last``."""

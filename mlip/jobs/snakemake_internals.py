@@ -59,11 +59,14 @@ def resume_collection() -> None:
 
 @dataclass(frozen=True)
 class Execution:
-    """A run of the workflow that is about to plan its jobs."""
+    """A run of the workflow that is about to plan its jobs.
+
+    Attributes:
+        executor: ``local``, ``slurm``, …
+    """
 
     workflow: Any
     executor: str
-    """``local``, ``slurm``, …"""
 
     @property
     def latency(self) -> float:

@@ -33,18 +33,21 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class StressAgreement:
-    """The pressure of labels beside the slope of their energies, at each volume of a scan."""
+    """The pressure of labels beside the slope of their energies, at each volume of a scan.
+
+    Attributes:
+        volumes: [n] Å³, ascending.
+        pressures: [n] GPa, of the labels' stresses.
+        differences: [n] GPa, the pressure of the stress less the energies' -dE/dV.
+        errors: [n] GPa, half the 95 % confidence interval of ``differences``.
+        scatter: root-mean-square distance of the energies from a smooth curve, eV/atom.
+    """
 
     volumes: np.ndarray
-    """[n] Å³, ascending."""
     pressures: np.ndarray
-    """[n] GPa, of the labels' stresses."""
     differences: np.ndarray
-    """[n] GPa, the pressure of the stress less the energies' -dE/dV."""
     errors: np.ndarray
-    """[n] GPa, half the 95 % confidence interval of ``differences``."""
     scatter: float
-    """Root-mean-square distance of the energies from a smooth curve, eV/atom."""
 
     @property
     def worst(self) -> int:
@@ -149,12 +152,15 @@ def check_stress(labelled: Sequence[Atoms], limit: float) -> None:
 
 @dataclass(frozen=True)
 class ForceAgreement:
-    """The slope of the energy along the forces, from the forces and from two energies."""
+    """The slope of the energy along the forces, from the forces and from two energies.
+
+    Attributes:
+        from_forces: eV/Å.
+        from_energies: eV/Å.
+    """
 
     from_forces: float
-    """eV/Å."""
     from_energies: float
-    """eV/Å."""
 
     @property
     def difference(self) -> float:

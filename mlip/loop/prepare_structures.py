@@ -24,7 +24,7 @@ from mlip.structures.builders import (
 from mlip.structures.geometry import min_distance_ratio
 from mlip.structures.kinds import dissect
 from mlip.structures.perturbations import (
-    Subject,
+    Original,
     displace_mode,
     keeps_molecules,
     rattle,
@@ -159,8 +159,8 @@ def perturb_structure(
         min_ratio: Shortest allowed distance over the sum of covalent radii.
         phases: Other phases of the same composition.
     """
-    subject = Subject.of(start)
-    makers = _makers(subject, settings, min_ratio, phases)
+    original = Original.of(start)
+    makers = _makers(original, settings, min_ratio, phases)
     first = start.copy()
     first.info = {"origin": "start", "source": index}
     chosen = [first]
@@ -171,7 +171,7 @@ def perturb_structure(
         wanted = max(0, round(share * n_structures) - len(chosen))
         rng = derive_rng(seed, "prepare_structures", index, kind)
         pool = [make(rng) for _ in range(POOL_FACTOR * wanted)]
-        sane = [atoms for atoms in pool if atoms is not None and _is_sane(atoms, kind, subject, min_ratio)]
+        sane = [atoms for atoms in pool if atoms is not None and _is_sane(atoms, kind, original, min_ratio)]
         for atoms in _farthest(sane, chosen, wanted):
             atoms.info = {"origin": kind, "source": index}
             chosen.append(atoms)
@@ -181,15 +181,15 @@ def perturb_structure(
 Maker = Callable[[np.random.Generator], Atoms | None]
 
 
-def _makers(subject: Subject, settings: Prepare, min_ratio: float, phases: Sequence[Atoms]) -> dict[str, Maker]:
-    """What makes each kind that has a weight and that ``subject`` allows, in an order that never changes."""
-    kind, free, plain = subject.anatomy.kind, subject.is_free, subject.is_plain_bulk
+def _makers(original: Original, settings: Prepare, min_ratio: float, phases: Sequence[Atoms]) -> dict[str, Maker]:
+    """What makes each kind that has a weight and that ``original`` allows, in an order that never changes."""
+    kind, free, plain = original.anatomy.kind, original.is_free, original.is_plain_bulk
     perturbed: dict[str, tuple[bool, Perturbation]] = {
         "volume_scan": (kind == "bulk" and free, scale),
         "strain": (kind != "molecule" and free, strain),
         "rattle": (True, rattle),
-        "vacancy": (settings.vacancies and len(subject.atoms) > 1 and len(subject.sites) > 0, remove_atom),
-        "swap": (bool(settings.kinds.swap) and len(subject.swaps) > 0, swap),
+        "vacancy": (settings.vacancies and len(original.atoms) > 1 and len(original.sites) > 0, remove_atom),
+        "swap": (bool(settings.kinds.swap) and len(original.swaps) > 0, swap),
         "interstitial": (plain, add_interstitial),
         "surface": (plain and free, cut_surface),
         "cluster": (kind == "bulk" and free, cut_cluster),
@@ -200,23 +200,23 @@ def _makers(subject: Subject, settings: Prepare, min_ratio: float, phases: Seque
         "phase": (len(phases) > 0 and kind == "bulk", partial(take_phase, phases=phases)),
     }
     return {
-        name: partial(perturb, subject, settings)
+        name: partial(perturb, original, settings)
         for name, (allowed, perturb) in perturbed.items()
         if allowed and getattr(settings.kinds, name) > 0
     }
 
 
-Perturbation = Callable[[Subject, Prepare, np.random.Generator], Atoms | None]
+Perturbation = Callable[[Original, Prepare, np.random.Generator], Atoms | None]
 
 NEW_BODIES = ("cluster", "dimer", "phase")
 """Kinds whose structures do not consist of the molecules that their starting structure has."""
 
 
-def _is_sane(atoms: Atoms, kind: str, subject: Subject, min_ratio: float) -> bool:
+def _is_sane(atoms: Atoms, kind: str, original: Original, min_ratio: float) -> bool:
     """Whether no atoms are too near and all molecules of the starting structure are there."""
     if min_distance_ratio(atoms) < min_ratio:
         return False
-    molecules = subject.anatomy.molecules
+    molecules = original.anatomy.molecules
     if kind == "vacancy" or not molecules or kind in NEW_BODIES:
         return kind != "vacancy" or not molecules or len(dissect(atoms).molecules) == len(molecules)
     return keeps_molecules(atoms, molecules)

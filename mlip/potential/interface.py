@@ -71,10 +71,13 @@ Estimator = Literal["committee", "last_layer"]
 
 
 class Potential(ABC):
-    """A potential with calibrated uncertainty, from a committee's members or from one model's last layer."""
+    """A potential with calibrated uncertainty, from a committee's members or from one model's last layer.
+
+    Attributes:
+        backend: its name among :data:`mlip.config.backends.BACKENDS`; empty for a potential that has no files.
+    """
 
     backend: ClassVar[str] = ""
-    """Its name among :data:`mlip.config.backends.BACKENDS`; empty for a potential that has no files."""
 
     species: tuple[str, ...]
     cutoff: float

@@ -19,18 +19,21 @@ from mlip.structures.geometry import scale_volume
 
 @dataclass(frozen=True)
 class EquationOfState:
-    """Third-order Birch–Murnaghan equation of state of the given cell."""
+    """Third-order Birch–Murnaghan equation of state of the given cell.
+
+    Attributes:
+        v0: equilibrium volume, Å³.
+        e0: energy at the equilibrium volume, eV.
+        b0: bulk modulus at the equilibrium volume, GPa.
+        b0_prime: its pressure derivative.
+        rmse: root-mean-square deviation of the data from the fit, eV.
+    """
 
     v0: float
-    """Equilibrium volume, Å³."""
     e0: float
-    """Energy at the equilibrium volume, eV."""
     b0: float
-    """Bulk modulus at the equilibrium volume, GPa."""
     b0_prime: float
-    """Its pressure derivative."""
     rmse: float
-    """Root-mean-square deviation of the data from the fit, eV."""
 
     def energy(self, volumes: Sequence[float] | np.ndarray) -> np.ndarray:
         """Energies in eV at ``volumes`` (Å³), same shape."""

@@ -24,7 +24,12 @@ from mlip.jobs.ledger import Ledger, read_ledger
 
 @dataclass(frozen=True)
 class IterationRecord:
-    """The files of one iteration; ``None`` or empty where there are none."""
+    """The files of one iteration; ``None`` or empty where there are none.
+
+    Attributes:
+        labels: label records of all shards.
+        damaged: what is wrong with files that are there and were left out.
+    """
 
     number: int
     assessment: dict[str, Any]
@@ -32,12 +37,10 @@ class IterationRecord:
     training: dict[str, Any]
     provenance: dict[str, Any]
     labels: list[dict[str, Any]]
-    """Label records of all shards."""
     decisions: pd.DataFrame | None
     parity: xr.Dataset | None
     eos: xr.Dataset | None
     damaged: list[str] = field(default_factory=list)
-    """What is wrong with files that are there and were left out."""
 
     @property
     def usable_labels(self) -> int:

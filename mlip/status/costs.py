@@ -19,26 +19,32 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
 
 @dataclass(frozen=True)
 class JobCounts:
-    """How many jobs are where; failed ones are those whose last attempt failed."""
+    """How many jobs are where; failed ones are those whose last attempt failed.
+
+    Attributes:
+        queued: None without a queue to look into.
+        failed_attempts: also of jobs that have succeeded since.
+    """
 
     queued: int | None
-    """None without a queue to look into."""
     running: int
     failed: int
     failed_attempts: int
-    """Also of jobs that have succeeded since."""
 
 
 @dataclass(frozen=True)
 class Spending:
-    """What the loop has cost until now, and at most will."""
+    """What the loop has cost until now, and at most will.
+
+    Attributes:
+        to_come: as if no iteration left converged; None before the first one is finished.
+        by_study: beside the total, which is the loop's.
+    """
 
     total: Cost
     by_iteration: dict[int, Cost]
     to_come: Cost | None
-    """As if no iteration left converged; None before the first one is finished."""
     by_study: dict[str, Cost] = field(default_factory=dict)
-    """Beside the total, which is the loop's."""
 
 
 def read_costs(

@@ -49,28 +49,34 @@ CHEAP_LABEL = 2.0
 
 @dataclass(frozen=True)
 class StepStatus:
-    """One step of one iteration: its state and, where it has several outputs, how many are there."""
+    """One step of one iteration: its state and, where it has several outputs, how many are there.
+
+    Attributes:
+        message: last line of the log of a step that failed.
+    """
 
     name: str
     state: StepState
     done: int = 0
     planned: int = 1
     message: str = ""
-    """Last line of the log of a step that failed."""
 
 
 @dataclass(frozen=True)
 class IterationStatus:
-    """The steps of one iteration and its labels."""
+    """The steps of one iteration and its labels.
+
+    Attributes:
+        force_rmse: of the potential before on this iteration's labels, eV/Å.
+        uncertainty: mean force uncertainty of the explored frames, eV/Å.
+    """
 
     number: int
     steps: tuple[StepStatus, ...]
     labels_done: int = 0
     labels_planned: int = 0
     force_rmse: float | None = None
-    """Of the potential before on this iteration's labels, eV/Å."""
     uncertainty: float | None = None
-    """Mean force uncertainty of the explored frames, eV/Å."""
 
     @property
     def finished(self) -> bool:
@@ -85,29 +91,32 @@ class IterationStatus:
 
 @dataclass(frozen=True)
 class LoopStatus:
-    """A whole loop. Forces in eV/Å, times in seconds; ``None`` where nothing is known yet."""
+    """A whole loop. Forces in eV/Å, times in seconds; ``None`` where nothing is known yet.
+
+    Attributes:
+        current: number of the iteration under way, or of the last one when the loop has ended.
+        stop_reason: why the loop ended; None while it has not, or while a part of it is being done again.
+        seconds_left: at most: the loop may converge earlier.
+        failures: failed labels: iteration, structure_id, status, reason.
+        studies: studies that have begun.
+        jobs: jobs and costs; None where they were not asked for.
+    """
 
     system: str
     max_iterations: int
     iterations: tuple[IterationStatus, ...]
     current: int
-    """Number of the iteration under way, or of the last one when the loop has ended."""
     force_rmse: float | None = None
     force_rmse_interval: tuple[float, float] | None = None
     uncertainty: float | None = None
     stop_reason: str | None = None
-    """Why the loop ended; None while it has not, or while a part of it is being done again."""
     next_steps: tuple[str, ...] = ()
     seconds_left: float | None = None
-    """At most: the loop may converge earlier."""
     failures: tuple[dict[str, Any], ...] = field(default=())
-    """Failed labels: iteration, structure_id, status, reason."""
     report: Path | None = None
     budget: Budget = field(default_factory=Budget)
     studies: tuple[StudyStatus, ...] = ()
-    """Studies that have begun."""
     jobs: JobCounts | None = None
-    """Jobs and costs; None where they were not asked for."""
     spending: Spending | None = None
 
     @property

@@ -14,19 +14,22 @@ from mlip.io.partial import count_frames, count_in_shards, error_in
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """One study that has begun."""
+    """One study that has begun.
+
+    Attributes:
+        round: the round under way, or the last one.
+        rounds: planned after round 0, which only measures.
+        next_step: the first step that is not done; empty when the study is.
+        message: last line of the log of that step, where it failed.
+    """
 
     name: str
     round: int
-    """The round under way, or the last one."""
     rounds: int
-    """Planned after round 0, which only measures."""
     next_step: str
-    """The first step that is not done; empty when the study is."""
     labels_done: int = 0
     labels_planned: int = 0
     message: str = ""
-    """Last line of the log of that step, where it failed."""
 
 
 def read_studies(config: Config, root: Path) -> tuple[StudyStatus, ...]:

@@ -16,7 +16,7 @@ from mlip.config.structures import Prepare
 from mlip.structures.geometry import make_supercell, scale_volume
 from mlip.structures.kinds import dissect
 from mlip.structures.neighbors import find_pairs
-from mlip.structures.perturbations import Subject, displace
+from mlip.structures.perturbations import Original, displace
 
 VACUUM_WIDTH = 6.0
 """Å of vacuum on each side of a slab, cluster or dimer that is put into a cell."""
@@ -44,13 +44,13 @@ DISORDER = 0.3
 """Standard deviation of a melt's displacements over the cube root of the volume per atom."""
 
 
-def add_interstitial(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def add_interstitial(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """An atom of the structure's elements more, in one of its largest voids, with a small rattle."""
-    voids = find_voids(subject.atoms)
-    atoms = subject.atoms.copy()
+    voids = find_voids(original.atoms)
+    atoms = original.atoms.copy()
     symbol = str(rng.choice(sorted(set(atoms.get_chemical_symbols()))))
     atoms += Atoms(symbol, positions=[voids[int(rng.integers(len(voids)))]])
-    moving = np.append(subject.moving, [[True] * 3], axis=0)
+    moving = np.append(original.moving, [[True] * 3], axis=0)
     noise = rng.normal(0.0, min(settings.rattle), atoms.positions.shape)
     atoms.positions += np.where(moving, noise, 0.0)
     push_apart(atoms, SQUEEZED, moving)
@@ -73,9 +73,9 @@ def find_voids(atoms: Atoms) -> np.ndarray:
     return np.unique(spacious.round(3), axis=0)
 
 
-def cut_surface(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms | None:
+def cut_surface(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms | None:
     """A low-index slab, periodic where the bulk is, with vacuum and a rattle; None where it would be too large."""
-    bulk = subject.atoms.copy()
+    bulk = original.atoms.copy()
     indices = list(itertools.product((0, 1), repeat=3))[1:]
     miller = indices[int(rng.integers(len(indices)))]
     spacing = 1 / np.linalg.norm(np.array(miller) @ np.linalg.inv(bulk.cell.array).T)
@@ -89,9 +89,9 @@ def cut_surface(subject: Subject, settings: Prepare, rng: np.random.Generator) -
     return slab
 
 
-def cut_cluster(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def cut_cluster(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """A compact cluster around a random atom, or a few neighbouring molecules, in vacuum, displaced."""
-    crystal = make_supercell(subject.atoms, 8 * LARGEST_CLUSTER)
+    crystal = make_supercell(original.atoms, 8 * LARGEST_CLUSTER)
     bodies = dissect(crystal)
     crystal.positions += bodies.shifts
     owner = bodies.molecule_of
@@ -109,11 +109,11 @@ def cut_cluster(subject: Subject, settings: Prepare, rng: np.random.Generator) -
     cluster = crystal[sorted(chosen)]
     cluster.set_constraint()
     cluster.pbc = False
-    alone = Subject.of(cluster)
-    return _in_box(displace(cluster, alone, float(rng.choice(settings.rattle)), settings, rng), subject.atoms)
+    alone = Original.of(cluster)
+    return _in_box(displace(cluster, alone, float(rng.choice(settings.rattle)), settings, rng), original.atoms)
 
 
-def make_dimer(subject: Subject, settings: Prepare, rng: np.random.Generator, min_ratio: float) -> Atoms:
+def make_dimer(original: Original, settings: Prepare, rng: np.random.Generator, min_ratio: float) -> Atoms:
     """Two atoms of the structure's elements at a drawn distance, alone or, in bulk without molecules, within the cell.
 
     Their distance alone goes down to ``DIMER_RATIOS`` or the guard ``min_ratio``; other atoms stay where they were, so
@@ -121,14 +121,14 @@ def make_dimer(subject: Subject, settings: Prepare, rng: np.random.Generator, mi
     """
     shortest, largest = DIMER_RATIOS
     ratio = float(rng.uniform(max(min_ratio * 1.001, shortest), largest))
-    if subject.is_plain_bulk and subject.is_free and rng.random() < 0.5:
-        return _close_pair(subject.atoms, min(ratio, 0.95), rng)
-    numbers = sorted(set(subject.atoms.numbers.tolist()))
+    if original.is_plain_bulk and original.is_free and rng.random() < 0.5:
+        return _close_pair(original.atoms, min(ratio, 0.95), rng)
+    numbers = sorted(set(original.atoms.numbers.tolist()))
     pair = [int(rng.choice(numbers)), int(rng.choice(numbers))]
     distance = ratio * float(covalent_radii[pair].sum())
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    return _in_box(Atoms(pair, positions=[np.zeros(3), distance * direction]), subject.atoms)
+    return _in_box(Atoms(pair, positions=[np.zeros(3), distance * direction]), original.atoms)
 
 
 def _close_pair(bulk: Atoms, ratio: float, rng: np.random.Generator) -> Atoms:
@@ -150,35 +150,35 @@ def _close_pair(bulk: Atoms, ratio: float, rng: np.random.Generator) -> Atoms:
     return atoms
 
 
-def place_randomly(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def place_randomly(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """The atoms of a bulk at random places of its cell, strained and scaled, then pushed apart."""
     components = rng.uniform(-settings.max_strain, settings.max_strain, (3, 3))
-    atoms = scale_volume(subject.atoms, rng.uniform(*settings.volume_range))
+    atoms = scale_volume(original.atoms, rng.uniform(*settings.volume_range))
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + components + components.T))
     atoms.positions = rng.random((len(atoms), 3)) @ atoms.cell.array
-    push_apart(atoms, CONTACT, subject.moving)
+    push_apart(atoms, CONTACT, original.moving)
     return atoms
 
 
-def disorder(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def disorder(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """A bulk as disordered as its melt: large random displacements, then atoms pushed apart. No energy is computed."""
-    atoms = subject.atoms.copy()
-    if subject.is_free:
+    atoms = original.atoms.copy()
+    if original.is_free:
         atoms = scale_volume(atoms, rng.uniform(*settings.volume_range))
     size = DISORDER * (atoms.get_volume() / len(atoms)) ** (1 / 3) * rng.uniform(0.5, 1.2)
-    atoms.positions += np.where(subject.moving, rng.normal(0.0, size, atoms.positions.shape), 0.0)
-    push_apart(atoms, CONTACT, subject.moving)
+    atoms.positions += np.where(original.moving, rng.normal(0.0, size, atoms.positions.shape), 0.0)
+    push_apart(atoms, CONTACT, original.moving)
     return atoms
 
 
-def take_phase(subject: Subject, settings: Prepare, rng: np.random.Generator, phases: Sequence[Atoms]) -> Atoms:
+def take_phase(original: Original, settings: Prepare, rng: np.random.Generator, phases: Sequence[Atoms]) -> Atoms:
     """One of ``phases`` at the volume per atom of the structure, scaled within the range and rattled."""
     phase = phases[int(rng.integers(len(phases)))]
-    per_atom = subject.atoms.get_volume() / len(subject.atoms)
+    per_atom = original.atoms.get_volume() / len(original.atoms)
     scaled = scale_volume(
         phase, per_atom * len(phase) / phase.get_volume() * (1 + rng.uniform(*settings.volume_range)) - 1
     )
-    return displace(scaled, Subject.of(scaled), float(rng.choice(settings.rattle[:2])), settings, rng)
+    return displace(scaled, Original.of(scaled), float(rng.choice(settings.rattle[:2])), settings, rng)
 
 
 def push_apart(atoms: Atoms, ratio: float, moving: np.ndarray, n_steps: int = 100) -> None:

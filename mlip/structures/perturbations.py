@@ -30,7 +30,7 @@ such as MoS2, whose outer atoms are no adsorbates."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class Original:
     """A starting structure and what it allows.
 
     Attributes:
@@ -44,7 +44,7 @@ class Subject:
     moving: np.ndarray
 
     @classmethod
-    def of(cls, start: Atoms) -> Subject:
+    def of(cls, start: Atoms) -> Original:
         """``start`` looked at; raises ValueError for constraints that cannot be kept."""
         anatomy = dissect(start)
         atoms = start.copy()
@@ -78,14 +78,14 @@ class Subject:
         }
         return {one: others for one, others in partners.items() if len(others)}
 
-    def without(self, index: int) -> Subject:
-        """The subject without one atom that belongs to no molecule."""
+    def without(self, index: int) -> Original:
+        """The original without one atom that belongs to no molecule."""
         atoms = self.atoms.copy()
         del atoms[index]
         molecules = tuple(members - (members > index) for members in self.anatomy.molecules)
         shifts = np.delete(self.anatomy.shifts, index, axis=0)
         anatomy = Anatomy(self.anatomy.kind, self.anatomy.projector, molecules, shifts, self.anatomy.lone)
-        return Subject(atoms, anatomy, np.delete(self.moving, index, axis=0))
+        return Original(atoms, anatomy, np.delete(self.moving, index, axis=0))
 
     def strained(self, deformation: np.ndarray) -> Atoms:
         """A copy deformed by ``deformation`` ``[3, 3]`` within the directions of matter; molecules keep their shape."""
@@ -109,54 +109,54 @@ class Subject:
         return atoms
 
 
-def scale(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def scale(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """Another volume."""
-    return _scaled(subject, rng.uniform(*settings.volume_range))
+    return _scaled(original, rng.uniform(*settings.volume_range))
 
 
-def strain(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def strain(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """A random symmetric strain with a small rattle, so that internal relaxation is seen too."""
     components = rng.uniform(-settings.max_strain, settings.max_strain, (3, 3))
-    atoms = subject.strained(np.eye(3) + (components + components.T) / 2)
-    return displace(atoms, subject, min(settings.rattle), settings, rng)
+    atoms = original.strained(np.eye(3) + (components + components.T) / 2)
+    return displace(atoms, original, min(settings.rattle), settings, rng)
 
 
-def rattle(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def rattle(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """Random displacements, of bulk at another volume."""
-    if subject.anatomy.kind == "bulk" and subject.is_free:
-        atoms = _scaled(subject, rng.uniform(*settings.volume_range) / 2)
+    if original.anatomy.kind == "bulk" and original.is_free:
+        atoms = _scaled(original, rng.uniform(*settings.volume_range) / 2)
     else:
-        atoms = subject.atoms.copy()
-    return displace(atoms, subject, float(rng.choice(settings.rattle)), settings, rng)
+        atoms = original.atoms.copy()
+    return displace(atoms, original, float(rng.choice(settings.rattle)), settings, rng)
 
 
-def remove_atom(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def remove_atom(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """One site left empty, with a small rattle."""
-    rest = subject.without(int(subject.sites[rng.integers(len(subject.sites))]))
+    rest = original.without(int(original.sites[rng.integers(len(original.sites))]))
     return displace(rest.atoms.copy(), rest, float(rng.choice(settings.rattle[:2])), settings, rng)
 
 
-def swap(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def swap(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """One to ``1 + n_atoms // 8`` random pairs of unlike atoms on like sites exchanged, with a small rattle."""
-    atoms = subject.atoms.copy()
-    sites = list(subject.swaps)
+    atoms = original.atoms.copy()
+    sites = list(original.swaps)
     for _ in range(int(rng.integers(1, 2 + len(atoms) // 8))):
         one = sites[int(rng.integers(len(sites)))]
-        other = int(rng.choice(subject.swaps[one]))
+        other = int(rng.choice(original.swaps[one]))
         # Moving the atoms takes their magnetic moments and charges along.
         atoms.positions[[one, other]] = atoms.positions[[other, one]]
-    return displace(atoms, subject, min(settings.rattle), settings, rng)
+    return displace(atoms, original, min(settings.rattle), settings, rng)
 
 
-def displace_mode(subject: Subject, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def displace_mode(original: Original, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """One mode displaced: a soft one of a molecule, else a standing wave of random direction through the cell."""
-    atoms = subject.atoms.copy()
-    molecules = subject.anatomy.molecules
+    atoms = original.atoms.copy()
+    molecules = original.anatomy.molecules
     size = float(rng.choice(settings.rattle)) * 2
     if molecules and (len(molecules) == 1 or rng.random() < 0.5 or len(np.concatenate(molecules)) == len(atoms)):
         members = molecules[int(rng.integers(len(molecules)))]
         part = atoms[members]
-        displace_along_mode(part, subject.moving[members], size, settings.temperature, rng)
+        displace_along_mode(part, original.moving[members], size, rng)
         atoms.positions[members] = part.positions
         return atoms
     wave = rng.integers(0, 3, 3) * atoms.pbc
@@ -168,28 +168,28 @@ def displace_mode(subject: Subject, settings: Prepare, rng: np.random.Generator)
     direction = rng.normal(size=3)
     moves = np.cos(phases + rng.uniform(0, 2 * np.pi))[:, None] * direction
     moves *= np.array([amplitude[number] for number in atoms.numbers.tolist()])[:, None]
-    moves *= subject.moving & (subject.anatomy.molecule_of < 0)[:, None]
+    moves *= original.moving & (original.anatomy.molecule_of < 0)[:, None]
     atoms.positions += moves * size / max(float(np.linalg.norm(moves, axis=1).max()), 1e-12)
-    return displace(atoms, subject, min(settings.rattle), settings, rng)
+    return displace(atoms, original, min(settings.rattle), settings, rng)
 
 
-def displace(atoms: Atoms, subject: Subject, stdev: float, settings: Prepare, rng: np.random.Generator) -> Atoms:
+def displace(atoms: Atoms, original: Original, stdev: float, settings: Prepare, rng: np.random.Generator) -> Atoms:
     """``atoms`` displaced in place: atoms by ``stdev`` (Å) a coordinate, molecules as bodies that know their bonds.
 
     A molecule is displaced within itself at a random temperature up to ``settings.temperature``
     (:mod:`mlip.structures.stiffness`), then moved and turned by about ``stdev``, unless it is alone or has fixed atoms.
     """
     noise = rng.normal(0.0, stdev, atoms.positions.shape)
-    if subject.is_free and not subject.anatomy.molecules:
+    if original.is_free and not original.anatomy.molecules:
         atoms.positions += noise
         return atoms
-    atoms.positions += np.where(subject.moving & (subject.anatomy.molecule_of < 0)[:, None], noise, 0.0)
-    for members in subject.anatomy.molecules:
+    atoms.positions += np.where(original.moving & (original.anatomy.molecule_of < 0)[:, None], noise, 0.0)
+    for members in original.anatomy.molecules:
         part = atoms[members]
         part.set_constraint()
-        moving = subject.moving[members]
+        moving = original.moving[members]
         displace_internally(part, moving, settings.temperature * rng.uniform(0.1, 1.0), rng)
-        if moving.all() and not subject.anatomy.lone:
+        if moving.all() and not original.anatomy.lone:
             _move_rigidly(part, stdev, rng)
         atoms.positions[members] = part.positions
     return atoms
@@ -201,10 +201,10 @@ def keeps_molecules(atoms: Atoms, molecules: Sequence[np.ndarray]) -> bool:
     return [m.tolist() for m in found] == [m.tolist() for m in molecules]
 
 
-def _scaled(subject: Subject, relative_volume: float) -> Atoms:
-    if subject.anatomy.molecules:
-        return subject.strained(np.eye(3) * (1 + relative_volume) ** (1 / 3))
-    return scale_volume(subject.atoms, relative_volume)
+def _scaled(original: Original, relative_volume: float) -> Atoms:
+    if original.anatomy.molecules:
+        return original.strained(np.eye(3) * (1 + relative_volume) ** (1 / 3))
+    return scale_volume(original.atoms, relative_volume)
 
 
 def _move_rigidly(part: Atoms, stdev: float, rng: np.random.Generator) -> None:
@@ -231,12 +231,12 @@ def _alike(one: int, other: int) -> bool:
     return kinds[0] == kinds[1] and bool(small / large >= LIKE_RADII)
 
 
-def _adsorbed(subject: Subject) -> np.ndarray:
+def _adsorbed(original: Original) -> np.ndarray:
     """``[n_atoms]`` bool: nonmetal atoms on a slab, of elements whose bonds all point to one side."""
-    atoms, adsorbed = subject.atoms, np.zeros(len(subject.atoms), dtype=bool)
-    if subject.anatomy.kind != "slab":
+    atoms, adsorbed = original.atoms, np.zeros(len(original.atoms), dtype=bool)
+    if original.anatomy.kind != "slab":
         return adsorbed
-    normal = np.linalg.svd(subject.anatomy.projector)[2][2]
+    normal = np.linalg.svd(original.anatomy.projector)[2][2]
     radii = covalent_radii[atoms.numbers]
     pairs = find_pairs(atoms, 2 * float(radii.max()) * BOND)
     bonded = pairs.distances < BOND * (radii[pairs.centers] + radii[pairs.neighbors])

@@ -79,6 +79,10 @@ class Schedule(ABC):
         start: share of the schedule that is skipped: training from earlier weights runs its end.
         keys: digest of each structure, by which it is nearly left out by the same member in every iteration.
         processes: those that share the batches.
+
+    Attributes:
+        turned: share that was done when the training turned to its end.
+        rate_key: the setting that a diverging training asks to lower.
     """
 
     _: KW_ONLY
@@ -95,10 +99,8 @@ class Schedule(ABC):
     step: int = 0
     seconds: float = 0.0
     turned: float = math.inf
-    """Share that was done when the training turned to its end."""
 
     rate_key: ClassVar[str] = "train.learning_rate"
-    """The setting that a diverging training asks to lower."""
 
     @abstractmethod
     def _device(self) -> torch.device:

@@ -106,15 +106,22 @@ def measure(root: Path) -> dict[str, object]:
     modules = modules_of(root)
     trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in modules.items()}
     arrows = {name: set(imports_of(tree, modules)) - {name} for name, tree in trees.items()}
-    functions = [n for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [
+        n for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     classes = [n.name for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.ClassDef)]
-    public = [name for name in classes if not name.startswith("_") and name not in ("Settings",)]
+    public = [name for name in classes if not name.startswith("_") and name != "Settings"]
     rules = "\n".join(p.read_text(encoding="utf-8") for p in sorted((root / "workflow").rglob("*.smk")))
-    blocks = re.findall(r"^(?:use )?(?:rule|checkpoint) .*\n(?:(?:[ \t].*)?\n)*", rules + "\n", re.M)
+    blocks = re.findall(r"^(?:use )?(?:rule|checkpoint) .*\n(?:(?:[ \t].*)?\n)*", rules + "\n", re.MULTILINE)
+    scripts = sorted((root / "scripts").glob("*.py"))
     lines = [len(path.read_text(encoding="utf-8").splitlines()) for path in modules.values()]
     return {
-        "packages at the top": sum(path.is_dir() and (path / "__init__.py").exists() for path in (root / "mlip").iterdir()),
-        "modules at the top": sum(name.count(".") == 1 and path.name != "__init__.py" for name, path in modules.items()),
+        "packages at the top": sum(
+            path.is_dir() and (path / "__init__.py").exists() for path in (root / "mlip").iterdir()
+        ),
+        "modules at the top": sum(
+            name.count(".") == 1 and path.name != "__init__.py" for name, path in modules.items()
+        ),
         "modules": len(modules),
         "import circles": len(find_circles(arrows)),
         "modules in circles": sum(map(len, find_circles(arrows))),
@@ -127,8 +134,8 @@ def measure(root: Path) -> dict[str, object]:
         "lines of rules (.smk)": len(rules.splitlines()),
         "longest rule": max(len([line for line in block.splitlines() if line.strip()]) for block in blocks),
         "lambdas in rules": rules.count("lambda"),
-        "scripts": len(list((root / "scripts").glob("*.py"))),
-        "lines of scripts": sum(len(p.read_text(encoding="utf-8").splitlines()) for p in (root / "scripts").glob("*.py")),
+        "scripts": len(scripts),
+        "lines of scripts": sum(len(path.read_text(encoding="utf-8").splitlines()) for path in scripts),
     }
 
 

@@ -21,7 +21,9 @@ def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
 
 
 def test_the_top_is_short() -> None:
-    entries = {path.name for path in (ROOT / "mlip").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    entries = {
+        path.name for path in (ROOT / "mlip").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     modules = {name for name in entries if name.endswith(".py") and not name.startswith("__")}
     assert modules == {"criteria.py", "seeds.py", "statistics.py", "testing.py"}
     assert len(entries - modules) <= 20
@@ -31,7 +33,7 @@ def test_steps_are_modules_named_as_their_rules() -> None:
     """``mlip/loop`` holds steps and nothing else."""
     steps = {path.stem for path in (ROOT / "mlip/loop").glob("*.py")} - {"__init__"}
     rules = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "workflow/rules").glob("*.smk"))
-    assert steps <= set(re.findall(r"^(?:rule|checkpoint) (\w+):", rules, re.M))
+    assert steps <= set(re.findall(r"^(?:rule|checkpoint) (\w+):", rules, re.MULTILINE))
     assert steps <= {path.stem for path in (ROOT / "scripts").glob("*.py")}
 
 
@@ -52,7 +54,9 @@ def test_attributes_are_described_in_the_docstring_of_their_class() -> None:
     assert below == []
 
 
-@pytest.mark.parametrize(("file", "function"), re.findall(r"^\| `(mlip/\S+)\.py` \| `([\w.]+)` \|", DESIGN, re.M))
+@pytest.mark.parametrize(
+    ("file", "function"), re.findall(r"^\| `(mlip/\S+)\.py` \| `([\w.]+)` \|", DESIGN, re.MULTILINE)
+)
 def test_the_way_of_a_candidate_exists(file: str, function: str) -> None:
     found = importlib.import_module(file.replace("/", "."))
     for name in function.split("."):
@@ -60,7 +64,7 @@ def test_the_way_of_a_candidate_exists(file: str, function: str) -> None:
     assert callable(found)
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"^\| [\w()]+ \| `(mlip\.[\w.]+)`", DESIGN, re.M))))
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"^\| [\w()]+ \| `(mlip\.[\w.]+)`", DESIGN, re.MULTILINE))))
 def test_functions_of_the_steps_exist(name: str) -> None:
     module, _, function = name.rpartition(".")
     assert hasattr(importlib.import_module(module), function) or importlib.import_module(name)

@@ -30,11 +30,14 @@ AT_ONCE = 500
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job in the queue."""
+    """A job in the queue.
+
+    Attributes:
+        state: ``PENDING``, ``RUNNING``, … as squeue says it.
+    """
 
     id: str
     state: str
-    """``PENDING``, ``RUNNING``, … as squeue says it."""
     comment: str
 
 

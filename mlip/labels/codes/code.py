@@ -22,25 +22,28 @@ class Code:
 
     Subclasses describe codes. ``parameters`` are always keyword arguments of the ASE calculator,
     ``profile`` says where the program and its data are on this machine.
+
+    Attributes:
+        calculators: import paths of the ASE calculators; the first one stands in keys.
+        runs_program: whether a program of its own computes: it may use all threads of the job.
+        tells_convergence: whether an SCF that did not converge is always noticed.
+        profile_keys: what ``label.profile`` may hold.
+        inert: parameters, at any depth and in lower case, that never change a label's value.
+        outputs: patterns of the code's own outputs; a failure keeps their tails.
+        numerics: the only parameters that an escalation may change; None: all but known physics.
     """
 
     name: ClassVar[str] = "the calculator"
     calculators: ClassVar[tuple[str, ...]] = ()
-    """Import paths of the ASE calculators; the first one stands in keys."""
     runs_program: ClassVar[bool] = False
-    """Whether a program of its own computes: it may use all threads of the job."""
     tells_convergence: ClassVar[bool] = False
     """Whether an SCF that did not converge is always noticed."""
     takes_moments: ClassVar[bool] = True
     """Whether initial magnetic moments of a structure reach it."""
     profile_keys: ClassVar[frozenset[str]] = frozenset()
-    """What ``label.profile`` may hold."""
     inert: ClassVar[frozenset[str]] = frozenset()
-    """Parameters, at any depth and in lower case, that never change a label's value."""
     outputs: ClassVar[tuple[str, ...]] = ()
-    """Patterns of the code's own outputs; a failure keeps their tails."""
     numerics: ClassVar[frozenset[str] | None] = None
-    """The only parameters that an escalation may change; None: all but known physics."""
 
     def split(self, parameters: Values, profile: Values) -> tuple[Values, Values]:
         """Parameters and profile, each with what belongs to it; the same for every way to write them."""

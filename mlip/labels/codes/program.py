@@ -24,20 +24,22 @@ class Program(Code):
 
     The command is ``label.profile.command``, else that of ASE's configuration file or environment,
     else ``default_command``.
+
+    Attributes:
+        section: of ASE's configuration file.
+        command_variables: environment variables that hold the command.
+        program_pattern: of the program's name in a command that also has a launcher, e.g. ``srun -n 4 pw.x``.
+        version_arguments: arguments with which the program prints its version; None when it does not.
     """
 
     runs_program = True
     profile_keys = frozenset({"command"})
     inert = COMMON_INERT
     section: ClassVar[str] = ""
-    """Of ASE's configuration file."""
     default_command: ClassVar[str] = ""
     command_variables: ClassVar[tuple[str, ...]] = ()
-    """Environment variables that hold the command."""
     program_pattern: ClassVar[str] = r".*"
-    """Of the program's name in a command that also has a launcher, e.g. ``srun -n 4 pw.x``."""
     version_arguments: ClassVar[tuple[str, ...] | None] = None
-    """Arguments with which the program prints its version; None when it does not."""
     version_pattern: ClassVar[str] = r"(\S+)"
 
     def split(self, parameters: Values, profile: Values) -> tuple[Values, Values]:

@@ -15,16 +15,19 @@ from mlip.properties.symmetry import PropertyError
 
 @dataclass(frozen=True)
 class CubicElasticity:
-    """Elastic constants of a cubic crystal, GPa."""
+    """Elastic constants of a cubic crystal, GPa.
+
+    Attributes:
+        c44_clamped: C44 with the atoms following the strain affinely.
+        c44_relaxed: C44 with the atoms relaxed in the strained cell; None when relaxation was off.
+        kleinman_zeta: internal-strain parameter (0: clamped, 1: rigid bonds) of diamond and zincblende, else None.
+    """
 
     c11: float
     c12: float
     c44_clamped: float
-    """C44 with the atoms following the strain affinely."""
     c44_relaxed: float | None
-    """C44 with the atoms relaxed in the strained cell; None when relaxation was off."""
     kleinman_zeta: float | None = None
-    """Internal-strain parameter (0: clamped, 1: rigid bonds) of diamond and zincblende, else None."""
 
     @property
     def bulk_modulus(self) -> float:
