@@ -13,7 +13,7 @@ from mlip.config.base import Positive, Section
 from mlip.config.indexing import check_index
 
 
-class Check(Section):
+class DataCheck(Section):
     """How `settings: check` judges data: some are labelled again, with the settings of `label`, and compared."""
 
     n_structures: int = Field(5, ge=2, le=1000, description="Structures of each entry labelled again.")
@@ -45,7 +45,7 @@ class DataSource(Section):
         description="With `check`: data whose energies differ by a constant for each element, as between all-electron"
         " codes and pseudopotentials, are moved by it.",
     )
-    check: Check = Field(default_factory=Check, description="Limits of `settings: check`.")
+    check: DataCheck = Field(default_factory=DataCheck, description="Limits of `settings: check`.")
 
     @model_validator(mode="before")
     @classmethod

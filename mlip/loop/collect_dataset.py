@@ -14,7 +14,7 @@ from ase import Atoms
 from mlip.config.loop import Collect
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import REBUILD, FileContentError, read_json, write_json
-from mlip.loop.data_shifts import read_shifts, shift_energies
+from mlip.labels.energy_shifts import read_shifts, shift_energies
 from mlip.statistics import fit_absolute
 from mlip.structures.geometry import COINCIDENT, geometry_fault, is_lone, min_distance_ratio
 from mlip.structures.labelled import has_label, labelled_energy

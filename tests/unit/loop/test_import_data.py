@@ -179,7 +179,7 @@ def test_wrong_units_and_signs_stop_before_anything_is_paid_for(tmp_path: Path, 
 
 def compare(folder: Path, structures: list[Atoms], **options: object) -> dict:
     write_structures(folder / "mine.extxyz", structures)
-    source = DataSource(file=str(folder / "mine.extxyz"), settings="check", check=Check(n_structures=4), **options)
+    source = DataSource(file=str(folder / "mine.extxyz"), settings="check", check=DataCheck(n_structures=4), **options)
     taken, _ = take(folder / "out", source)
     out = folder / "comparison.json"
     relabel_data(taken, [source], EMT_LABEL, store=folder / "store", seed=1, out=out)
