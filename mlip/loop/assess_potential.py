@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ def assess_potential(request: AssessmentRequest) -> None:
         **{name: counts[name] for name in ("labels_total", "labels_new", "failed_new", "failed_total")},
         "dataset": {split: counts[split] for split in ("train", "valid", "test")},
         **errors,
-        "test": _assess_test(committee, read_structures(request.dataset / "test.extxyz")),
+        "test": _assess_test(committee, read_structures(request.dataset / "test.extxyz"), request.settings.confidence),
         "properties": properties,
         "exploration": exploration,
         "criteria": [criterion.as_dict() for criterion in criteria],
@@ -211,15 +211,24 @@ def _assess_fresh(request: AssessmentRequest) -> dict[str, Any]:
     return {"fresh": errors, "audit": audit, "calibration": calibration}
 
 
-def _assess_test(potential: Potential, structures: Sequence[Atoms]) -> dict[str, Any] | None:
-    """Errors of the new committee on the test set, which no training ever sees."""
-    return compare_with_labels(structures, potential.predict(structures)) if structures else None
+def _assess_test(potential: Potential, structures: Sequence[Atoms], confidence: float) -> dict[str, Any] | None:
+    """Errors of the new committee on the test set, which no training ever sees, with the force RMSE's interval."""
+    if not structures:
+        return None
+    predictions = potential.predict(structures)
+    interval = force_interval(_squared_errors(zip(structures, predictions, strict=True)), confidence)
+    return compare_with_labels(structures, predictions) | {"interval": interval, "confidence": confidence}
+
+
+def _squared_errors(pairs: Iterable[tuple[Atoms, Prediction]]) -> list[float]:
+    """Mean squared force error of each structure, (eV/Å)²."""
+    return [float(np.mean((labelled_forces(atoms) - prediction.forces) ** 2)) for atoms, prediction in pairs]
 
 
 def _audit(audited: Sequence[tuple[Atoms, Prediction]], n_planned: int, confidence: float) -> dict[str, Any] | None:
     if not audited:
         return None
-    squared = [float(np.mean((labelled_forces(a) - p.forces) ** 2)) for a, p in audited]
+    squared = _squared_errors(audited)
     return {
         "n_structures": len(audited),
         "n_failed": max(0, n_planned - len(audited)),

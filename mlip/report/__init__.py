@@ -47,7 +47,7 @@ def report_system(
     from mlip.io.files import write_atomic, write_json
     from mlip.jobs.ledger import write_ledger
     from mlip.report.figures import build_pictures, write_pictures
-    from mlip.report.page import render_page
+    from mlip.report.loop_page import render_page
     from mlip.report.sources import read_loop
     from mlip.report.summary import build_summary
 

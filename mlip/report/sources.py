@@ -18,7 +18,7 @@ import xarray as xr
 from mlip.io.files import FileContentError, read_json, read_table
 from mlip.io.layout import STEPS, assessment_path, output_path, shard_paths
 from mlip.io.netcdf import TrajectoryError, read_netcdf
-from mlip.io.partial import join_failures
+from mlip.io.partial import join_failures, read_object
 from mlip.jobs.ledger import Ledger, read_ledger
 
 
@@ -40,6 +40,8 @@ class IterationRecord:
     decisions: pd.DataFrame | None
     parity: xr.Dataset | None
     eos: xr.Dataset | None
+    potential: dict[str, Any] = field(default_factory=dict)
+    """What ``potential.json`` says of the committee."""
     damaged: list[str] = field(default_factory=list)
 
     @property
@@ -63,6 +65,8 @@ class LoopRecord:
 
     iterations: list[IterationRecord]
     ledger: Ledger
+    studies: list[dict[str, Any]] = field(default_factory=list)
+    """``result.json`` of every study that is done, by the name of its folder."""
 
     @property
     def last(self) -> IterationRecord:
@@ -73,6 +77,30 @@ class LoopRecord:
     def history(self) -> list[dict[str, Any]]:
         """The assessments, in order."""
         return [record.assessment for record in self.iterations]
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Elements that the potential knows; none where that is not known."""
+        return tuple(str(symbol) for symbol in self.last.potential.get("species") or ())
+
+    @property
+    def cutoff(self) -> float | None:
+        """Radius of an atom's environment, Å; None where it is not known."""
+        value = self.last.potential.get("cutoff")
+        return float(value) if isinstance(value, (int, float)) else None
+
+    def origins(self) -> dict[str, int]:
+        """Labels of the last data set by what made their structures, the most first."""
+        listed = self.last.dataset.get("origins")
+        return dict(Counter(listed if isinstance(listed, dict) else {}).most_common())
+
+    def failure_classes(self) -> list[tuple[str, int, str]]:
+        """Failed labels by status: class, how many, and the most frequent reason."""
+        reasons: dict[str, Counter[str]] = {}
+        for failure in self.failures():
+            reasons.setdefault(failure["status"], Counter())[failure["reason"]] += 1
+        rows = [(name, counts.total(), counts.most_common(1)[0][0]) for name, counts in reasons.items()]
+        return sorted(rows, key=lambda row: -row[1])
 
     def costs(self) -> list[dict[str, dict[str, Any]]]:
         """Per iteration, the ledger's row of each step; what belongs to none of them is with the first.
@@ -146,7 +174,14 @@ def read_loop(root: Path, iterations: Sequence[int]) -> LoopRecord:
     if not iterations:
         raise ValueError("a report needs at least one finished iteration, got none")
     records = [_read_iteration(root, number) for number in sorted(iterations)]
-    return LoopRecord(records, read_ledger(root))
+    return LoopRecord(records, read_ledger(root), _read_studies(root))
+
+
+def _read_studies(root: Path) -> list[dict[str, Any]]:
+    """What the studies beside the loop found; one that is half-written, or of another version, is left out."""
+    pattern = output_path(root, "report_study", "result.json", study="*").relative_to(root)
+    found = [(path.parent.name, read_object(path)) for path in sorted(root.glob(pattern.as_posix()))]
+    return [{"folder": name} | result for name, result in found if isinstance(result.get("quantities"), list)]
 
 
 def _read_iteration(root: Path, number: int) -> IterationRecord:
@@ -168,6 +203,7 @@ def _read_iteration(root: Path, number: int) -> IterationRecord:
         decisions=_decisions(place("select_candidates", "decisions.csv"), damaged),
         parity=_netcdf(place("assess_potential", "parity.nc"), damaged),
         eos=_netcdf(place("assess_potential", "eos.nc"), damaged),
+        potential=read_object(place("train_committee", "potential.json")),
         damaged=damaged,
     )
 

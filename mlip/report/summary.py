@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mlip.report.headline import choose_force_error, rests_on
+
 if TYPE_CHECKING:
     from mlip.config.system import Config
     from mlip.report.sources import LoopRecord
@@ -14,11 +16,10 @@ if TYPE_CHECKING:
 def build_summary(config: Config, loop: LoopRecord, reason: str | None = None) -> dict[str, Any]:
     """The content of ``summary.json``; see docs/design.md.
 
-    The force RMSE is the one on audit frames, which were drawn at random, or, without
-    audits, the one on all newly labelled structures. It is the latest there is.
+    The force RMSE is the latest of audit frames or of the test set, whichever rests on more structures, or,
+    without either, the one on all newly labelled structures (:func:`mlip.report.headline.choose_force_error`).
     """
-    last = loop.last.assessment
-    rmse, interval = _force_error(loop)
+    last, error = loop.last.assessment, choose_force_error(loop)
     properties = last.get("properties") or {}
     lattice, bulk = properties.get("lattice_constant") or {}, properties.get("bulk_modulus") or {}
     summary = {
@@ -26,8 +27,11 @@ def build_summary(config: Config, loop: LoopRecord, reason: str | None = None) -
         "iterations": len(loop.iterations),
         "labels": last.get("labels_total", sum(len(record.labels) for record in loop.iterations)),
         "failed_labels": last.get("failed_total", len(loop.failures())),
-        "force_rmse": rmse,
-        "force_rmse_interval": interval,
+        "force_rmse": error.rmse if error else None,
+        "force_rmse_interval": list(error.interval) if error and error.interval else None,
+        "force_rmse_on": {"set": error.basis, "structures": error.n_structures, "iteration": error.iteration}
+        if error
+        else None,
         "converged": bool(last.get("converged", False)),
         "reason": reason or _reason(config, loop),
         "a0": lattice.get("potential"),
@@ -60,17 +64,6 @@ def _missed(criterion: Mapping[str, Any]) -> str:
     return f"{criterion.get('name')} ({remedy})" if remedy else str(criterion.get("name"))
 
 
-def _force_error(loop: LoopRecord) -> tuple[float | None, list[float] | None]:
-    for assessment in reversed(loop.history):
-        audit, fresh = assessment.get("audit") or {}, assessment.get("fresh") or {}
-        if audit.get("force_rmse") is not None:
-            interval = audit.get("interval")
-            return audit["force_rmse"], interval if interval and None not in interval else None
-        if fresh.get("force_rmse") is not None:
-            return fresh["force_rmse"], None
-    return None, None
-
-
 def _finite(value: Any) -> Any:
     """``value`` with NaN and infinities, which JSON lacks, as None."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -92,16 +85,24 @@ def summary_table(summary: dict[str, Any]) -> str:
         ("result", verdict),
         ("iterations", str(summary.get("iterations"))),
         ("labels", f"{summary.get('labels')} ({summary.get('failed_labels') or 0} failed)"),
-        ("force RMSE", format_error(summary.get("force_rmse"), summary.get("force_rmse_interval")) + " eV/Å"),
-        ("lattice constant", _against(summary.get("a0"), summary.get("a0_reference"), "Å", 4)),
-        ("bulk modulus", _against(summary.get("B0"), summary.get("B0_reference"), "GPa", 1)),
-        ("core time", duration(total) + _suffix(", ".join(f"{name} {duration(s)}" for name, s in largest if s > 0))),
+        ("force RMSE", _force_text(summary)),
     ]
+    for name, key, unit, digits in (("lattice constant", "a0", "Å", 4), ("bulk modulus", "B0", "GPa", 1)):
+        value, reference = summary.get(key), summary.get(f"{key}_reference")
+        rows += [] if value is None and reference is None else [(name, _against(value, reference, unit, digits))]
+    spent = ", ".join(f"{name} {duration(s)}" for name, s in largest if s > 0)
+    rows.append(("core time", duration(total) + _suffix(spent)))
     if gpus:
         rows.append(("GPU time", duration(sum(gpus.values()))))
     width = max(len(name) for name, _ in rows)
     lines = [str(summary.get("system")), "─" * 60]
     return "\n".join(lines + [f"{name:<{width}}  {value}" for name, value in rows])
+
+
+def _force_text(summary: dict[str, Any]) -> str:
+    text = format_error(summary.get("force_rmse"), summary.get("force_rmse_interval")) + " eV/Å"
+    basis = summary.get("force_rmse_on")
+    return f"{text} on {rests_on(basis['set'], basis['structures'])}" if basis else text
 
 
 def format_error(value: float | None, interval: list[float] | None = None) -> str:

@@ -1,0 +1,62 @@
+"""What a potential may be used for, as far as its loop can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlip.config.system import Config
+from mlip.report.loop_figures import USUAL
+from mlip.report.page import join_words
+from mlip.report.sources import LoopRecord
+from mlip.report.system import Described, list_elements
+
+STRANGE = 0.2
+"""Share of explored atoms more uncertain than 95 % of the validation atoms from which the page warns of it."""
+
+
+def describe_scope(config: Config, loop: LoopRecord, found: Sequence[Described], converged: bool) -> list[str]:
+    """Sentences: for what, how far it can be trusted there, and where nothing is known."""
+    at_last = config.at_iteration(loop.last.number)
+    kinds = sorted({structure.kind for structure in found if structure.kind})
+    elements = list_elements(loop.species, found)
+    where = f" as {join_words(kinds)}" if kinds else ""
+    temperatures = _temperatures(at_last)
+    span = f"{temperatures[0]:g}–{temperatures[-1]:g}" if temperatures[0] < temperatures[-1] else f"{temperatures[0]:g}"
+    use = f"{elements}{where}, {span} K, in the conditions of the walkers below"
+    first = f"For {use}." if converged else f"Not for production yet; meant for {use}."
+    return [first, *_trust(at_last, loop), *_borders(found)]
+
+
+def _temperatures(config: Config) -> list[float]:
+    """Of all walkers, from the lowest to the highest, K."""
+    found = [t for group in config.explore.walkers for t in group.temperatures]
+    for group in config.explore.walkers:
+        stages = group.model_dump().get("schedule") or ()
+        found += [stage["temperature"] for stage in stages if stage.get("temperature") is not None]
+    return sorted(found)
+
+
+def _trust(config: Config, loop: LoopRecord) -> list[str]:
+    calibration = loop.last.assessment.get("calibration") or {}
+    explored = loop.last.assessment.get("exploration") or {}
+    limit = config.explore.max_uncertainty
+    sentences = []
+    if calibration.get("coverage") is not None:
+        sentences.append(
+            f"It says where it is unsure: its 95 % intervals held {100 * calibration['coverage']:.0f} % of new force"
+            f" errors. Where forces_std passes {limit:g} eV/Å, stop: so do the walkers."
+        )
+    shift = (explored.get("shift") or {}).get(USUAL)
+    if shift is not None and shift > STRANGE:
+        sentences.append(
+            f"{100 * shift:.0f} % of the atoms that the last walkers met are more uncertain than {USUAL} % of those of"
+            " the validation data: in MD, expect larger errors than those above."
+        )
+    return sentences
+
+
+def _borders(found: Sequence[Described]) -> list[str]:
+    kinds = {structure.kind for structure in found}
+    untried = ["other elements", "other phases"]
+    untried += ["surfaces"] if "slab" not in kinds else ["the bulk"] if "bulk" not in kinds else []
+    return [f"Untested: {join_words([*untried, 'hotter or denser states'])}; no better than its labels anywhere."]

@@ -1,0 +1,161 @@
+"""What was simulated, in words: starting structures, walkers and potential."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from mlip.config.loop import Explore, Walker
+from mlip.config.structures import StartingStructure
+from mlip.config.system import Config
+from mlip.report.page import join_words
+from mlip.report.settings import Fact
+from mlip.structures.starting import StructureError, load_starting_structure
+
+ENSEMBLES = {"nvt": "NVT", "npt": "NPT", "npt-flexible": "NPT with flexible cell"}
+KINDS = ("molecule or cluster", "wire", "slab", "bulk")
+"""By the number of periodic directions."""
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+MANY_ATOMS = 200
+
+
+class Described(NamedTuple):
+    """A starting structure in words; all but the name are empty where its file cannot be read any more."""
+
+    name: str
+    formula: str
+    n_atoms: int
+    kind: str
+    cell: str
+    periodic: bool
+
+
+def describe_structures(sources: Sequence[StartingStructure]) -> list[Described]:
+    """Every starting structure by name, formula, kind and cell."""
+    return [describe_structure(source) for source in sources]
+
+
+def describe_structure(source: StartingStructure) -> Described:
+    """Name, formula, atoms, kind and cell of what ``source`` describes."""
+    name = name_structure(source)
+    try:
+        atoms = load_starting_structure(source)
+    except (StructureError, OSError):
+        return Described(name, "", 0, "", "its file cannot be read here any more", periodic=True)
+    formula = atoms.get_chemical_formula(mode="hill" if len(atoms) < MANY_ATOMS else "metal").translate(SUBSCRIPTS)
+    return Described(name, formula, len(atoms), recognise_kind(atoms), describe_cell(atoms), bool(atoms.pbc.any()))
+
+
+def name_structure(source: StartingStructure) -> str:
+    """Name of the file without folders, or crystal and lattice; with the supercell."""
+    if source.bulk is not None:
+        name = " ".join(filter(None, [source.bulk.name, source.bulk.crystalstructure]))
+    else:
+        name = Path(str(source.file)).name
+    return name if source.repeat == (1, 1, 1) else f"{name}, {'×'.join(map(str, source.repeat))}"
+
+
+def recognise_kind(atoms: Atoms) -> str:
+    """Bulk, slab, wire or molecule."""
+    return KINDS[int(atoms.pbc.sum())]
+
+
+def describe_cell(atoms: Atoms) -> str:
+    """Lengths in Å and angles in degrees, what is equal said once; fixed atoms and moments, too."""
+    parts = []
+    if atoms.cell.rank == 3 and atoms.pbc.any():
+        lengths, angles = atoms.cell.lengths(), atoms.cell.angles()
+        parts.append(_equal("a", "b", "c", [f"{value:.3f}" for value in lengths], " Å"))
+        parts.append(_equal("α", "β", "γ", [f"{value:.1f}".removesuffix(".0") for value in angles], "°"))
+    elif not atoms.pbc.any():
+        parts.append("no cell")
+    fixed = {int(k) for constraint in atoms.constraints for k in np.ravel(getattr(constraint, "index", []))}
+    parts += [f"{len(fixed)} atoms fixed"] if fixed else []
+    if atoms.has("initial_magmoms") and atoms.get_initial_magnetic_moments().any():
+        parts.append(f"initial moments of {np.sum(atoms.get_initial_magnetic_moments()):.3g} µB in all")
+    return "; ".join(parts)
+
+
+def _equal(x: str, y: str, z: str, values: Sequence[str], unit: str) -> str:
+    if len(set(values)) == 1:
+        return f"{x} = {y} = {z} = {values[0]}{unit}"
+    return ", ".join(f"{name} = {value}{unit}" for name, value in zip((x, y, z), values, strict=True))
+
+
+def summarise_structures(found: Sequence[Described]) -> str:
+    """One line for the head of the page: ``Si₈, bulk`` or ``3 starting structures: 2 bulk, 1 slab``."""
+    if len(found) == 1:
+        return ", ".join(filter(None, [found[0].formula or found[0].name, found[0].kind]))
+    kinds = Counter(structure.kind for structure in found if structure.kind)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f"{len(found)} starting structures" + (f": {listed}" if listed else "")
+
+
+def list_elements(species: Sequence[str], found: Sequence[Described]) -> str:
+    """The potential's elements, or where they are not known the formulas."""
+    return join_words(list(species)) if species else join_words([f.formula or f.name for f in found])
+
+
+def describe_walkers(explore: Explore, names: Sequence[str]) -> list[Fact]:
+    """Groups of walkers and how long each runs."""
+    facts = [
+        Fact(ENSEMBLES.get(group.ensemble, group.ensemble), describe_conditions(group, names))
+        for group in explore.walkers
+    ]
+    length = explore.n_steps * explore.timestep
+    span = f"{length / 1000:g} ps" if length >= 1000 else f"{length:g} fs"
+    return [*facts, Fact("each walker", f"up to {span} in steps of {explore.timestep:g} fs")]
+
+
+def describe_conditions(group: Walker, names: Sequence[str]) -> str:
+    """Temperatures, pressures, volumes, schedule and structures of a group of walkers.
+
+    Args:
+        group: The group.
+        names: Of the starting structures.
+    """
+    values: Mapping[str, Any] = group.model_dump()
+    schedule = values.get("schedule") or ()
+    parts = [_schedule(schedule)] if schedule else [f"{_series(values['temperatures'])} K"]
+    pressures = values.get("pressures") or [values.get("pressure", 0.0)]
+    if values["ensemble"] != "nvt" and not any(stage.get("pressure") is not None for stage in schedule):
+        parts.append(f"{_series(pressures)} GPa")
+    if any(values["volumes"]):
+        parts.append(f"volumes {', '.join(_percent(value) for value in values['volumes'])}")
+    if tuple(values.get("repeat") or (1, 1, 1)) != (1, 1, 1):
+        parts.append(f"in supercells {'×'.join(map(str, values['repeat']))}")
+    if values.get("structures") is not None:
+        parts.append(f"of {join_words([names[k] if k < len(names) else str(k) for k in values['structures']])}")
+    if values.get("start", "ideal") != "ideal":
+        parts.append({"last": "from the last frames before"}.get(values["start"], "from uncertain frames before"))
+    return "; ".join(parts)
+
+
+def _series(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}".replace("-", "−") for value in values)
+
+
+def _percent(value: float) -> str:
+    return "unchanged" if value == 0 else f"{100 * value:+g} %".replace("-", "−")
+
+
+def _schedule(stages: Sequence[Mapping[str, Any]]) -> str:
+    parts = []
+    for key, unit in (("temperature", "K"), ("pressure", "GPa")):
+        values = [stage[key] for stage in stages if stage.get(key) is not None]
+        parts += [f"{' → '.join(f'{value:g}' for value in values)} {unit}"] if values else []
+    return f"{', '.join(parts)} over {stages[-1]['time'] / 1000:g} ps"
+
+
+def describe_potential(config: Config, cutoff: float | None) -> list[Fact]:
+    """Kind, size and range of the potential; ``cutoff`` in Å as it was resolved, None where that is not known."""
+    train = config.train
+    made = f"{train.committee_size} members" if train.uncertainty == "committee" else "one model, last-layer posterior"
+    radius = f"{cutoff:g} Å" if cutoff else "automatic" if train.cutoff == "auto" else f"{train.cutoff:g} Å"
+    layers = f", {train.n_layers} message-passing layers" if train.n_layers > 1 else ""
+    return [Fact("potential", f"{train.backend.upper()}, {made}; atoms see {radius} far{layers}")]
