@@ -47,11 +47,12 @@ def learning_curve(config: Config, loop: LoopRecord) -> Picture | None:
         alt = _trend("Energy RMSE in eV/atom", fresh, "energy_rmse", test)
         panels.append(Panel("Energy", alt, partial(_draw_energies, fresh=fresh, test=test)))
     caption = (
-        "Error of each potential on structures labelled after it was trained. "
-        "Audit frames are drawn at random, so their error is unbiased."
+        "How the error falls as labels are added. New labels came after the potential was trained and were mostly "
+        "chosen because it was unsure of them, so they show more than the usual error; audit frames were drawn at "
+        "random and show the usual one."
     )
     if test:
-        caption += " The test set is kept out of every training and resembles the training data."
+        caption += " The test set is part of the same data, kept out of every training."
     return Picture("learning_curve", "Learning curve", caption, panels)
 
 
@@ -135,9 +136,9 @@ def parity(loop: LoopRecord) -> Picture | None:
         panels.append(Panel("Energy", alt, partial(_draw_energy_parity, data=data)))
     caption = (
         f"The potential of iteration {number - 1} on the structures labelled in iteration {number}, "
-        "none of which it had seen."
+        "none of which it had seen. On the line, prediction and label are equal."
     )
-    return Picture("parity", "Parity", caption, panels)
+    return Picture("parity", "Predictions against labels", caption, panels)
 
 
 def _draw_force_parity(axes: Axes, data: xr.Dataset) -> None:
@@ -191,10 +192,10 @@ def calibration(loop: LoopRecord) -> Picture | None:
         Panel("Coverage", coverage, partial(_draw_coverage, error=error, std=std)),
     ]
     caption = (
-        "On the diagonal, the predicted uncertainty is the real error. "
-        "Left, points below it are cautious, points above too sure; right, the other way round."
+        "Does the potential know how wrong it is? On the grey diagonal it does. Left, points above it mean errors "
+        "larger than predicted (too sure), points below smaller ones (cautious); right, the other way round."
     )
-    return Picture("calibration", "Calibration", caption, panels)
+    return Picture("calibration", "Is the uncertainty right?", caption, panels)
 
 
 def _draw_bins(axes: Axes, error: np.ndarray, std: np.ndarray) -> None:

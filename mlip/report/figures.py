@@ -51,7 +51,10 @@ def eos(loop: LoopRecord) -> Picture | None:
         Panel("Energy", curve, partial(_draw_eos, data=data)),
         Panel("Difference", difference, partial(_draw_difference, data=data)),
     ]
-    caption = "The potential against the labeller at the same settings; the band is ±2 predicted standard deviations."
+    caption = (
+        "Energy of the first starting structure, squeezed and stretched: the potential against labels; the band is "
+        "±2 predicted standard deviations."
+    )
     return Picture("eos", "Equation of state", caption, panels)
 
 

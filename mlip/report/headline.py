@@ -94,7 +94,7 @@ def find_disagreement(loop: LoopRecord) -> str:
         return ""
     text = (
         f"Errors disagree: {audit.rmse:.2g} eV/Å on {audit.rests_on}, {test.rmse:.2g} eV/Å on {test.rests_on},"
-        f" {ratio:.2g} times apart. "
+        f" {'more than 100' if ratio > 100 else f'{ratio:.2g}'} times apart. "
     )
     if audit.rmse < test.rmse:
         return text + (

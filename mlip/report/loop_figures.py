@@ -56,7 +56,7 @@ def costs(loop: LoopRecord) -> Picture | None:
             draw = partial(_draw_bars, numbers=numbers, series=times, ylabel=unit)
             panels.append(Panel(title, _in_words(f"Cost per iteration in {unit}", times), draw))
     caption = (
-        "Cores and GPUs held times time, in every attempt of every step. Reference labels are with the first "
+        "Core time is cores held times time, failed attempts included. Reference labels count with the first "
         "iteration; labels found in the store cost nothing again."
     )
     return Picture("costs", "Where labels and time went", caption, panels) if panels else None
@@ -126,8 +126,8 @@ def exploration(config: Config, loop: LoopRecord) -> Picture | None:
     caption = "What the walkers met: as the potential learns, uncertainty falls and walkers run to their end."
     if shifts:
         caption += (
-            " Atoms like those of the validation data would lie on the line; where many are above it, "
-            "calibration and errors say little of what the walkers do."
+            " Right, how unlike the data the explored atoms are: above the line there are more strange ones than among "
+            "the validation data, and the errors on data say little of what the walkers met."
         )
     return Picture("exploration", "Exploration", caption, panels) if panels else None
 

@@ -13,7 +13,7 @@ from mlip.report.drawing import Picture
 from mlip.report.headline import Basis, ForceError, choose_force_error, find_disagreement, rests_on
 from mlip.report.page import DASH, describe_criterion, embed_picture, number_text, page_environment
 from mlip.report.scope import describe_scope
-from mlip.report.settings import describe_labels, list_settings
+from mlip.report.settings import describe_labels, list_settings, summarise_labels
 from mlip.report.sources import LoopRecord
 from mlip.report.summary import duration
 from mlip.report.system import (
@@ -71,7 +71,7 @@ def _system(config: Config, loop: LoopRecord, found: Sequence[Described]) -> dic
     labels = describe_labels(config.label, periodic=periodic, versions=versions)
     at_last = config.at_iteration(loop.last.number)
     return {
-        "subtitle": " · ".join([summarise_structures(found), *(fact.value for fact in labels)]),
+        "subtitle": " · ".join([summarise_structures(found), *summarise_labels(labels)]),
         "structures": found[:MAX_STRUCTURES],
         "n_structures": len(found),
         "label_facts": [*labels, *describe_potential(at_last, loop.cutoff)],
@@ -110,10 +110,13 @@ def _verdict(summary: dict[str, Any]) -> dict[str, str]:
 def _criteria(config: Config, loop: LoopRecord) -> list[dict[str, Any]]:
     """Rows of the criteria, with what to change where one is not met and does not say so itself."""
     entries = loop.last.assessment.get("criteria") or []
-    return [
-        describe_criterion(entry) | {"advice": "" if entry.get("remedy") else advise(entry, config, loop)}
-        for entry in entries
-    ]
+    rows: list[dict[str, Any]] = []
+    given: set[str] = set()
+    for entry in entries:
+        advice = "" if entry.get("remedy") else advise(entry, config, loop)
+        rows.append(describe_criterion(entry) | {"advice": "The same as above." if advice in given else advice})
+        given |= {advice} - {""}
+    return rows
 
 
 def _tiles(loop: LoopRecord, summary: dict[str, Any]) -> list[dict[str, str]]:
@@ -134,20 +137,18 @@ def _tiles(loop: LoopRecord, summary: dict[str, Any]) -> list[dict[str, str]]:
 def _error_tiles(loop: LoopRecord, error: ForceError | None) -> list[dict[str, str]]:
     """Force error with its interval and what it rests on, and the error of energies on the same structures."""
     if error is None:
-        return [
-            {"name": "force error (RMSE)", "value": DASH, "unit": "", "note": "no label yet that training left out"}
-        ]
+        return [{"name": "force RMSE", "value": DASH, "unit": "", "note": "no label yet that training left out"}]
     span = f"{error.interval[0]:.2g}–{error.interval[1]:.2g}" if error.interval else ""
     sure = f" at {100 * error.confidence:.0f} %" if error.confidence else ""
     note = f"on {error.rests_on}" + (f"; {span}{sure}" if span else "")
-    tiles = [{"name": "force error (RMSE)", "value": number_text(error.rmse), "unit": "eV/Å", "note": note}]
+    tiles = [{"name": "force RMSE", "value": number_text(error.rmse), "unit": "eV/Å", "note": note}]
     entries = {record.number: record.assessment for record in loop.iterations}[error.iteration]
     basis: Basis = "test" if error.basis == "test" else "fresh"  # audit frames alone have no energy error
     entry = entries.get(basis) or {}
     if entry.get("energy_rmse") is not None:
         note = f"on {rests_on(basis, entry.get('n_structures') or 0)}"
         value = number_text(1000 * entry["energy_rmse"])
-        tiles.append({"name": "energy error (RMSE)", "value": value, "unit": "meV/atom", "note": note})
+        tiles.append({"name": "energy RMSE", "value": value, "unit": "meV/atom", "note": note})
     return tiles
 
 

@@ -56,7 +56,13 @@ def _trust(config: Config, loop: LoopRecord) -> list[str]:
 
 
 def _borders(found: Sequence[Described]) -> list[str]:
-    kinds = {structure.kind for structure in found}
-    untried = ["other elements", "other phases"]
-    untried += ["surfaces"] if "slab" not in kinds else ["the bulk"] if "bulk" not in kinds else []
-    return [f"Untested: {join_words([*untried, 'hotter or denser states'])}; no better than its labels anywhere."]
+    """What no kind of starting structure stands for, as a reader is likely to try it."""
+    kinds = {structure.kind for structure in found if structure.kind}
+    untried = ["other elements"]
+    if kinds & {"bulk", "slab", "wire"}:
+        untried += ["other phases", *([] if kinds & {"slab", "wire"} else ["surfaces"])]
+    if kinds and not kinds & {"bulk", "slab", "wire"}:
+        untried += ["other molecules or sizes", "their liquids and solids"]
+    elif kinds and "bulk" not in kinds:
+        untried.append("the bulk")
+    return [f"Untested: {join_words([*untried, 'hotter or denser states'])}. Nowhere better than its labels."]

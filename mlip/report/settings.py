@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -21,6 +22,7 @@ class Fact(NamedTuple):
 FUNCTIONALS = ("xc", "input_dft", "functional", "metagga", "gga", "method", "orcasimpleinput", "hamiltonian")
 CUTOFFS = {"ecut": "eV", "encut": "eV", "ecutwfc": "Ry", "cutoff": "eV", "mesh_cutoff": "eV"}
 """Keys of ASE's calculators in lower case, and their units."""
+DEFAULT_MESH = "not given: the code's own default, often Γ alone"
 BASES = ("basis", "basis_set", "species_dir", "h")
 MESHES = ("kpts", "k_grid", "kspacing", "k_grid_density")
 
@@ -38,6 +40,8 @@ def describe_labels(label: Label, *, periodic: bool, versions: dict[str, str]) -
     functional = _find(parameters, *FUNCTIONALS)
     if functional is not None:
         facts.append(Fact("functional", _plain(functional[1])))
+    elif parameters.get("pseudopotentials"):
+        facts.append(Fact("functional", "that of the pseudopotentials"))
     size = describe_size(parameters)
     if size:
         facts.append(Fact("cutoff, basis", size))
@@ -45,8 +49,14 @@ def describe_labels(label: Label, *, periodic: bool, versions: dict[str, str]) -
     if mesh is not None:
         facts.append(Fact("k-points", describe_mesh(mesh[0], mesh[1])))
     elif periodic and (size or functional):
-        facts.append(Fact("k-points", "not given: the code's own default, often Γ alone"))
+        facts.append(Fact("k-points", DEFAULT_MESH))
     return facts
+
+
+def summarise_labels(facts: Sequence[Fact]) -> list[str]:
+    """What of :func:`describe_labels` belongs to the head of the page."""
+    shown = [fact for fact in facts if fact.value != DEFAULT_MESH]
+    return [f"k-points {fact.value}" if fact.name == "k-points" else fact.value for fact in shown]
 
 
 def name_code(label: Label, versions: dict[str, str]) -> str:

@@ -15,13 +15,14 @@ from mlip.config.structures import StartingStructure
 from mlip.config.system import Config
 from mlip.report.page import join_words
 from mlip.report.settings import Fact
-from mlip.structures.starting import StructureError, load_starting_structure
+from mlip.structures.kinds import Anatomy, dissect
+from mlip.structures.starting import load_starting_structure
 
 ENSEMBLES = {"nvt": "NVT", "npt": "NPT", "npt-flexible": "NPT with flexible cell"}
-KINDS = ("molecule or cluster", "wire", "slab", "bulk")
-"""By the number of periodic directions."""
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 MANY_ATOMS = 200
+NARROW = "\u00a0"
+"""A space at which no line breaks."""
 
 
 class Described(NamedTuple):
@@ -33,6 +34,7 @@ class Described(NamedTuple):
     kind: str
     cell: str
     periodic: bool
+    elements: tuple[str, ...] = ()
 
 
 def describe_structures(sources: Sequence[StartingStructure]) -> list[Described]:
@@ -45,10 +47,13 @@ def describe_structure(source: StartingStructure) -> Described:
     name = name_structure(source)
     try:
         atoms = load_starting_structure(source)
-    except (StructureError, OSError):
-        return Described(name, "", 0, "", "its file cannot be read here any more", periodic=True)
+        anatomy = dissect(atoms)
+    except (ValueError, OSError):  # StructureError among them
+        return Described(name, "", 0, "", "its file cannot be read here any more", periodic=False)
     formula = atoms.get_chemical_formula(mode="hill" if len(atoms) < MANY_ATOMS else "metal").translate(SUBSCRIPTS)
-    return Described(name, formula, len(atoms), recognise_kind(atoms), describe_cell(atoms), bool(atoms.pbc.any()))
+    cell = describe_cell(atoms, anatomy)
+    elements = tuple(sorted(set(atoms.get_chemical_symbols())))
+    return Described(name, formula, len(atoms), name_kind(anatomy), cell, anatomy.kind != "molecule", elements)
 
 
 def name_structure(source: StartingStructure) -> str:
@@ -60,22 +65,26 @@ def name_structure(source: StartingStructure) -> str:
     return name if source.repeat == (1, 1, 1) else f"{name}, {'×'.join(map(str, source.repeat))}"
 
 
-def recognise_kind(atoms: Atoms) -> str:
-    """Bulk, slab, wire or molecule."""
-    return KINDS[int(atoms.pbc.sum())]
+def name_kind(anatomy: Anatomy) -> str:
+    """Bulk, slab or wire, and of what is finite whether it is one molecule, several, or a cluster."""
+    if anatomy.kind != "molecule":
+        return anatomy.kind
+    return "molecule" if anatomy.lone else "molecules" if len(anatomy.molecules) > 1 else "cluster"
 
 
-def describe_cell(atoms: Atoms) -> str:
-    """Lengths in Å and angles in degrees, what is equal said once; fixed atoms and moments, too."""
+def describe_cell(atoms: Atoms, anatomy: Anatomy) -> str:
+    """Lengths in Å and angles in degrees, what is equal said once; vacuum, fixed atoms and moments, too."""
     parts = []
     if atoms.cell.rank == 3 and atoms.pbc.any():
         lengths, angles = atoms.cell.lengths(), atoms.cell.angles()
         parts.append(_equal("a", "b", "c", [f"{value:.3f}" for value in lengths], " Å"))
         parts.append(_equal("α", "β", "γ", [f"{value:.1f}".removesuffix(".0") for value in angles], "°"))
+        empty = [name for name, crosses in zip("abc", anatomy.crosses_vacuum(atoms), strict=True) if crosses]
+        parts += [f"vacuum along {join_words(empty)}"] if empty else []
     elif not atoms.pbc.any():
         parts.append("no cell")
     fixed = {int(k) for constraint in atoms.constraints for k in np.ravel(getattr(constraint, "index", []))}
-    parts += [f"{len(fixed)} atoms fixed"] if fixed else []
+    parts += [f"{len(fixed)} atom{'' if len(fixed) == 1 else 's'} fixed"] if fixed else []
     if atoms.has("initial_magmoms") and atoms.get_initial_magnetic_moments().any():
         parts.append(f"initial moments of {np.sum(atoms.get_initial_magnetic_moments()):.3g} µB in all")
     return "; ".join(parts)
@@ -83,8 +92,10 @@ def describe_cell(atoms: Atoms) -> str:
 
 def _equal(x: str, y: str, z: str, values: Sequence[str], unit: str) -> str:
     if len(set(values)) == 1:
-        return f"{x} = {y} = {z} = {values[0]}{unit}"
-    return ", ".join(f"{name} = {value}{unit}" for name, value in zip((x, y, z), values, strict=True))
+        return f"{x} = {y} = {z} = {values[0]}{unit}".replace(" ", NARROW)
+    return ", ".join(
+        f"{name} = {value}{unit}".replace(" ", NARROW) for name, value in zip((x, y, z), values, strict=True)
+    )
 
 
 def summarise_structures(found: Sequence[Described]) -> str:
@@ -97,8 +108,9 @@ def summarise_structures(found: Sequence[Described]) -> str:
 
 
 def list_elements(species: Sequence[str], found: Sequence[Described]) -> str:
-    """The potential's elements, or where they are not known the formulas."""
-    return join_words(list(species)) if species else join_words([f.formula or f.name for f in found])
+    """The potential's elements, or where its file is gone those of the starting structures."""
+    listed = list(species) or sorted({element for structure in found for element in structure.elements})
+    return join_words(listed) if listed else "the starting structures"
 
 
 def describe_walkers(explore: Explore, names: Sequence[str]) -> list[Fact]:
@@ -156,6 +168,10 @@ def describe_potential(config: Config, cutoff: float | None) -> list[Fact]:
     """Kind, size and range of the potential; ``cutoff`` in Å as it was resolved, None where that is not known."""
     train = config.train
     made = f"{train.committee_size} members" if train.uncertainty == "committee" else "one model, last-layer posterior"
-    radius = f"{cutoff:g} Å" if cutoff else "automatic" if train.cutoff == "auto" else f"{train.cutoff:g} Å"
+    radius = cutoff or (None if train.cutoff == "auto" else train.cutoff)
     layers = f", {train.n_layers} message-passing layers" if train.n_layers > 1 else ""
-    return [Fact("potential", f"{train.backend.upper()}, {made}; atoms see {radius} far{layers}")]
+    return [
+        Fact(
+            "potential", f"{train.backend.upper()}, {made}, cutoff {f'{radius:g} Å' if radius else 'automatic'}{layers}"
+        )
+    ]

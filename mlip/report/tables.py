@@ -92,7 +92,7 @@ COLUMNS = {
     "a0": "a₀ error (%)",
     "B0": "B₀ error (%)",
     "walkers": "walkers finished",
-    "shift": "atoms unlike the data (%)",
+    "shift": "atoms unlike data (%)",
     "passed": "criteria met",
     "cost": "core time",
 }
@@ -130,7 +130,7 @@ def _iteration(entry: dict[str, Any], cost: dict[str, dict[str, Any]]) -> dict[s
 def _with_interval(errors: dict[str, Any]) -> str:
     low, high = errors.get("interval") or (None, None)
     text = number_text(errors.get("force_rmse"))
-    return text if None in (low, high) else f"{text} [{low:.2g}–{high:.2g}]"
+    return text if None in (low, high) else f"{text} [{low:.2g}\u2060–\u2060{high:.2g}]"  # word joiners: no break
 
 
 def _percent(share: float | None) -> str:

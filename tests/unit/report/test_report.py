@@ -22,8 +22,8 @@ from mlip.report.sources import read_loop
 PICTURES = {"learning_curve", "parity", "calibration", "eos", "costs", "exploration"}
 SUMMARY_KEYS = {
     "system", "iterations", "labels", "failed_labels", "force_rmse", "force_rmse_interval", "force_rmse_on",
-    "converged", "reason", "a0", "B0", "a0_reference", "B0_reference", "core_seconds", "gpu_seconds", "ledger", "budget", "history",
-    "checksum",
+    "converged", "reason", "a0", "B0", "a0_reference", "B0_reference", "core_seconds", "gpu_seconds", "ledger",
+    "budget", "history", "checksum",
 }  # fmt: skip
 
 
