@@ -63,7 +63,7 @@ def _draw_eos(axes: Axes, data: xr.Dataset) -> None:
     reference, potential = 1000 * data.energy_reference.values, 1000 * data.energy_potential.values
     axes.plot(*_smooth(volume, reference), color=PALE, linewidth=1)
     axes.plot(*_smooth(volume, potential), color=BLUE, label="potential")
-    axes.plot(volume, reference, "o", color=INK, label="labeller")
+    axes.plot(volume, reference, "o", color=INK, label="labels")
     axes.set(xlabel="volume (Å³/atom)", ylabel="energy above minimum (meV/atom)")
     axes.legend(loc="upper center")
 
@@ -85,5 +85,5 @@ def _draw_difference(axes: Axes, data: xr.Dataset) -> None:
         std = 1000 * data.energy_std.values
         axes.fill_between(volume, difference - 2 * std, difference + 2 * std, color=BLUE, alpha=0.15, linewidth=0)
     axes.plot(volume, difference, "o-", color=BLUE)
-    axes.set(xlabel="volume (Å³/atom)", ylabel="potential − labeller (meV/atom)")
+    axes.set(xlabel="volume (Å³/atom)", ylabel="potential − labels (meV/atom)")
     axes.margins(y=0.15)

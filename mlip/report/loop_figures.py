@@ -118,7 +118,7 @@ def exploration(config: Config, loop: LoopRecord) -> Picture | None:
     if shifts:
         panels.append(
             Panel(
-                "Shift of distribution",
+                "Atoms unlike the data",
                 _shift_in_words(shifts),
                 partial(_draw_shift, shifts=shifts, numbers=[n for n, _ in ends]),
             )
@@ -126,7 +126,7 @@ def exploration(config: Config, loop: LoopRecord) -> Picture | None:
     caption = "What the walkers met: as the potential learns, uncertainty falls and walkers run to their end."
     if shifts:
         caption += (
-            " Right, how unlike the data the explored atoms are: above the line there are more strange ones than among "
+            " The last picture shows how unlike the data the explored atoms are: above the line there are more strange ones than among "
             "the validation data, and the errors on data say little of what the walkers met."
         )
     return Picture("exploration", "Exploration", caption, panels) if panels else None

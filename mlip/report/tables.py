@@ -122,7 +122,7 @@ def _iteration(entry: dict[str, Any], cost: dict[str, dict[str, Any]]) -> dict[s
         "B0": _property_error(entry, "bulk_modulus"),
         "walkers": f"{finished} of {walkers}" if walkers else DASH,
         "shift": _percent((exploration.get("shift") or {}).get(USUAL)),
-        "cost": duration(sum(row.get("core_seconds") or 0.0 for row in cost.values())) if cost else DASH,
+        "cost": _duration(cost) if cost else DASH,
         "passed": f"{sum(bool(c.get('passed')) for c in criteria)} of {len(criteria)}" if criteria else DASH,
     }
 
@@ -131,6 +131,11 @@ def _with_interval(errors: dict[str, Any]) -> str:
     low, high = errors.get("interval") or (None, None)
     text = number_text(errors.get("force_rmse"))
     return text if None in (low, high) else f"{text} [{low:.2g}\u2060–\u2060{high:.2g}]"  # word joiners: no break
+
+
+def _duration(cost: dict[str, dict[str, Any]]) -> str:
+    """Of an iteration, in one word: a line of a narrow table must not break in it."""
+    return duration(sum(row.get("core_seconds") or 0.0 for row in cost.values())).replace(" ", "\u00a0")
 
 
 def _percent(share: float | None) -> str:

@@ -1,12 +1,17 @@
 """Convergence: every criterion must pass, budgets end the loop and say which."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.loop import Assess, Budget
 from mlip.criteria import Criterion
 from mlip.jobs.ledger import Cost
-from mlip.loop.assess_potential import decide_stop, force_interval, list_criteria
+from mlip.loop.assess_potential import _assess_test, decide_stop, force_interval, list_criteria
+from mlip.potential import Prediction
 
 GOOD_ERRORS = {
     "fresh": {"force_rmse": 0.05, "force_rms": 1.0},
@@ -107,3 +112,19 @@ def test_interval_covers_the_true_rmse() -> None:
 
 def test_one_structure_has_no_interval() -> None:
     assert force_interval([0.01], 0.9) == [None, None]
+
+
+def test_errors_on_the_test_set_have_an_interval_over_its_structures() -> None:
+    structures, predictions = [], []
+    for error in (0.1, 0.3):
+        atoms = bulk("Cu", cubic=True)
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((4, 3)))
+        structures.append(atoms)
+        forces, std = np.full((4, 3), error), np.full((4, 3), 0.2)
+        predictions.append(Prediction(0.0, forces, None, np.zeros(1), forces[None], 0.1, std, std[:, 0]))
+    potential = SimpleNamespace(predict=lambda given: predictions)
+    errors = _assess_test(potential, structures, 0.9)
+    assert errors["force_rmse"] == pytest.approx(np.sqrt((0.1**2 + 0.3**2) / 2))
+    assert errors["interval"] == force_interval([0.1**2, 0.3**2], 0.9)
+    assert (errors["confidence"], errors["n_structures"]) == (0.9, 2)
+    assert _assess_test(potential, [], 0.9) is None
