@@ -126,8 +126,8 @@ def exploration(config: Config, loop: LoopRecord) -> Picture | None:
     caption = "What the walkers met: as the potential learns, uncertainty falls and walkers run to their end."
     if shifts:
         caption += (
-            " The last picture shows how unlike the data the explored atoms are: above the line there are more strange ones than among "
-            "the validation data, and the errors on data say little of what the walkers met."
+            " The last picture shows how unlike the data the explored atoms are: above the line there are more strange "
+            "ones than among the validation data, and the errors on data say little of what the walkers met."
         )
     return Picture("exploration", "Exploration", caption, panels) if panels else None
 
