@@ -3,7 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from mlip.config.loop import Assess, Budget
+from mlip.config.label import Guards
+from mlip.config.loop import Assess, Budget, Select
 from mlip.jobs.job import log_step
 from mlip.jobs.ledger import count_costs
 from mlip.jobs.resources import pick_device
@@ -31,6 +32,8 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
             candidates=Path(inputs.candidates),
             count_costs=partial(count_costs, out.parent.parent, iteration),
             settings=Assess(**params.settings["assess"]),
+            select=Select(**params.settings["select"]),
+            min_ratio=Guards(**params.settings["guards"]).min_distance_factor,
             budget=Budget(**params.settings["budget"]),
             min_iterations=params.min_iterations,
             out=out,

@@ -21,6 +21,8 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         iteration=int(snakemake.wildcards.iteration),
         walker=int(snakemake.wildcards.walker),
         out=Path(snakemake.output.trajectory),
+        last=[Path(path) for path in snakemake.input.last],
+        uncertain=[Path(path) for path in snakemake.input.uncertain],
         device=pick_device(),
         progress=report_progress(),
     )

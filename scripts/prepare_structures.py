@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mlip.config.structures import Prepare, StartingStructure
+from mlip.config.walkers import Demand
 from mlip.jobs.job import log_step
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
@@ -14,6 +15,6 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         seed=snakemake.params.seed,
         min_ratio=snakemake.params.min_ratio,
         out=Path(snakemake.output.candidates),
-        ensembles=snakemake.params.ensembles,
+        demands=[Demand(**demand) for demand in snakemake.params.demands],
         has_eos=snakemake.params.has_eos,
     )

@@ -16,5 +16,6 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         Path(snakemake.input.potential[0]).parent,
         Path(snakemake.input.training),
         out=Path(snakemake.output.frames),
+        max_atoms=snakemake.params.max_atoms,
         device=pick_device(),
     )

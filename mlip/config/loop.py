@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+import math
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
 from mlip.config.base import Fraction, Positive, Section
-from mlip.config.structures import Pressure, RelativeVolume, Temperature
+from mlip.config.structures import Pressure, RelativeVolume, Temperature, Triple
 from mlip.config.study import study_names
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -22,17 +24,124 @@ class Collect(Section):
     test_fraction: float = Field(0.10, ge=0, lt=0.5, description="Share of the data never seen in training.")
 
 
+class Stage(Section):
+    """A point of a schedule; between two points temperature and pressure change linearly."""
+
+    time: float = Field(ge=0, description="Time since the walker began, fs; the first point's is 0.")
+    temperature: Temperature | None = Field(None, description="Temperature at that time, K.")
+    pressure: Pressure | None = Field(None, description="Pressure at that time, GPa; NPT only.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            raise ValueError(f"a point needs names: {{time: 0, temperature: 300}}, in fs and K, not {list(value)}")
+        return value
+
+
 class Walker(Section):
-    """A group of MD walkers: one walker per temperature and volume change."""
+    """A group of MD walkers: one per structure, temperature, volume change and pressure."""
 
     ensemble: Literal["nvt", "npt", "npt-flexible"] = Field(
-        "nvt", description="Langevin NVT, NPT with a breathing volume, or NPT with a fully flexible cell (solids only)."
+        "nvt",
+        description="Langevin NVT, NPT with a breathing volume, or NPT with a fully flexible cell (solids only). "
+        "Cells breathe in the plane of a slab and along a wire; fixed atoms keep their fractional coordinates.",
+    )
+    structures: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="Starting structures of these walkers by number, from 0; all if absent."
+    )
+    repeat: Triple = Field(
+        (1, 1, 1),
+        description="Supercell of the starting structure that is explored; frames larger than `select.max_atoms` are "
+        "cut down to it for the label, or left.",
     )
     temperatures: tuple[Temperature, ...] = Field((300.0, 600.0), min_length=1, description="Temperatures, K.")
     volumes: tuple[RelativeVolume, ...] = Field(
-        (0.0,), min_length=1, description="Relative volume changes of the starting structure."
+        (0.0,),
+        min_length=1,
+        description="Relative volume changes of the ideal starting structure; of slabs and wires the same strain in "
+        "the directions of matter.",
     )
-    pressure: Pressure = Field(0.0, description="Pressure of NPT walkers, GPa.")
+    pressure: Pressure = Field(0.0, description="Pressure of NPT walkers, GPa; several in `pressures`.")
+    pressures: tuple[Pressure, ...] | None = Field(
+        None, min_length=1, description="Pressures of NPT walkers, GPa, instead of `pressure`: one walker for each."
+    )
+    schedule: tuple[Stage, ...] = Field(
+        (),
+        description="Temperature, pressure or both over time, in place of `temperatures` and `pressures`: a ramp, or "
+        "melt and quench. The last values hold to the end.",
+    )
+    start: Literal["ideal", "last", "uncertain"] = Field(
+        "ideal",
+        description="Where walkers begin: in the ideal structure, in the last sane frames of the previous iteration's "
+        "walkers of the same structure and `repeat`, or in frames chosen there for their uncertainty. In the first "
+        "iteration, and where there is none, in the ideal structure.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _begin_as_scheduled(cls, values: Any) -> Any:
+        """The first point of a schedule is where the walkers begin."""
+        stages = values.get("schedule") if isinstance(values, dict) else None
+        first = stages[0] if isinstance(stages, list | tuple) and stages else None
+        if not isinstance(first, dict):
+            return values
+        begin: dict[str, Any] = {}
+        if first.get("temperature") is not None:
+            begin["temperatures"] = [first["temperature"]]
+        if first.get("pressure") is not None and "pressures" not in values:
+            begin["pressure"] = first["pressure"]
+        return begin | values
+
+    @field_validator("structures")
+    @classmethod
+    def _different(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError(f"names a structure twice: {list(value)}; name each once")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Walker:
+        if min(self.repeat) < 1:
+            raise ValueError(f"repeat must be at least 1 along each vector, got {list(self.repeat)}")
+        if self.pressures is not None and self.pressure != 0:
+            raise ValueError(f"give pressure ({self.pressure:g}) or pressures ({list(self.pressures)}), not both")
+        if self.ensemble == "nvt" and len(pressures_of(self)) > 1:
+            raise ValueError(f"pressures {list(pressures_of(self))} do nothing in nvt; set ensemble: npt")
+        _check_schedule(self)
+        return self
+
+    def count_walkers(self, n_structures: int) -> int:
+        """Walkers of the group where there are ``n_structures`` starting structures."""
+        explored = n_structures if self.structures is None else len(self.structures)
+        return explored * len(self.temperatures) * len(self.volumes) * len(pressures_of(self))
+
+
+def pressures_of(walker: Walker) -> tuple[float, ...]:
+    """Pressures of a group's walkers, GPa."""
+    return (walker.pressure,) if walker.pressures is None else walker.pressures
+
+
+def _check_schedule(walker: Walker) -> None:
+    """Refuse a schedule that does not say what holds when."""
+    stages = walker.schedule
+    if not stages:
+        return
+    times = [stage.time for stage in stages]
+    if len(stages) < 2 or times[0] != 0 or any(after <= before for before, after in pairwise(times)):
+        raise ValueError(f"schedule needs two points or more whose times (fs) rise from 0, got {times}")
+    for name, begin in (("temperature", walker.temperatures), ("pressure", pressures_of(walker))):
+        values = [getattr(stage, name) for stage in stages]
+        given = [value is not None for value in values]
+        if any(given) and not all(given):
+            missing = times[given.index(False)]
+            raise ValueError(f"schedule has no {name} at {missing:g} fs; give it at every point or at none")
+        if all(given) and begin != (values[0],):
+            raise ValueError(f"schedule sets the {name}, {name}s {list(begin)} do too; remove `{name}s`")
+    if stages[0].temperature is None and stages[0].pressure is None:
+        raise ValueError("schedule has neither temperatures nor pressures; give one, e.g. {time: 0, temperature: 300}")
+    if stages[0].pressure is not None and walker.ensemble == "nvt":
+        raise ValueError("schedule sets a pressure, which does nothing in nvt; set ensemble: npt, or remove it")
 
 
 class Explore(Section):
@@ -47,18 +156,43 @@ class Explore(Section):
     friction: Positive = Field(0.01, le=1, description="Langevin friction, 1/fs.")
     max_uncertainty: Positive = Field(1.0, description="Calibrated force uncertainty at which a walker stops, eV/Å.")
 
+    @model_validator(mode="after")
+    def _schedules_end_in_time(self) -> Explore:
+        length = self.n_steps * self.timestep
+        for number, walker in enumerate(self.walkers):
+            end = walker.schedule[-1].time if walker.schedule else 0.0
+            if end > length * (1 + 1e-9):
+                raise ValueError(
+                    f"walkers.{number}.schedule ends at {end:g} fs, but walkers run n_steps x timestep = {length:g} fs;"
+                    f" raise n_steps to {math.ceil(end / self.timestep)}, or shorten it"
+                )
+        return self
+
 
 class Select(Section):
     """What goes to DFT next."""
 
     n_structures: int = Field(12, ge=1, description="Structures chosen per iteration, audit frames included.")
-    n_audit: int = Field(3, ge=0, description="Of these, frames drawn at random for an unbiased error estimate.")
+    n_audit: int = Field(
+        3,
+        ge=0,
+        description="Of these, frames drawn at random for an unbiased error estimate, from each structure in turn.",
+    )
     min_uncertainty: Annotated[float, Field(ge=0)] = Field(
         0.02, description="Frames below this force uncertainty are left, eV/Å."
     )
     max_uncertainty: Positive = Field(1.5, description="Frames above it are taken for broken and left, eV/Å.")
     max_energy: Positive = Field(
-        2.0, description="Frames further above the training set's lowest energy are left, eV/atom."
+        2.0,
+        description="Frames further above the lowest energy that the training set has of the same starting structure "
+        "and composition are left, eV/atom.",
+    )
+    max_atoms: int | None = Field(
+        None,
+        ge=1,
+        description="Most atoms of a label; null for as many as the starting structure has. Of larger frames, which "
+        "come of a walker's `repeat`, whole cells around the most uncertain atom are cut out; what cannot be cut is "
+        "left.",
     )
     min_novelty: Annotated[float, Field(ge=0)] = Field(
         0.02, description="Descriptor distance below which two frames are duplicates."

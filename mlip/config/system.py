@@ -102,10 +102,19 @@ class Config(Section):
                 "needs at least 2 audit frames for an interval (4 or more are wise); or set it to null"
             )
 
+        n_structures = len(self.structures)
+        for number, group in enumerate(current.explore.walkers):
+            absent = [index for index in group.structures or () if index >= n_structures]
+            if absent:
+                raise ValueError(
+                    f"explore.walkers.{number}.structures at iteration {iteration}: there is no structure {absent[0]}; "
+                    f"the {n_structures} of `structures` are counted from 0"
+                )
+
     @property
     def n_walkers(self) -> int:
-        """Walkers of an iteration: structures × groups × temperatures × volumes."""
-        return len(self.structures) * sum(len(g.temperatures) * len(g.volumes) for g in self.explore.walkers)
+        """Walkers of an iteration: structures × groups × temperatures × volumes × pressures."""
+        return sum(group.count_walkers(len(self.structures)) for group in self.explore.walkers)
 
     def n_shards_at(self, iteration: int) -> int:
         """Label jobs of an iteration: one, which has nothing to do, where existing data are all that it begins with."""

@@ -33,6 +33,8 @@ class Frame:
         pressure: Virial and kinetic pressure, GPa; NaN where there is no stress.
         min_distance_ratio: Shortest distance over the sum of covalent radii.
         regular: Sampled at the fixed interval; False for what was kept besides, before an early stop.
+        target_temperature: What the walker was held at, K.
+        target_pressure: Likewise, GPa; NaN at constant volume.
     """
 
     atoms: Atoms
@@ -43,6 +45,8 @@ class Frame:
     pressure: float
     min_distance_ratio: float
     regular: bool = True
+    target_temperature: float = float("nan")
+    target_pressure: float = float("nan")
 
 
 def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attributes: Mapping[str, Any]) -> None:
@@ -66,6 +70,8 @@ def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attribut
             "pressure": _variable("frame", stack([f.pressure for f in frames], ()), "GPa"),
             "min_distance_ratio": _variable("frame", stack([f.min_distance_ratio for f in frames], ()), "1"),
             "regular": _variable("frame", np.array([f.regular for f in frames], np.int8), "1"),
+            "target_temperature": _variable("frame", stack([f.target_temperature for f in frames], ()), "K"),
+            "target_pressure": _variable("frame", stack([f.target_pressure for f in frames], ()), "GPa"),
             "numbers": _variable("atom", start.numbers, "1"),
             **_initial_arrays(start),
             "pbc": _variable("cell_vector", start.pbc.astype(np.int8), "1"),

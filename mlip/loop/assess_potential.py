@@ -12,11 +12,12 @@ import xarray as xr
 from ase import Atoms
 from scipy import stats
 
-from mlip.config.loop import Assess, Budget
+from mlip.config.loop import Assess, Budget, Select
 from mlip.criteria import Criterion
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json, write_json
 from mlip.io.netcdf import read_netcdf, write_netcdf
+from mlip.loop.select_candidates import auditable, screen_frames
 from mlip.potential import Potential, Prediction, load_potential
 from mlip.potential.evaluation import compare_with_labels
 from mlip.potential.uncertainty import SHIFT_QUANTILES
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mlip.jobs.ledger import Cost  # assessments do not depend on how costs are counted
 
 NOMINAL_COVERAGE = 0.95
+REMEDIES = "see decisions.csv for why its frames are left; raise select.n_audit, or give it no walkers"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class AssessmentRequest:
         count_costs: of a number of labels, what all iterations so far have cost, and what the next one would with so
             many labels: :func:`mlip.jobs.ledger.count_costs`.
         settings: convergence criteria.
+        select: what frames an audit may draw.
+        min_ratio: likewise, the shortest allowed distance over the sum of covalent radii.
         budget: limits that end the loop without convergence.
         min_iterations: iterations to run at least.
         out: folder written.
@@ -65,6 +69,8 @@ class AssessmentRequest:
     candidates: Path
     count_costs: Callable[[int], tuple[Cost, Cost]]
     settings: Assess
+    select: Select
+    min_ratio: float
     budget: Budget
     min_iterations: int
     out: Path
@@ -79,7 +85,7 @@ def assess_potential(request: AssessmentRequest) -> None:
     committee = load_potential(request.potential, device=request.device)
     references = read_structures(request.references)
     properties = _assess_eos(committee, references, request.out / "eos.nc")
-    exploration = _read_exploration(request.frames)
+    exploration = _read_exploration(request.frames) | {"unaudited": find_unaudited(request)}
     criteria = [*list_criteria(errors, properties, exploration, request.settings), *request.studies]
     core_seconds = counts["core_seconds"] + sum(a.info.get("core_seconds", 0.0) for a in references)
     assessment = {
@@ -173,6 +179,11 @@ def list_criteria(
             criteria.append(Criterion(label, properties[name]["relative_error"], getattr(settings, name)))
     if "eos_rmse" in properties:
         criteria.append(Criterion("RMSE of the equation of state (eV/atom)", properties["eos_rmse"], settings.eos_rmse))
+    unaudited = [text for texts in exploration.get("unaudited", {}).values() for text in texts]
+    if unaudited and settings.audit_force_rmse is not None:
+        name = "walkers and structures without an audit"
+        remedy = f"{', '.join(unaudited)}: the audit says nothing of it; {REMEDIES}"
+        criteria.append(Criterion(name, float(len(unaudited)), 0.0, remedy=remedy))
     return criteria
 
 
@@ -320,6 +331,26 @@ def _parity_table(structures: Sequence[Atoms], predictions: Sequence[Prediction]
             ),
         }
     )
+
+
+def find_unaudited(request: AssessmentRequest) -> dict[str, list[str]]:
+    """What the audit cannot vouch for: explored, but never tested by a frame drawn at random.
+
+    Walkers that ran to their end and left no frame fit to be drawn, and starting structures of which no audit has been
+    labelled in any iteration. The first iteration has no audit yet.
+    """
+    table = read_netcdf(request.frames, required=("force_uncertainty",))
+    fit = auditable(table, screen_frames(table, request.select, request.min_ratio))
+    heard = {int(walker) for walker in table.walker.values[fit]}
+    finished = table.explorer.values[table.stop_reason.values == "finished"]
+    found = {"walkers": [f"walker {walker}" for walker in finished.tolist() if walker not in heard], "structures": []}
+    if request.old is not None:
+        explored = {int(source) for source in table.explorer_source.values}
+        known = [a for name in ("train", "valid", "test") for a in read_structures(request.dataset / f"{name}.extxyz")]
+        # Labels of earlier versions do not say what they come from; most loops have one starting structure.
+        audited = {int(a.info.get("source", 0)) for a in known if a.info.get("reason") == "audit"}
+        found["structures"] = [f"structure {source}" for source in sorted(explored - audited)]
+    return found
 
 
 def _read_exploration(frames: Path) -> dict[str, Any]:

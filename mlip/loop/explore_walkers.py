@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms, units
-from ase.md.md import MolecularDynamics
+from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 
 from mlip.config.loop import Explore
 from mlip.config.walkers import WalkerPlan
+from mlip.dynamics.barostat import DirectedBAOAB
 from mlip.dynamics.guarded import DynamicsError, GuardedBAOAB, take_steps
 from mlip.dynamics.limits import NEAREST, is_too_hot
+from mlip.dynamics.schedule import Targets
+from mlip.dynamics.walker_starts import WalkerStart, begin_walker
 from mlip.io.trajectory import Frame, write_trajectory
 from mlip.jobs.progress import Progress
 from mlip.seeds import derive_rng
-from mlip.structures.geometry import min_distance_ratio, scale_volume
-from mlip.structures.starting import load_starting_structure
+from mlip.structures.geometry import min_distance_ratio
+from mlip.structures.kinds import Anatomy, dissect
 
 RING_SIZE = 4
 """Recent frames remembered between samples, so that the last sane ones before a stop are kept."""
+ROOM = 100.0
+"""Å of vacuum on both sides of what has no cell there, while its cell breathes in other directions."""
 
 
 def explore_walker(
@@ -35,6 +42,8 @@ def explore_walker(
     iteration: int,
     walker: int,
     out: Path,
+    last: Sequence[Path] = (),
+    uncertain: Sequence[Path] = (),
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> None:
@@ -48,38 +57,46 @@ def explore_walker(
         iteration: Number of the iteration, for the frames' identity.
         walker: Number of the walker.
         out: NetCDF trajectory written.
+        last: Trajectories of the previous iteration, where ``plan`` starts from their last frames.
+        uncertain: Structures chosen in the previous iteration, where it starts from uncertain ones.
         device: Torch device.
         progress: Called with ``{"step", "n_steps", "time_fs"}`` at every sample.
     """
     from mlip.potential.calculator import load_calculator
 
-    start = load_starting_structure(plan.source)
-    atoms = scale_volume(start, plan.volume) if plan.volume else start.copy()
+    names = ("explore_walkers", iteration, walker)
+    start = begin_walker(plan, derive_rng(seed, *names, "start"), last=last, uncertain=uncertain)
+    atoms = start.atoms.copy()
     atoms.calc = load_calculator(potential, device=device, precision="single")
-    rng = derive_rng(seed, "explore_walkers", iteration, walker)
+    rng = derive_rng(seed, *names)
     # Equipartition: half of the kinetic energy of an ideal crystal flows into its potential energy.
-    thermalize_momenta(atoms, 2 * plan.temperature, rng=rng)
-    Stationary(atoms)
-    frames, reason = run_walker(atoms, plan, settings, rng, progress)
-    write_trajectory(
-        out,
-        atoms,
-        frames,
-        {
-            "walker": walker,
-            "source": plan.source_number,
-            "structure_id": f"iter_{iteration:02d}-walker_{walker:02d}",
-            "ensemble": plan.ensemble,
-            "target_temperature": plan.temperature,
-            "target_pressure": plan.pressure,
-            "relative_volume": plan.volume,
-            "timestep_fs": settings.timestep,
-            "stop_reason": reason,
-            "stop_time_fs": frames[-1].time if frames else 0.0,
-            "planned_time_fs": settings.n_steps * settings.timestep,
-            "seed": seed,
-        },
-    )
+    thermalize_momenta(atoms, (2 if start.kind == "ideal" else 1) * plan.temperature, rng=rng)
+    if not atoms.constraints:
+        Stationary(atoms)
+    frames, reason = run_walker(atoms, plan, settings, rng, progress, anatomy=start.anatomy)
+    attributes = {
+        "walker": walker,
+        "structure_id": f"iter_{iteration:02d}-walker_{walker:02d}",
+        "stop_reason": reason,
+        "stop_time_fs": frames[-1].time if frames else 0.0,
+        "planned_time_fs": settings.n_steps * settings.timestep,
+        "timestep_fs": settings.timestep,
+        "seed": seed,
+    }
+    write_trajectory(out, start.atoms, frames, attributes | _describe(plan, start))
+
+
+def _describe(plan: WalkerPlan, start: WalkerStart) -> dict[str, Any]:
+    return {
+        "ensemble": plan.ensemble,
+        "target_temperature": plan.temperature,
+        "target_pressure": plan.pressure,
+        "relative_volume": plan.volume,
+        "source": plan.source_number,
+        "repeat": list(plan.repeat),
+        "start": start.kind,
+        "start_frame": start.frame,
+    }
 
 
 def run_walker(
@@ -88,8 +105,18 @@ def run_walker(
     settings: Explore,
     rng: np.random.Generator,
     progress: Progress | None = None,
+    *,
+    anatomy: Anatomy | None = None,
 ) -> tuple[list[Frame], str]:
     """MD of ``atoms``; the kept frames and why it stopped.
+
+    Args:
+        atoms: Where to begin, with velocities, calculator and fixed atoms.
+        plan: Ensemble and targets.
+        settings: Time step, length, sampling, limits.
+        rng: Noise of the thermostat and barostat.
+        progress: Called at every sample.
+        anatomy: Of the structure, where ``atoms`` has moved already; by default its own.
 
     Returns:
         Frames every ``settings.sample_every`` steps, followed by the last sane ones where the
@@ -99,16 +126,22 @@ def run_walker(
         Exception: whatever the calculator raises; only numbers that are no longer physical count
             as an explosion, never a failing program or machine.
     """
-    dynamics = _dynamics(atoms, plan, settings, rng)
+    anatomy = anatomy or dissect(atoms)
+    targets, pbc, cell = Targets.of(plan), atoms.pbc.copy(), atoms.cell.array.copy()
+    if plan.ensemble != "nvt" and not pbc.all():
+        give_room(atoms)
+    dynamics = _dynamics(atoms, plan, settings, rng, anatomy)
     frames: list[Frame] = []
     recent: deque[Frame] = deque(maxlen=RING_SIZE)
     stride = max(1, settings.sample_every // (2 * RING_SIZE))
     reason = "finished"
     for step in range(settings.n_steps + 1):
-        frame = _observe(atoms, step * settings.timestep, regular=step % settings.sample_every == 0)
-        if frame is None or _has_exploded(frame, plan):
+        time = step * settings.timestep
+        frame = _observe(atoms, time, regular=step % settings.sample_every == 0, anatomy=anatomy)
+        if frame is None or _has_exploded(frame, targets):
             reason = "exploded"
             break
+        frame = _finish_frame(frame, plan, targets, pbc, cell)
         if float(frame.force_uncertainty.max()) > settings.max_uncertainty:
             reason = "uncertain"
             recent.append(frame)
@@ -122,6 +155,7 @@ def run_walker(
             recent.append(frame)
         if step < settings.n_steps:
             try:
+                _set_targets(dynamics, targets, time + settings.timestep)
                 take_steps(dynamics)
             except DynamicsError:
                 reason = "exploded"
@@ -129,21 +163,34 @@ def run_walker(
     return (frames if reason == "finished" else frames + list(recent)), reason
 
 
-def _dynamics(atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.Generator) -> MolecularDynamics:
+def give_room(atoms: Atoms) -> None:
+    """Make ``atoms`` periodic with vacuum in the directions without a period, in place: a barostat needs a stress."""
+    periodic = np.flatnonzero(atoms.pbc)
+    vectors = atoms.cell.array.copy()
+    normals = np.linalg.svd(vectors[periodic])[2][len(periodic) :]
+    for axis, normal in zip(np.flatnonzero(~atoms.pbc), normals, strict=True):
+        vectors[axis] = (np.ptp(atoms.positions @ normal) + 2 * ROOM) * normal
+    atoms.set_cell(vectors)
+    atoms.pbc = True
+
+
+def _dynamics(
+    atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.Generator, anatomy: Anatomy
+) -> LangevinBAOAB:
     """BAOAB Langevin dynamics, with a Langevin barostat for the NPT ensembles."""
     options: dict[str, Any] = {}
+    kind: type[LangevinBAOAB] = GuardedBAOAB
     if plan.ensemble != "nvt":
-        if not atoms.pbc.all():
-            raise ValueError("explore: NPT walkers need a structure that is periodic in three directions; use `nvt`")
         # ASE counts stress, not pressure: compression is negative.
-        options = {
-            "externalstress": -plan.pressure * units.GPa,
-            "hydrostatic": plan.ensemble == "npt",
-            "P_tau": 500 * units.fs,
-        }
+        options = {"externalstress": -plan.pressure * units.GPa, "P_tau": 500 * units.fs}
+        if anatomy.kind == "bulk":
+            options["hydrostatic"] = plan.ensemble == "npt"
+        else:
+            kind = DirectedBAOAB
+            options |= {"projector": anatomy.projector, "isotropic": plan.ensemble == "npt"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # ASE announces its heuristic barostat mass
-        return GuardedBAOAB(
+        return kind(
             atoms,
             settings.timestep * units.fs,
             temperature_K=plan.temperature,
@@ -153,20 +200,47 @@ def _dynamics(atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.
         )
 
 
-def _observe(atoms: Atoms, time: float, regular: bool) -> Frame | None:
+def _set_targets(dynamics: LangevinBAOAB, targets: Targets, time: float) -> None:
+    """Hold ``dynamics`` at what ``targets`` say of ``time``."""
+    if targets.are_constant:
+        return
+    dynamics.set_temperature(targets.temperature(time))
+    if dynamics.externalstress is not None:
+        stress = -targets.pressure(time) * units.GPa
+        dynamics.externalstress = stress if np.ndim(dynamics.externalstress) == 0 else stress * np.eye(3)
+
+
+def _observe(atoms: Atoms, time: float, regular: bool, anatomy: Anatomy) -> Frame | None:
     """The present frame, or None when it is no longer finite."""
     energy, forces, temperature = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_temperature()
     uncertainty = np.asarray(atoms.calc.results["force_uncertainty"])
     stress = atoms.calc.results.get("stress", 0.0)
     if not all(np.all(np.isfinite(x)) for x in (energy, forces, temperature, uncertainty, stress)):
         return None
-    pressure = np.nan
-    if atoms.pbc.all() and "stress" in atoms.calc.results:
-        pressure = -atoms.get_stress(include_ideal_gas=True)[:3].mean() / units.GPa
     snapshot = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=atoms.pbc)
     ratio = min_distance_ratio(snapshot)
-    return Frame(snapshot, time, energy, uncertainty, temperature, pressure, ratio, regular)
+    return Frame(snapshot, time, energy, uncertainty, temperature, _pressure(atoms, anatomy), ratio, regular)
 
 
-def _has_exploded(frame: Frame, plan: WalkerPlan) -> bool:
-    return frame.min_distance_ratio < NEAREST or is_too_hot(frame.temperature, plan.temperature)
+def _pressure(atoms: Atoms, anatomy: Anatomy) -> float:
+    """Virial and kinetic pressure in the directions of matter, over the cell's volume, GPa; NaN where there is none."""
+    if not atoms.pbc.all() or "stress" not in atoms.calc.results or anatomy.kind == "molecule":
+        return float("nan")
+    if anatomy.kind == "bulk":
+        return float(-atoms.get_stress(include_ideal_gas=True)[:3].mean() / units.GPa)
+    stress = atoms.get_stress(include_ideal_gas=True, voigt=False)
+    return float(-np.sum(anatomy.projector * stress) / np.trace(anatomy.projector) / units.GPa)
+
+
+def _finish_frame(frame: Frame, plan: WalkerPlan, targets: Targets, pbc: np.ndarray, cell: np.ndarray) -> Frame:
+    """``frame`` with its targets, and as far periodic as the starting structure is."""
+    if not pbc.all() and frame.atoms.pbc.all():
+        frame.atoms.set_cell(np.where(pbc[:, None], frame.atoms.cell.array, cell))
+        frame.atoms.pbc = pbc
+        frame = replace(frame, pressure=float("nan"))  # over the volume of a cell that is none
+    pressure = float("nan") if plan.ensemble == "nvt" else targets.pressure(frame.time)
+    return replace(frame, target_temperature=targets.temperature(frame.time), target_pressure=pressure)
+
+
+def _has_exploded(frame: Frame, targets: Targets) -> bool:
+    return frame.min_distance_ratio < NEAREST or is_too_hot(frame.temperature, targets.hottest(frame.time))

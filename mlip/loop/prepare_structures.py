@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from mlip.config.structures import Prepare, StartingStructure
+from mlip.config.walkers import Demand
 from mlip.io.extxyz import write_structures
 from mlip.seeds import derive_rng
 from mlip.structures.builders import (
@@ -34,6 +35,7 @@ from mlip.structures.perturbations import (
     swap,
 )
 from mlip.structures.starting import StructureError, load_starting_structure, name_source
+from mlip.structures.walkability import check_walkable
 
 POOL_FACTOR = 4
 """Random candidates drawn for each structure kept, so that the kept ones can be diverse."""
@@ -46,7 +48,7 @@ def prepare_structures(
     seed: int,
     min_ratio: float,
     out: Path,
-    ensembles: Sequence[str] = (),
+    demands: Sequence[Demand] = (),
     has_eos: bool = False,
 ) -> None:
     """Write iteration 0's candidates: diverse, seeded perturbations of the starting structures.
@@ -57,7 +59,7 @@ def prepare_structures(
         seed: Seed of the configuration.
         min_ratio: Shortest allowed distance over the sum of covalent radii.
         out: Extended XYZ file written.
-        ensembles: Ensembles of the walkers that will start from these structures.
+        demands: What the walkers that will start from these structures ask of them.
         has_eos: Whether an equation of state of the first structure is asked for.
 
     Raises:
@@ -72,7 +74,8 @@ def prepare_structures(
     for index, source in enumerate(sources):
         quota = settings.n_structures // len(sources) + (index < settings.n_structures % len(sources))
         start = load_starting_structure(source)
-        _check_explorable(start, name_source(source), ensembles)
+        own = [demand for demand in demands if demand.source_number == index]
+        _check_explorable(start, name_source(source), own)
         if has_eos and index == 0:
             _check_compressible(start, name_source(source))
         others = phases if index == 0 else ()
@@ -86,7 +89,7 @@ def prepare_structures(
     write_structures(out, chosen)
 
 
-def _check_explorable(start: Atoms, name: str, ensembles: Sequence[str]) -> None:
+def _check_explorable(start: Atoms, name: str, demands: Sequence[Demand]) -> None:
     """Refuse, before any label is paid for, what no walker could start from."""
     if len(start) == 1:
         raise StructureError(
@@ -94,20 +97,9 @@ def _check_explorable(start: Atoms, name: str, ensembles: Sequence[str]) -> None
             if start.pbc.any()
             else f"{name}: a single atom has no forces to learn from; give a molecule, cluster or crystal"
         )
-    npt = [ensemble for ensemble in ensembles if ensemble != "nvt"]
-    if not npt:
-        return
-    kind = dissect(start).kind
-    if kind != "bulk":
-        raise StructureError(
-            f"{name}: `{npt[0]}` walkers need a bulk, matter in three directions, and this is a {kind}, whose vacuum"
-            " they would squeeze; use `ensemble: nvt` in explore.walkers"
-        )
-    if start.constraints:
-        raise StructureError(
-            f"{name}: `{npt[0]}` walkers change the cell, which fixed atoms cannot follow; use `ensemble: nvt` in"
-            " explore.walkers, or fix none (`fixed: {indices: []}`)"
-        )
+    anatomy = dissect(start)
+    for demand in demands:
+        check_walkable(start, anatomy, demand, name)
 
 
 def _check_compressible(start: Atoms, name: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,15 @@ from mlip.io.netcdf import write_netcdf
 from mlip.io.trajectory import read_frames
 from mlip.potential import Potential, load_potential
 from mlip.potential.uncertainty import measure_shift
+from mlip.structures.cutting import Block, choose_block, cut_block
+from mlip.structures.geometry import min_distance_ratio
 from mlip.structures.labelled import labelled_energy
 
 UNITS = {
     "time_fs": "fs",
     "temperature": "K",
+    "target_temperature": "K",
+    "target_pressure": "GPa",
     "energy_per_atom": "eV",
     "energy_above_lowest": "eV",
     "force_uncertainty": "eV/Å",
@@ -29,7 +34,41 @@ UNITS = {
 }
 
 
-def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, out: Path, device: str = "cpu") -> None:
+TEXTS = ("structure_id", "ensemble", "start")
+COUNTS = ("walker", "frame", "regular", "source", "n_atoms", "n_atoms_explored", "cut_atom")
+"""Columns without unit: numbers of walker, frame, starting structure and atoms."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The frames of one walker as they would be labelled.
+
+    Attributes:
+        structures: Whole frames, or the cells cut out of them.
+        uncertainty: Per atom, ``[n_frames, n_atoms]`` eV/Å.
+        energies: Of the structures, eV.
+        ratios: Shortest distances over the sum of covalent radii.
+        atoms: The atom that each is cut around; -1 where frames are whole.
+        block: Unit cells that are left of ``repeat``; zeros where frames are whole.
+    """
+
+    structures: list[Atoms]
+    uncertainty: np.ndarray
+    energies: np.ndarray
+    ratios: np.ndarray
+    atoms: np.ndarray
+    block: Block = (0, 0, 0)
+
+
+def score_frames(
+    walkers: Sequence[Path],
+    potential: Path,
+    training: Path,
+    *,
+    out: Path,
+    max_atoms: int | None = None,
+    device: str = "cpu",
+) -> None:
     """Score every frame of every walker and write the table; see docs/design.md for the layout.
 
     Args:
@@ -37,6 +76,7 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
         potential: Committee that drove them; its ``training.json`` says which uncertainties validation data have.
         training: Its training set, which novelty is measured against.
         out: NetCDF table written.
+        max_atoms: Most atoms of a label; by default as many as a walker's starting structure has.
         device: Torch device.
     """
     committee = load_potential(potential, device=device, precision="single")
@@ -44,40 +84,86 @@ def score_frames(walkers: Sequence[Path], potential: Path, training: Path, *, ou
     known_descriptors = describe_structures(committee, known)
     scale = descriptor_scale(known_descriptors)
     lowest = _lowest_energies(known)
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ["walker", "frame", "regular", *UNITS]}
-    ids: list[str] = []
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in [*COUNTS, *UNITS, *TEXTS]}
     descriptors: list[np.ndarray] = []
-    reasons: list[str] = []
+    blocks: list[np.ndarray] = []
+    ends: list[tuple[int, int, str]] = []
     atomic: list[np.ndarray] = []
     for path in walkers:
         structures, data = read_frames(path)
-        reasons.append(str(data.attrs["stop_reason"]))
+        ends.append((int(data.attrs["walker"]), int(data.attrs.get("source", 0)), str(data.attrs["stop_reason"])))
         if not structures:
             continue
-        found = describe_structures(committee, structures) / scale
+        atomic.append(data.force_uncertainty.values[data.regular.values.astype(bool)].ravel())
+        batch = _fit_labels(structures, data, committee, max_atoms)
+        found = describe_structures(committee, batch.structures) / scale
         descriptors.append(found)
-        ids += [f"{data.attrs['structure_id']}-frame_{k:04d}" for k in range(len(structures))]
-        uncertainty = data.force_uncertainty.values
-        atomic.append(uncertainty[data.regular.values.astype(bool)].ravel())
-        per_atom = data.energy.values / len(data.numbers)
-        row = {
-            "walker": np.full(len(structures), int(data.attrs["walker"])),
-            "frame": np.arange(len(structures)),
-            "regular": data.regular.values,
-            "time_fs": data.time.values,
-            "temperature": data.temperature.values,
-            "energy_per_atom": per_atom,
-            "energy_above_lowest": per_atom - lowest.get(_composition(structures[0]), per_atom[0]),
-            "force_uncertainty": uncertainty.max(axis=1),
-            "force_uncertainty_mean": uncertainty.mean(axis=1),
-            "min_distance_ratio": data.min_distance_ratio.values,
-            "novelty": nearest_distance(found, known_descriptors / scale),
-        }
+        blocks.append(np.tile(batch.block, (len(structures), 1)))
+        row = _score(batch, data, lowest) | {"novelty": nearest_distance(found, known_descriptors / scale)}
         for name, values in row.items():
             columns[name].append(values)
     shift = _measure_shift(potential / "training.json", atomic)
-    table = _table(ids, columns, descriptors, reasons)
+    table = _table(columns, descriptors, blocks, ends)
     write_netcdf(out, table.assign_attrs({f"above_{name}": share for name, share in shift.items()}))
+
+
+def _fit_labels(structures: list[Atoms], data: xr.Dataset, committee: Potential, max_atoms: int | None) -> Batch:
+    """The frames of a walker, cut to a size that can be labelled where they are larger and a supercell."""
+    uncertainty = data.force_uncertainty.values
+    repeat = [int(n) for n in np.atleast_1d(data.attrs.get("repeat", (1, 1, 1)))]
+    block = choose_block(structures[0], repeat, _limit(data, max_atoms))
+    if len(structures[0]) <= _limit(data, max_atoms) or block is None:
+        whole = np.full(len(structures), -1)
+        return Batch(structures, uncertainty, data.energy.values, data.min_distance_ratio.values, whole)
+    atoms = uncertainty.argmax(axis=1)
+    pieces = [cut_block(frame, repeat, block, int(atom)) for frame, atom in zip(structures, atoms, strict=True)]
+    predictions = committee.predict(pieces)
+    return Batch(
+        pieces,
+        np.array([p.force_uncertainty for p in predictions]),
+        np.array([p.energy for p in predictions]),
+        np.array([min_distance_ratio(piece) for piece in pieces]),
+        atoms,
+        block,
+    )
+
+
+def _limit(data: xr.Dataset, max_atoms: int | None) -> int:
+    """Most atoms of a label of this walker's frames."""
+    cells = int(np.prod(data.attrs.get("repeat", 1)))
+    return max_atoms or data.sizes["atom"] // cells
+
+
+def _score(batch: Batch, data: xr.Dataset, lowest: Mapping[EnergyScale, float]) -> dict[str, np.ndarray]:
+    """A value per frame for each column but novelty."""
+    n, first = len(batch.structures), batch.structures[0]
+    source = int(data.attrs.get("source", 0))
+    per_atom = batch.energies / len(first)
+    composition = _composition(first)
+    # Labels of earlier versions do not say what they come from.
+    reference = lowest.get((source, composition), lowest.get((None, composition), per_atom[0]))
+    identity = data.attrs["structure_id"]
+    return {
+        "structure_id": np.array([f"{identity}-frame_{k:04d}" for k in range(n)], dtype=object),
+        "ensemble": np.full(n, str(data.attrs["ensemble"]), dtype=object),
+        "start": np.full(n, str(data.attrs.get("start", "ideal")), dtype=object),
+        "walker": np.full(n, int(data.attrs["walker"])),
+        "frame": np.arange(n),
+        "regular": data.regular.values,
+        "source": np.full(n, source),
+        "n_atoms": np.full(n, len(first)),
+        "n_atoms_explored": np.full(n, data.sizes["atom"]),
+        "cut_atom": batch.atoms,
+        "time_fs": data.time.values,
+        "temperature": data.temperature.values,
+        "target_temperature": data.target_temperature.values,
+        "target_pressure": data.target_pressure.values,
+        "energy_per_atom": per_atom,
+        "energy_above_lowest": per_atom - reference,
+        "force_uncertainty": batch.uncertainty.max(axis=1),
+        "force_uncertainty_mean": batch.uncertainty.mean(axis=1),
+        "min_distance_ratio": batch.ratios,
+    }
 
 
 def _measure_shift(training: Path, uncertainties: Sequence[np.ndarray]) -> dict[str, float]:
@@ -88,16 +174,23 @@ def _measure_shift(training: Path, uncertainties: Sequence[np.ndarray]) -> dict[
     return measure_shift(known["shift"]["force_uncertainty"], np.concatenate(uncertainties))
 
 
+EnergyScale = tuple[int | None, tuple[tuple[str, float], ...]]
+"""Starting structure (None where unknown) and composition, within which energies per atom compare."""
+
+
 def _composition(atoms: Atoms) -> tuple[tuple[str, float], ...]:
     symbols = atoms.get_chemical_symbols()
     return tuple((symbol, round(symbols.count(symbol) / len(symbols), 3)) for symbol in sorted(set(symbols)))
 
 
-def _lowest_energies(known: Sequence[Atoms]) -> dict[tuple[tuple[str, float], ...], float]:
-    """Lowest labelled energy per atom, eV, of each composition: energies of different ones do not compare."""
-    lowest: dict[tuple[tuple[str, float], ...], float] = {}
+def _lowest_energies(known: Sequence[Atoms]) -> dict[EnergyScale, float]:
+    """Lowest labelled energy per atom, eV, of each starting structure and composition.
+
+    Energies of different compositions do not compare, nor those of a crystal and of a molecule of the same atoms.
+    """
+    lowest: dict[EnergyScale, float] = {}
     for atoms in known:
-        energy, key = labelled_energy(atoms) / len(atoms), _composition(atoms)
+        energy, key = labelled_energy(atoms) / len(atoms), (atoms.info.get("source"), _composition(atoms))
         lowest[key] = min(energy, lowest.get(key, energy))
     return lowest
 
@@ -127,15 +220,21 @@ def nearest_distance(points: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _table(
-    ids: Sequence[str],
     columns: dict[str, list[np.ndarray]],
     descriptors: Sequence[np.ndarray],
-    reasons: Sequence[str],
+    blocks: Sequence[np.ndarray],
+    ends: Sequence[tuple[int, int, str]],
 ) -> xr.Dataset:
-    joined = {name: np.concatenate(parts) if parts else np.zeros(0) for name, parts in columns.items()}
-    variables = {name: ("candidate", v, {"units": UNITS.get(name, "1")}) for name, v in joined.items()}
+    empty = {name: np.zeros(0, dtype=object if name in TEXTS else float) for name in columns}
+    joined = {name: np.concatenate(parts) if parts else empty[name] for name, parts in columns.items()}
+    reasons = [reason for _, _, reason in ends]
     table = xr.Dataset(
-        {"structure_id": ("candidate", np.array(ids, dtype=object)), **variables},
+        {
+            **{name: ("candidate", joined[name], {} if name in TEXTS else _unit(name)) for name in joined},
+            "explorer": ("explorer", np.array([walker for walker, _, _ in ends], dtype=int)),
+            "explorer_source": ("explorer", np.array([source for _, source, _ in ends], dtype=int)),
+            "stop_reason": ("explorer", np.array(reasons, dtype=object)),
+        },
         attrs={
             "n_walkers": len(reasons),
             "n_exploded": reasons.count("exploded"),
@@ -144,4 +243,9 @@ def _table(
     )
     features = np.concatenate(descriptors) if descriptors else np.zeros((0, 0))
     table["descriptor"] = (("candidate", "feature"), features.astype(np.float32))
+    table["block"] = (("candidate", "cell_vector"), np.concatenate(blocks) if blocks else np.zeros((0, 3), dtype=int))
     return table
+
+
+def _unit(name: str) -> dict[str, str]:
+    return {"units": UNITS.get(name, "1")}

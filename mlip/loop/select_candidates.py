@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mlip.io.files import write_table
 from mlip.io.netcdf import read_netcdf
 from mlip.io.trajectory import read_frames
 from mlip.seeds import derive_rng
+from mlip.structures.cutting import cut_block
 
 COLUMNS = (
     "structure_id",
@@ -27,6 +29,12 @@ COLUMNS = (
     "novelty",
     "min_distance_ratio",
     "energy_per_atom",
+    "source",
+    "ensemble",
+    "start",
+    "target_temperature",
+    "target_pressure",
+    "n_atoms",
 )
 
 
@@ -55,14 +63,14 @@ def select_candidates(
     """
     table = read_netcdf(frames, required=("force_uncertainty", "novelty", "descriptor", "regular"))
     rng = derive_rng(seed, "select_candidates", iteration)
-    verdicts = decide(table, settings, guards.min_distance_factor, rng)
-    structures, sources = _structures(walkers)
+    verdicts = decide(table, settings, guards.min_distance_factor, rng, turn=iteration * settings.n_audit)
+    structures = _structures(walkers)
     chosen = []
     for row, (decision, _) in enumerate(verdicts):
         if decision == "left":
             continue
         identity, walker, frame = (table[name].values[row] for name in ("structure_id", "walker", "frame"))
-        atoms = structures[int(walker)][int(frame)]
+        atoms = _as_labelled(structures[int(walker)], int(frame), table, row)
         atoms.info = {
             "structure_id": str(identity),
             "iteration": iteration + 1,
@@ -71,7 +79,7 @@ def select_candidates(
             "walker": int(walker),
             "frame": int(frame),
             "time_fs": float(table.time_fs.values[row]),
-            **sources[int(walker)],
+            "source": int(table.source.values[row]),
         }
         chosen.append(atoms)
     write_structures(out, chosen)
@@ -85,39 +93,75 @@ def select_candidates(
     )
 
 
-def decide(table: xr.Dataset, settings: Select, min_ratio: float, rng: np.random.Generator) -> list[tuple[str, str]]:
+Verdict = tuple[str, str]
+"""Decision and reason."""
+
+
+def screen_frames(table: xr.Dataset, settings: Select, min_ratio: float) -> list[Verdict]:
+    """Whether each frame is ``broken``, ``left`` or ``open`` for itself, before any comparison between frames."""
+    return [_screen(table, row, settings, min_ratio) for row in range(table.sizes["candidate"])]
+
+
+def auditable(table: xr.Dataset, screened: Sequence[Verdict]) -> np.ndarray:
+    """Which frames an audit may draw: the sane ones of the regular sampling after the start."""
+    sane = np.array([decision != "broken" for decision, _ in screened], dtype=bool)
+    return np.asarray(sane & (table.regular.values == 1) & (table.time_fs.values > 0))
+
+
+def decide(
+    table: xr.Dataset, settings: Select, min_ratio: float, rng: np.random.Generator, *, turn: int = 0
+) -> list[Verdict]:
     """A ``(decision, reason)`` for each row of ``table``; decisions are ``uncertain``, ``audit`` or ``left``.
 
     Audit frames are drawn first, uniformly from every sane frame of the regular sampling whatever
     its uncertainty, so that their error is an unbiased estimate over what the walkers visit. The
     starting frame, which no dynamics produced, and the extra ones before an early stop, which
-    are there because they are bad, would bias it. The rest of the batch
+    are there because they are bad, would bias it. Starting structures take turns, beginning with
+    number ``turn``. The rest of the batch
     is grown greedily: the next frame is the one with the largest product of uncertainty and
     descriptor distance to the training set and to everything already taken.
     """
-    verdicts = [_filter(table, row, settings, min_ratio) for row in range(table.sizes["candidate"])]
-    sampled = (table.regular.values == 1) & (table.time_fs.values > 0)
-    sane = [row for row, (decision, _) in enumerate(verdicts) if decision != "broken" and sampled[row]]
-    audit = [int(row) for row in rng.permutation(sane)[: settings.n_audit]]
+    verdicts = screen_frames(table, settings, min_ratio)
+    shuffled = [int(row) for row in rng.permutation(np.flatnonzero(auditable(table, verdicts)))]
+    audit = _take_turns(shuffled, table.source.values.astype(int), turn)[: settings.n_audit]
     for row in audit:
         verdicts[row] = ("audit", "drawn at random from the sane regular frames")
     open_rows = [row for row, (decision, _) in enumerate(verdicts) if decision == "open"]
     _grow_batch(table, settings, verdicts, audit, open_rows)
-    return [("left", reason) if decision == "broken" else (decision, reason) for decision, reason in verdicts]
+    decided = [("left", reason) if decision == "broken" else (decision, reason) for decision, reason in verdicts]
+    return [(decision, reason + _cut_note(table, row)) for row, (decision, reason) in enumerate(decided)]
 
 
-def _filter(table: xr.Dataset, row: int, settings: Select, min_ratio: float) -> tuple[str, str]:
-    """``broken``, ``left`` or ``open``, before any comparison between frames."""
+def _take_turns(rows: Sequence[int], sources: np.ndarray, turn: int) -> list[int]:
+    """``rows`` reordered so that their starting structures alternate, each in the order it has among ``rows``."""
+    order = sorted({*sources.tolist()})
+    begin = turn % max(len(order), 1)
+    queues = [[row for row in rows if sources[row] == source] for source in order[begin:] + order[:begin]]
+    return [row for round_ in itertools.zip_longest(*queues) for row in round_ if row is not None]
+
+
+def _cut_note(table: xr.Dataset, row: int) -> str:
+    atom = int(table.cut_atom.values[row])
+    if atom < 0:
+        return ""
+    n_atoms, explored = int(table.n_atoms.values[row]), int(table.n_atoms_explored.values[row])
+    return f"; {n_atoms} of {explored} atoms, cut around atom {atom}"
+
+
+def _screen(table: xr.Dataset, row: int, settings: Select, min_ratio: float) -> Verdict:
     ratio = float(table.min_distance_ratio.values[row])
     above = float(table.energy_above_lowest.values[row])
     uncertainty = float(table.force_uncertainty.values[row])
     novelty = float(table.novelty.values[row])
     if not np.isfinite([above, uncertainty, novelty]).all():
         return "broken", "not finite"
+    n_atoms = int(table.n_atoms.values[row])
+    if settings.max_atoms is not None and n_atoms > settings.max_atoms:
+        return "broken", f"too large: {n_atoms} atoms that cannot be cut to select.max_atoms {settings.max_atoms}"
     if ratio < min_ratio:
         return "broken", f"atoms too close: {ratio:.2f} of the covalent radii, limit {min_ratio}"
     if above > settings.max_energy:
-        return "broken", f"energy {above:.2f} eV/atom above the lowest, limit {settings.max_energy}"
+        return "broken", f"energy {above:.2f} eV/atom above the lowest of its structure, limit {settings.max_energy}"
     if uncertainty > settings.max_uncertainty:
         return "left", f"uncertainty {uncertainty:.3f} eV/Å above max_uncertainty {settings.max_uncertainty}"
     if uncertainty < settings.min_uncertainty:
@@ -130,7 +174,7 @@ def _filter(table: xr.Dataset, row: int, settings: Select, min_ratio: float) -> 
 def _grow_batch(
     table: xr.Dataset,
     settings: Select,
-    verdicts: list[tuple[str, str]],
+    verdicts: list[Verdict],
     audit: Sequence[int],
     open_rows: Sequence[int],
 ) -> None:
@@ -168,12 +212,21 @@ def _grow_batch(
             verdicts[row] = ("left", f"batch full: rank by uncertainty x distance below the {size} taken")
 
 
-def _structures(walkers: Sequence[Path]) -> tuple[dict[int, list[Atoms]], dict[int, dict[str, int]]]:
-    """Frames of each walker, and ``source``, the number of the structure that it started from, where it says so."""
-    found, sources = {}, {}
+def _as_labelled(trajectory: tuple[list[Atoms], list[int]], frame: int, table: xr.Dataset, row: int) -> Atoms:
+    """The structure of a frame, or the cell that was cut out of it to be labelled."""
+    structures, repeat = trajectory
+    atom = int(table.cut_atom.values[row])
+    if atom < 0:
+        return structures[frame]
+    a, b, c = (int(n) for n in table.block.values[row])
+    return cut_block(structures[frame], repeat, (a, b, c), atom)
+
+
+def _structures(walkers: Sequence[Path]) -> dict[int, tuple[list[Atoms], list[int]]]:
+    """Frames of each walker, and the supercell that they are."""
+    found = {}
     for path in walkers:
         structures, data = read_frames(path)
-        walker = int(data.attrs["walker"])
-        found[walker] = structures
-        sources[walker] = {"source": int(data.attrs["source"])} if "source" in data.attrs else {}
-    return found, sources
+        repeat = [int(n) for n in np.atleast_1d(data.attrs.get("repeat", (1, 1, 1)))]
+        found[int(data.attrs["walker"])] = (structures, repeat)
+    return found

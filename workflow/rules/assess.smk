@@ -32,7 +32,7 @@ checkpoint assess_potential:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
-        settings=section("assess", "budget"),
+        settings=assessment_settings,
         min_iterations=CONFIG.min_iterations,
         studies=gate_settings,
         code=code_of_step("assess_potential"),

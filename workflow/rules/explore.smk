@@ -6,6 +6,12 @@ rule explore_walkers:
     input:
         structures=STRUCTURE_FILES,
         potential=multiext("results/{system}/iter_{iteration}/train_committee/potential", ".json", ".safetensors"),
+        last=collect(
+            "results/{{system}}/iter_{i}/explore_walkers/walker_{walker}.nc",
+            i=iteration_before,
+            walker=walkers_continued,
+        ),
+        uncertain=collect("results/{{system}}/iter_{i}/select_candidates/candidates.extxyz", i=iteration_of_candidates),
     output:
         trajectory="results/{system}/iter_{iteration}/explore_walkers/walker_{walker}.nc",
     log:
@@ -46,6 +52,7 @@ rule score_frames:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
+        max_atoms=most_atoms,
         code=code_of_step("score_frames"),
     message:
         "iter_{wildcards.iteration} score_frames: uncertainty and novelty of every frame"

@@ -1,6 +1,8 @@
 # What the rules collect their input files over; no rule is defined here.
 # For instance, of the iteration before:
 #   collect("results/{{system}}/iter_{i}/collect_dataset/train.extxyz", i=iteration_before)
+from functools import cache
+
 from snakemake.exceptions import IncompleteCheckpointException
 
 from mlip.io.files import read_json
@@ -44,6 +46,32 @@ def compared(wildcards):
 def walkers(wildcards):
     """The walkers that explore in an iteration."""
     return [f"{walker:02d}" for walker in range(settings_at(wildcards).n_walkers)]
+
+
+@cache
+def plans_at(iteration):
+    """What each walker of an iteration simulates."""
+    from mlip.config.walkers import plan_walkers
+
+    current = CONFIG.at_iteration(iteration)
+    return plan_walkers(current.structures, current.explore.walkers)
+
+
+def walkers_continued(wildcards):
+    """The walkers of the iteration before whose last frames a walker starts from."""
+    from mlip.config.walkers import walkers_before
+
+    if is_first_iteration(wildcards):
+        return []
+    iteration = int(wildcards.iteration)
+    before = walkers_before(int(wildcards.walker), plans_at(iteration), plans_at(iteration - 1))
+    return [f"{walker:02d}" for walker in before]
+
+
+def iteration_of_candidates(wildcards):
+    """The iteration whose uncertain frames a walker starts from; none where it starts otherwise."""
+    starts_there = plans_at(int(wildcards.iteration))[int(wildcards.walker)].start == "uncertain"
+    return iteration_before(wildcards) if starts_there else []
 
 
 def last_iteration():

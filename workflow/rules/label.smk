@@ -19,7 +19,7 @@ rule prepare_structures:
         settings=section("prepare"),
         min_ratio=CONFIG.label.guards.min_distance_factor,
         sources=STARTING_STRUCTURES,
-        ensembles=sorted({group.ensemble for group in CONFIG.explore.walkers}),
+        demands=demands_of_walkers,
         has_eos=bool(CONFIG.assess.eos_volumes),
         seed=CONFIG.seed,
         code=code_of_step("prepare_structures"),

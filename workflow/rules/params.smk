@@ -47,6 +47,11 @@ def guards_in_force(wildcards):
     return settings_at(wildcards).label.guards.model_dump(mode="json")
 
 
+def assessment_settings(wildcards):
+    """Criteria and budgets, and what frames an audit may draw."""
+    return section("assess", "budget", "select")(wildcards) | {"guards": guards_in_force(wildcards)}
+
+
 def collect_screens(wildcards):
     """Limits that are applied when labels become data."""
     label = settings_at(wildcards).label
@@ -65,10 +70,21 @@ def import_screens(wildcards):
 
 def walker_plan(wildcards):
     """What one walker simulates; other walkers' settings do not concern it."""
-    from mlip.config.walkers import plan_walkers
+    return plans_at(int(wildcards.iteration))[int(wildcards.walker)].model_dump(mode="json")
 
-    current = settings_at(wildcards)
-    return plan_walkers(current.structures, current.explore.walkers)[int(wildcards.walker)].model_dump(mode="json")
+
+def most_atoms(wildcards):
+    """Atoms of the largest structure that is labelled."""
+    return settings_at(wildcards).select.max_atoms
+
+
+def demands_of_walkers(wildcards):
+    """What walkers of any iteration ask of the starting structures."""
+    from mlip.config.walkers import list_demands
+
+    changes = {0, *(override.from_iteration for override in CONFIG.overrides if override.explore)}
+    plans = [plan for iteration in sorted(changes) for plan in plans_at(iteration)]
+    return [demand.model_dump(mode="json") for demand in list_demands(plans)]
 
 
 def walker_settings(wildcards):

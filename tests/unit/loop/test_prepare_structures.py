@@ -10,8 +10,10 @@ from ase.constraints import FixAtoms
 from ase.data import covalent_radii
 from ase.io import write
 
+from mlip.config.loop import Walker
 from mlip.config.structures import Bulk, Fixed, Prepare, PrepareKinds, StartingStructure
 from mlip.config.system import load_config
+from mlip.config.walkers import list_demands, plan_walkers
 from mlip.io.constraints import movable_mask
 from mlip.io.extxyz import read_structures
 from mlip.loop.prepare_structures import perturb_structure, prepare_structures
@@ -333,15 +335,20 @@ def test_fixed_atoms_travel_to_the_labels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ensemble", ["npt", "npt-flexible"])
 def test_pressure_on_vacuum_is_refused(tmp_path: Path, ensemble: str) -> None:
-    path = tmp_path / "slab.vasp"
+    path, out = tmp_path / "slab.vasp", tmp_path / "candidates.extxyz"
     write(path, oxygen_on_copper(fixed=False))
-    sources = [StartingStructure(file=str(path))]
-    with pytest.raises(
-        StructureError, match=rf"`{ensemble}` walkers .* this is a slab, whose vacuum .* `ensemble: nvt`"
-    ):
-        prepare_structures(
-            sources, Prepare(), seed=1, min_ratio=0.6, out=tmp_path / "candidates.extxyz", ensembles=(ensemble,)
-        )
+    sources = [StartingStructure(bulk=Bulk(name="Cu")), StartingStructure(file=str(path))]
+
+    def prepare(**walker: object) -> None:
+        demands = list_demands(plan_walkers(sources, [Walker(ensemble=ensemble, **walker)]))
+        prepare_structures(sources, Prepare(n_structures=4), seed=1, min_ratio=0.6, out=out, demands=demands)
+
+    with pytest.raises(StructureError, match=r"slab\.vasp: .* pressure other than 0 on this slab, .* without number 1"):
+        prepare(pressures=(0.0, 20.0))
+    with pytest.raises(StructureError, match=r"repeat \[1, 1, 2\] goes across the vacuum of this slab; .* number 3"):
+        prepare(repeat=(1, 1, 2))
+    prepare(pressures=(0.0, 20.0), structures=(0,))
+    prepare(repeat=(2, 2, 1))
 
 
 def test_an_equation_of_state_of_a_molecule_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ def table(n: int = 60, seed: int = 0, **columns: np.ndarray) -> xr.Dataset:
         "energy_above_lowest": np.full(n, 0.1),
         "regular": np.ones(n),
         "time_fs": np.arange(1.0, n + 1),
+        "source": np.zeros(n),
+        "n_atoms": np.full(n, 8),
+        "cut_atom": np.full(n, -1),
         **columns,
     }
     data = {name: ("candidate", np.asarray(v, float)) for name, v in values.items()}

@@ -9,7 +9,9 @@ from ase.build import bulk, molecule
 from ase.io import write
 from ase.neighborlist import neighbor_list
 
+from mlip.config.loop import Walker
 from mlip.config.structures import Bulk, Prepare, StartingStructure
+from mlip.config.walkers import list_demands, plan_walkers
 from mlip.io.extxyz import read_structures
 from mlip.loop.prepare_structures import fingerprint, prepare_structures
 from mlip.structures.geometry import min_distance_ratio, scale_volume
@@ -26,7 +28,8 @@ def prepared(
     **settings: object,
 ) -> list[Atoms]:
     out = tmp_path / f"candidates-{seed}.extxyz"
-    prepare_structures(sources, Prepare(**settings), seed=seed, min_ratio=0.6, out=out, ensembles=ensembles)
+    demands = list_demands(plan_walkers(sources, [Walker(ensemble=ensemble) for ensemble in ensembles]))
+    prepare_structures(sources, Prepare(**settings), seed=seed, min_ratio=0.6, out=out, demands=demands)
     return read_structures(out)
 
 

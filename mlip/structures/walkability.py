@@ -1,0 +1,37 @@
+"""What walkers cannot do with a structure: told before a label is paid for."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+
+from mlip.config.walkers import Demand
+from mlip.structures.kinds import Anatomy
+from mlip.structures.starting import StructureError
+
+
+def check_walkable(start: Atoms, anatomy: Anatomy, demand: Demand, name: str) -> None:
+    """Refuse what walkers cannot do with the starting structure ``start``, called ``name``.
+
+    Raises:
+        StructureError: for a supercell across vacuum, NPT where no cell can breathe, and pressure on free surfaces.
+    """
+    across = [axis for axis in np.flatnonzero(anatomy.crosses_vacuum(start)) if demand.repeat[axis] > 1]
+    if across:
+        raise StructureError(
+            f"{name}: explore.walkers repeat {list(demand.repeat)} goes across the vacuum of this {anatomy.kind}; "
+            f"set its number {across[0] + 1} to 1, or list the `structures` of these walkers"
+        )
+    if demand.ensemble == "nvt" or anatomy.kind == "bulk":
+        return
+    elsewhere = f"and the {demand.ensemble} walkers a list `structures` without number {demand.source_number}"
+    if anatomy.kind == "molecule":
+        raise StructureError(
+            f"{name}: `{demand.ensemble}` walkers need matter that goes on in one direction at least, and around this"
+            f" molecule or cluster there is vacuum; give it walkers of `ensemble: nvt`, {elsewhere}"
+        )
+    if demand.is_pressed:
+        raise StructureError(
+            f"{name}: explore.walkers put a pressure other than 0 on this {anatomy.kind}, whose surfaces face vacuum;"
+            f" give it walkers of pressure 0, which relax its cell, {elsewhere}"
+        )
