@@ -16,7 +16,7 @@ MOST_ITERATIONS = 12
 """Further iterations beyond which a forecast says nothing."""
 
 
-class Case(NamedTuple):
+class FailedCriterion(NamedTuple):
     """A criterion that was not met, and all there is to find out why."""
 
     value: float | None
@@ -35,7 +35,7 @@ def advise(entry: Mapping[str, Any], config: Config, loop: LoopRecord) -> str:
     """A sentence or two that name keys and values; empty for a criterion that is met or not known here."""
     if entry.get("passed"):
         return ""
-    case = Case(
+    case = FailedCriterion(
         entry.get("value"), entry.get("target"), config.at_iteration(loop.last.number), loop, str(entry["name"])
     )
     for start, remedy in REMEDIES.items():
@@ -44,18 +44,18 @@ def advise(entry: Mapping[str, Any], config: Config, loop: LoopRecord) -> str:
     return ""
 
 
-def _forces(case: Case) -> str:
+def _forces(case: FailedCriterion) -> str:
     if case.value is None:
         return _no_error_yet(case)
     return f"{_more_data(case)} If {case.value:.2g} is enough for your purpose, raise {_key(case)}."
 
 
-def _key(case: Case) -> str:
+def _key(case: FailedCriterion) -> str:
     relative = "over RMS" in case.name
     return f"assess.{'relative_' if relative else 'audit_' if case.name.startswith('audit') else ''}force_rmse"
 
 
-def _no_error_yet(case: Case) -> str:
+def _no_error_yet(case: FailedCriterion) -> str:
     if case.loop.last.number == 0:
         return (
             "No error on unseen labels yet: that takes a second iteration. Set max_iterations to"
@@ -64,7 +64,7 @@ def _no_error_yet(case: Case) -> str:
     return "No new label was usable in the last iteration: see the failed labels below."
 
 
-def _more_data(case: Case) -> str:
+def _more_data(case: FailedCriterion) -> str:
     """More iterations while the error falls, else more labels and a larger potential."""
     history = _history(case)
     if len(history) > 1 and case.value and case.target and case.value < STEEP * history[-2]:
@@ -86,7 +86,7 @@ def _more_data(case: Case) -> str:
     )
 
 
-def _history(case: Case) -> list[float]:
+def _history(case: FailedCriterion) -> list[float]:
     found = [
         criterion["value"]
         for assessment in case.loop.history
@@ -96,7 +96,7 @@ def _history(case: Case) -> list[float]:
     return [float(value) for value in found]
 
 
-def _audit(case: Case) -> str:
+def _audit(case: FailedCriterion) -> str:
     audit, n_audit = case.assessment.get("audit") or {}, case.config.select.n_audit
     if audit.get("n_failed"):
         return (
@@ -116,7 +116,7 @@ def _audit(case: Case) -> str:
     return _forces(case)
 
 
-def _coverage(case: Case) -> str:
+def _coverage(case: FailedCriterion) -> str:
     if case.value is None:
         return _no_error_yet(case)
     size, share = case.config.train.committee_size, case.config.collect.valid_fraction
@@ -129,7 +129,7 @@ def _coverage(case: Case) -> str:
     )
 
 
-def _walkers(case: Case) -> str:
+def _walkers(case: FailedCriterion) -> str:
     explored, explore = case.assessment.get("exploration") or {}, case.config.explore
     hottest = max(max(group.temperatures) for group in explore.walkers)
     parts = []
@@ -147,7 +147,7 @@ def _walkers(case: Case) -> str:
     return " ".join(parts)
 
 
-def _properties(case: Case) -> str:
+def _properties(case: FailedCriterion) -> str:
     volumes, scanned = case.config.assess.eos_volumes, case.config.prepare.volume_range
     if volumes and (min(volumes) < scanned[0] or max(volumes) > scanned[1]):
         return (
@@ -165,7 +165,7 @@ def _properties(case: Case) -> str:
     )
 
 
-REMEDIES: dict[str, Callable[[Case], str]] = {
+REMEDIES: dict[str, Callable[[FailedCriterion], str]] = {
     "force RMSE": _forces,
     "audit force RMSE": _audit,
     "coverage": _coverage,

@@ -28,6 +28,7 @@ class IterationRecord:
 
     Attributes:
         labels: label records of all shards.
+        potential: what ``potential.json`` says of the committee.
         damaged: what is wrong with files that are there and were left out.
     """
 
@@ -41,7 +42,6 @@ class IterationRecord:
     parity: xr.Dataset | None
     eos: xr.Dataset | None
     potential: dict[str, Any] = field(default_factory=dict)
-    """What ``potential.json`` says of the committee."""
     damaged: list[str] = field(default_factory=list)
 
     @property
@@ -61,12 +61,15 @@ class IterationRecord:
 
 @dataclass(frozen=True)
 class LoopRecord:
-    """All iterations of a loop, in order, and what they cost."""
+    """All iterations of a loop, in order, and what they cost.
+
+    Attributes:
+        studies: ``result.json`` of every study that is done, with the name of its ``folder``.
+    """
 
     iterations: list[IterationRecord]
     ledger: Ledger
     studies: list[dict[str, Any]] = field(default_factory=list)
-    """``result.json`` of every study that is done, by the name of its folder."""
 
     @property
     def last(self) -> IterationRecord:

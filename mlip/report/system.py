@@ -57,11 +57,13 @@ def describe_structure(source: StartingStructure) -> Described:
 
 
 def name_structure(source: StartingStructure) -> str:
-    """Name of the file without folders, or crystal and lattice; with the supercell."""
+    """Name of the file without folders and number in it, or crystal and lattice; with the supercell."""
     if source.bulk is not None:
         name = " ".join(filter(None, [source.bulk.name, source.bulk.crystalstructure]))
     else:
         name = Path(str(source.file)).name
+        number = source.index if source.member is None else f"drawn {source.member}"
+        name += f", structure {number}" if number is not None else ""
     return name if source.repeat == (1, 1, 1) else f"{name}, {'×'.join(map(str, source.repeat))}"
 
 

@@ -103,6 +103,14 @@ def test_structures_are_named_with_kind_and_cell(tmp_path):
     assert summarise_structures(found[:1]) == "Si₁₆, bulk"
 
 
+def test_each_structure_of_a_file_has_its_number():
+    config = synthetic_config(structures=[{"file": "many.extxyz", "index": ":2"}])
+    assert [structure.name for structure in describe_structures(config.structures)] == [
+        "many.extxyz, structure 0",
+        "many.extxyz, structure 1",
+    ]
+
+
 def test_walkers_say_their_conditions():
     squeezed = Walker(ensemble="npt", temperatures=(300, 900), pressure=-5, volumes=(0.0, -0.06))
     assert describe_conditions(squeezed, ["a"]) == "300, 900 K; −5 GPa; volumes unchanged, −6 %"
