@@ -115,6 +115,17 @@ def test_walkers_say_their_conditions():
     squeezed = Walker(ensemble="npt", temperatures=(300, 900), pressure=-5, volumes=(0.0, -0.06))
     assert describe_conditions(squeezed, ["a"]) == "300, 900 K; −5 GPa; volumes unchanged, −6 %"
     assert describe_conditions(Walker(temperatures=(300,)), ["a"]) == "300 K"
+    melt = Walker(
+        ensemble="npt",
+        structures=(1,),
+        repeat=(2, 2, 2),
+        start="last",
+        pressures=(0, 5),
+        schedule=({"time": 0, "temperature": 300}, {"time": 500, "temperature": 2000}),
+    )
+    assert describe_conditions(melt, ["a", "b"]) == (
+        "300 → 2000 K over 0.5 ps; 0, 5 GPa; in supercells 2×2×2; of b; from the last frames before"
+    )
 
 
 AUDIT = {"n_structures": 2, "force_rmse": 0.01, "interval": [0.0, 0.02], "confidence": 0.9}
