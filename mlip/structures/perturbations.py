@@ -156,7 +156,7 @@ def displace_mode(original: Original, settings: Prepare, rng: np.random.Generato
     if molecules and (len(molecules) == 1 or rng.random() < 0.5 or len(np.concatenate(molecules)) == len(atoms)):
         members = molecules[int(rng.integers(len(molecules)))]
         part = atoms[members]
-        displace_along_mode(part, original.moving[members], size, rng)
+        displace_along_mode(part, original.moving[members], size, settings.temperature, rng)
         atoms.positions[members] = part.positions
         return atoms
     wave = rng.integers(0, 3, 3) * atoms.pbc

@@ -69,7 +69,9 @@ POTENTIAL_FILES = ("potential.safetensors", "potential.json", "training.json")
 INITIAL = CONFIG.train.initial
 INITIAL_FILES = [str(Path(INITIAL) / name) for name in POTENTIAL_FILES[:2]] if INITIAL else []
 for missing in (file for file in INITIAL_FILES if not Path(file).is_file()):
-    raise WorkflowError(f"train.initial: no file {missing}; give the folder of a potential, e.g. results/other/potential")
+    raise WorkflowError(
+        f"train.initial: no file {missing}; give the folder of a potential, e.g. results/other/potential"
+    )
 DATASET_FILES = ("train.extxyz", "valid.extxyz", "test.extxyz", "dataset.json")
 
 

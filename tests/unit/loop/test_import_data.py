@@ -13,7 +13,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip.config.data import Check, DataSource, list_inputs
+from mlip.config.data import DataCheck, DataSource, list_inputs
 from mlip.config.indexing import parse_index
 from mlip.config.label import Guards, Label
 from mlip.config.loop import Collect
