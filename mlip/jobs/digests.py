@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,8 @@ VALUES = "mlip.config"
 """Left out of digests with all below it: what steps take from the configuration arrives as parameters, plans too."""
 CODE_AMONG_VALUES = ("mlip.config.merging",)
 """Not left out: steps call it."""
+TOLD = "MLIP_CODE_DIGESTS"
+"""Environment variable by which a driver tells its jobs the digests that it has computed."""
 
 STEP_CODE: dict[str, tuple[str, ...]] = {
     "import_data": ("mlip.loop.import_data",),
@@ -73,6 +77,20 @@ def code_digest(*modules: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def shared_digest(*modules: str, is_driver: bool) -> str:
+    """:func:`code_digest`, which a driver computes and its jobs are told.
+
+    A job on Slurm starts Snakemake twice; to read all of ``mlip`` each time would take longer than what
+    is left of the work of the rules' files.
+    """
+    name, known = " ".join(modules), json.loads(os.environ.get(TOLD, "{}"))
+    if not is_driver and name in known:
+        return str(known[name])
+    digest = code_digest(*modules)
+    os.environ[TOLD] = json.dumps(known | {name: digest})
+    return digest
+
+
 def modules_of_step(step: str, backend: Backend, study: str = "", experiment: str = "") -> tuple[str, ...]:
     """The modules that ``step`` (a key of :data:`STEP_CODE`) starts from, for the potential's ``backend``.
 
@@ -88,17 +106,17 @@ def code_of(*modules: str) -> set[str]:
     Imports for type checkers alone are none. A study has measurement, reference and pictures side by side: its
     imports of labels, and of what draws, count for a step only where one of ``modules`` is of that kind.
     """
-    found: set[str] = set()
+    reached: set[str] = set()
     kinds = {_beside(module) for module in modules}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or _is_value(name) or _source(name) is None:
+        if name in reached or _is_value(name) or _source(name) is None:
             continue
-        found.add(name)
+        reached.add(name)
         of_study = name.startswith("mlip.studies.")
         waiting += [other for other in _imports(name) if not of_study or _beside(other) in {None, *kinds}]
-    return found
+    return reached
 
 
 def _beside(module: str) -> str | None:

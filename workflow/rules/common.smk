@@ -16,8 +16,8 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [ROOT, os.environ.get(
 from mlip.config.backends import BACKENDS
 from mlip.config.data import list_inputs
 from mlip.config.system import ConfigError, parse_config
-from mlip.jobs.digests import modules_of_step
-from mlip.jobs.planning import shared_digest
+from mlip.io.layout import POTENTIAL_FILES, output_path
+from mlip.jobs.digests import modules_of_step, shared_digest
 from mlip.jobs.snakemake_internals import lighten_planning, resume_collection
 
 lighten_planning()
@@ -65,14 +65,14 @@ GATE_STUDIES = CONFIG.assess.studies
 
 STARTING_STRUCTURES = [source.model_dump(mode="json") for source in CONFIG.structures]
 
-POTENTIAL_FILES = ("potential.safetensors", "potential.json", "training.json")
 INITIAL = CONFIG.train.initial
 INITIAL_FILES = [str(Path(INITIAL) / name) for name in POTENTIAL_FILES[:2]] if INITIAL else []
 for missing in (file for file in INITIAL_FILES if not Path(file).is_file()):
     raise WorkflowError(
         f"train.initial: no file {missing}; give the folder of a potential, e.g. results/other/potential"
     )
-DATASET_FILES = ("train.extxyz", "valid.extxyz", "test.extxyz", "dataset.json")
+# Of a data set, what the next one begins with.
+DATA_CARRIED_ON = ("train.extxyz", "valid.extxyz", "test.extxyz", "dataset.json")
 
 
 wildcard_constraints:
@@ -80,6 +80,11 @@ wildcard_constraints:
     iteration=r"\d{2,3}",
     shard=r"\d{3}",
     walker=r"\d{2,3}",
+
+
+def file_of_step(wildcards, step, name, **values):
+    """The file called ``name`` that ``step`` writes, for helpers: rules spell theirs. See mlip.io.layout.OUTPUTS."""
+    return str(output_path(Path("results", wildcards.system), step, name, **values))
 
 
 def code_of_step(step, study=""):

@@ -114,7 +114,7 @@ rule collect_dataset:
     input:
         shards=collect("results/{{system}}/iter_{{iteration}}/label_structures/shard_{shard}.extxyz", shard=shards),
         records=collect("results/{{system}}/iter_{{iteration}}/label_structures/shard_{shard}.json", shard=shards),
-        previous=collect("results/{{system}}/iter_{i}/collect_dataset/{file}", i=iteration_before, file=DATASET_FILES),
+        previous=collect("results/{{system}}/iter_{i}/collect_dataset/{file}", i=iteration_before, file=DATA_CARRIED_ON),
         data=collect("results/{{system}}/iter_{i}/import_data/data.extxyz", i=imported),
         data_records=collect("results/{{system}}/iter_{i}/import_data/data.json", i=imported),
         comparison=collect("results/{{system}}/iter_{i}/relabel_data/comparison.json", i=compared),

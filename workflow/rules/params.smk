@@ -101,8 +101,8 @@ def shard_files(suffix):
     """A params function: the shards of an iteration with this suffix."""
 
     def files(wildcards):
-        folder = f"results/{wildcards.system}/iter_{wildcards.iteration}/label_structures"
-        return [f"{folder}/shard_{shard}.{suffix}" for shard in shards(wildcards)]
+        step, name, iteration = "label_structures", f"shard_{{shard}}.{suffix}", wildcards.iteration
+        return [file_of_step(wildcards, step, name, iteration=iteration, shard=shard) for shard in shards(wildcards)]
 
     return files
 

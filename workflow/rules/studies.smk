@@ -188,7 +188,7 @@ use rule train_committee as train_study with:
 
 rule report_study:
     input:
-        properties=rounds_of_study("property.nc"),
+        properties=properties_of_study,
         decisions=decisions_of_study,
         reference="results/{system}/studies/{study}/reference.nc",
     output:

@@ -37,45 +37,44 @@ def final_settings(*names):
     return select
 
 
-def round_folder(wildcards, before=0):
-    """Folder of a round, or of one ``before`` it."""
-    return f"results/{wildcards.system}/studies/{wildcards.study}/round_{int(wildcards.round) - before:02d}"
+def file_of_round(wildcards, step, name, before=0, **values):
+    """The file called ``name`` that ``step`` of the study writes in the job's round, or in one ``before`` it."""
+    number = int(wildcards.round) - before
+    return file_of_step(wildcards, step, name, study=wildcards.study, round=number, **values)
 
 
 def potential_of_round(wildcards, before=0):
     """The potential of a round, or of one ``before`` it; in round 0 the deployed one."""
-    first = int(wildcards.round) - before == 0
-    folder = f"results/{wildcards.system}/potential" if first else f"{round_folder(wildcards, before)}/potential"
-    return [f"{folder}/{name}" for name in POTENTIAL_FILES]
-
-
-def dataset_of_round(wildcards, before=0):
-    """The data behind the potential of a round, or of one ``before`` it; in round 0 the loop's last."""
     if int(wildcards.round) - before == 0:
-        folder = f"results/{wildcards.system}/iter_{iteration_deployed(wildcards)}/collect_dataset"
-    else:
-        folder = f"{round_folder(wildcards, before)}/dataset"
-    return [f"{folder}/{name}" for name in DATASET_FILES]
+        return [file_of_step(wildcards, "deploy_potential", name) for name in POTENTIAL_FILES]
+    return [file_of_round(wildcards, "train_study", name, before) for name in POTENTIAL_FILES]
+
+
+def data_of_round(wildcards, name, before=0):
+    """One file of the data behind the potential of a round, or of one ``before`` it; in round 0 of the loop's last."""
+    if int(wildcards.round) - before == 0:
+        return file_of_step(wildcards, "collect_dataset", name, iteration=iteration_deployed(wildcards))
+    return file_of_round(wildcards, "join_labels", name, before)
 
 
 def training_data_of_round(wildcards):
     """What the potential of a round was trained on."""
-    return dataset_of_round(wildcards)[0]
+    return data_of_round(wildcards, "train.extxyz")
 
 
 def test_data_of_round(wildcards):
     """What it was not trained on."""
-    return dataset_of_round(wildcards)[2]
+    return data_of_round(wildcards, "test.extxyz")
 
 
 def dataset_before(wildcards):
     """The data that a round's labels are joined with."""
-    return dataset_of_round(wildcards, before=1)
+    return [data_of_round(wildcards, name, before=1) for name in DATA_CARRIED_ON]
 
 
 def candidates_before(wildcards):
     """The structures that a round labels."""
-    return f"{round_folder(wildcards, before=1)}/candidates.extxyz"
+    return file_of_round(wildcards, "acquire_candidates", "candidates.extxyz", before=1)
 
 
 def weights_before(wildcards):
@@ -93,34 +92,36 @@ def study_shards(suffix):
     """An input function: the shards of a round with this suffix."""
 
     def files(wildcards):
-        return [f"{round_folder(wildcards)}/labels/shard_{k:03d}.{suffix}" for k in range(CONFIG.label.n_shards)]
+        name = f"shard_{{shard}}.{suffix}"
+        return [file_of_round(wildcards, "label_candidates", name, shard=k) for k in range(CONFIG.label.n_shards)]
 
     return files
 
 
-def rounds_of_study(name):
-    """An input function: this file of each of a study's rounds."""
+def files_of_rounds(wildcards, step, name, n_rounds):
+    """This file of each of the study's first ``n_rounds`` rounds."""
+    study = wildcards.study
+    return [file_of_step(wildcards, step, name, study=study, round=number) for number in range(n_rounds)]
 
-    def files(wildcards):
-        n_rounds = study_settings(wildcards)["rounds"]
-        folder = f"results/{wildcards.system}/studies/{wildcards.study}"
-        return [f"{folder}/round_{k:02d}/{name}" for k in range(n_rounds + 1)]
 
-    return files
+def properties_of_study(wildcards):
+    """What every round measured, the deployed potential's round 0 included."""
+    n_rounds = study_settings(wildcards)["rounds"] + 1
+    return files_of_rounds(wildcards, "measure_study", "property.nc", n_rounds)
 
 
 def decisions_of_study(wildcards):
     """Those of every round but the last, which chooses nothing."""
-    return rounds_of_study("decisions.csv")(wildcards)[:-1]
+    return files_of_rounds(wildcards, "acquire_candidates", "decisions.csv", study_settings(wildcards)["rounds"])
 
 
 def experiment_of(wildcards):
     """The experiment as its study declares it."""
-    found = EXPERIMENTS[wildcards.study].get(wildcards.experiment)
-    if found is None:
-        names = ", ".join(EXPERIMENTS[wildcards.study]) or "none"
+    experiments = EXPERIMENTS[wildcards.study]
+    if wildcards.experiment not in experiments:
+        names = ", ".join(experiments) or "none"
         raise WorkflowError(f"study {wildcards.study} has no experiment {wildcards.experiment}; it has: {names}")
-    return found
+    return experiments[wildcards.experiment]
 
 
 def part_of(wildcards):
@@ -133,18 +134,20 @@ def part_of(wildcards):
 
 def inputs_of_part(wildcards):
     """What a part of an experiment needs, each under its name."""
-    needs, results = part_of(wildcards).needs, f"results/{wildcards.system}"
-    dataset = f"{results}/iter_{iteration_deployed(wildcards)}/collect_dataset"
+    needs = part_of(wildcards).needs
+    data = {"step": "collect_dataset", "iteration": iteration_deployed(wildcards)}
     files = {
-        "dataset": [f"{dataset}/train.extxyz", f"{dataset}/valid.extxyz"],
-        "isolated_atoms": [f"{results}/label_references/isolated_atoms.json"],
-        "potential": [f"{results}/potential/{name}" for name in POTENTIAL_FILES],
-        "reference": [f"{results}/studies/{wildcards.study}/reference.nc"],
+        "dataset": [file_of_step(wildcards, name=name, **data) for name in ("train.extxyz", "valid.extxyz")],
+        "isolated_atoms": [file_of_step(wildcards, "label_isolated_atoms", "isolated_atoms.json")],
+        "potential": [file_of_step(wildcards, "deploy_potential", name) for name in POTENTIAL_FILES],
+        "reference": [file_of_step(wildcards, "refer_study", "reference.nc", study=wildcards.study)],
     }
     needed = {need: files[need] for need in needs if need in files}
     if "dataset" in needed:
         # Named so that Snakemake asks again for the last iteration after each assessment.
-        needed["assessments"] = [f"{results}/iter_{i}/assess_potential/assessment.json" for i in iterations(wildcards)]
+        needed["assessments"] = [
+            file_of_step(wildcards, "assess_potential", "assessment.json", iteration=i) for i in iterations(wildcards)
+        ]
     return needed
 
 

@@ -1,6 +1,7 @@
 """Code digests follow meaning, not layout."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,24 @@ def _is_property(node: ast.stmt) -> bool:
 
 def test_the_table_of_what_reruns_what_is_not_stale() -> None:
     assert not is_stale(), "docs/design.md: run python -m mlip.jobs.rerun_table"
+
+
+@pytest.fixture
+def nobody_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(digests.TOLD, "{}")
+
+
+@pytest.mark.usefixtures("nobody_told")
+def test_jobs_are_told_the_digests_of_their_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(digests, "code_digest", lambda *modules: asked.append(modules) or f"digest-{len(asked)}")
+    first = digests.shared_digest("mlip.loop.collect_dataset", "mlip.io.extxyz", is_driver=True)
+    assert digests.shared_digest("mlip.loop.collect_dataset", "mlip.io.extxyz", is_driver=False) == first == "digest-1"
+    assert digests.shared_digest("mlip.loop.collect_dataset", is_driver=False) == "digest-2"  # nobody told it this one
+    assert len(asked) == 2
+
+
+@pytest.mark.usefixtures("nobody_told")
+def test_a_driver_started_in_a_job_of_another_computes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(digests.TOLD, json.dumps({"mlip.loop.collect_dataset": "stale"}))
+    assert digests.shared_digest("mlip.loop.collect_dataset", is_driver=True) != "stale"
