@@ -117,3 +117,25 @@ def test_extra_frames_before_a_stop_may_be_chosen_as_uncertain() -> None:
 
 def test_no_frames_no_batch() -> None:
     assert run(table(0, descriptor=np.zeros((0, 5)))) == []
+
+
+def test_audits_are_drawn_from_each_starting_structure_in_turn() -> None:
+    source = np.repeat([0, 1, 2], [50, 6, 4])
+    data = table(60, source=source)
+    for seed in range(5):
+        assert sorted(source[rows(run(data, seed=seed), "audit")]) == [0, 1, 2]
+        assert sorted(source[rows(run(data, seed=seed, n_audit=5), "audit")]) == [0, 0, 1, 1, 2]
+    turns = [
+        decide(data, Select(n_structures=10, n_audit=1), 0.6, np.random.default_rng(1), turn=turn) for turn in range(4)
+    ]
+    assert [source[rows(turn, "audit")].tolist() for turn in turns] == [[0], [1], [2], [0]]
+
+
+def test_frames_too_large_for_a_label_are_left_and_cut_ones_say_so() -> None:
+    cut = np.array([-1, -1, 17])
+    sizes = {"n_atoms": np.array([8, 64, 8]), "n_atoms_explored": np.array([8, 64, 64]), "cut_atom": cut}
+    verdicts = run(table(3, **sizes), n_audit=0, max_atoms=16)
+    assert [decision for decision, _ in verdicts] == ["uncertain", "left", "uncertain"]
+    assert verdicts[1][1] == "too large: 64 atoms that cannot be cut to select.max_atoms 16"
+    assert verdicts[2][1].endswith("; 8 of 64 atoms, cut around atom 17")
+    assert "cut" not in verdicts[0][1]

@@ -1,9 +1,11 @@
 """Walkers of slabs, of scheduled temperatures, of supercells and of other starts, with EMT in the committee's place."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111
 from ase.calculators.calculator import Calculator, all_changes
@@ -11,12 +13,19 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.io import write
 
-from mlip.config.loop import Explore, Stage
+from mlip.config.label import Guards
+from mlip.config.loop import Assess, Explore, Select, Stage
 from mlip.config.structures import Bulk, StartingStructure
 from mlip.config.walkers import WalkerPlan
-from mlip.io.extxyz import write_structures
+from mlip.io.extxyz import read_structures, write_structures
+from mlip.io.files import read_table, write_json
+from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.io.trajectory import Frame, read_frames
+from mlip.loop.assess_potential import find_unaudited, list_criteria
 from mlip.loop.explore_walkers import explore_walker, run_walker
+from mlip.loop.score_frames import score_frames
+from mlip.loop.select_candidates import screen_frames, select_candidates
+from mlip.structures.cutting import cut_block
 from mlip.structures.kinds import dissect
 from mlip.structures.starting import StructureError
 
@@ -228,6 +237,126 @@ def test_walkers_start_from_uncertain_frames_of_their_own_structure(tmp_path, mo
     assert data.attrs["start_frame"] == "frame-3"
     _, data = explore(tmp_path, monkeypatch, plan, uncertain=[])
     assert (data.attrs["start"], data.attrs["start_frame"]) == ("ideal", "")
+
+
+class FakePotential:
+    """EMT in the committee's place when frames are scored; unsure of the atom with the largest force."""
+
+    def describe(self, structures: list[Atoms]) -> list[np.ndarray]:
+        return [np.sort(a.get_all_distances(mic=True), axis=1)[:, 1:3] for a in structures]
+
+    def predict(self, structures: list[Atoms]) -> list[SimpleNamespace]:
+        found = []
+        for atoms in structures:
+            atoms.calc = EMT()
+            forces = np.linalg.norm(atoms.get_forces(), axis=1)
+            found.append(SimpleNamespace(energy=atoms.get_potential_energy(), force_uncertainty=0.1 + 0.1 * forces))
+        return found
+
+
+def label(atoms: Atoms, source: int) -> Atoms:
+    atoms = atoms.copy()
+    atoms.calc = EMT()
+    atoms.get_forces()
+    atoms.info["source"] = source
+    return atoms
+
+
+def score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: list[Atoms], walkers: list[Path], **options: int):
+    monkeypatch.setattr("mlip.loop.score_frames.load_potential", lambda *a, **k: FakePotential())
+    write_json(tmp_path / "training.json", {}, checked=True)
+    write_structures(tmp_path / "train.extxyz", training)
+    score_frames(walkers, tmp_path, tmp_path / "train.extxyz", out=tmp_path / "frames.nc", **options)
+    return read_netcdf(tmp_path / "frames.nc")
+
+
+def test_energies_compare_within_a_starting_structure(tmp_path, monkeypatch) -> None:
+    trimer = Atoms("Cu3", positions=[[0, 0, 0], [2.4, 0, 0], [1.2, 2.1, 0]])
+    write(tmp_path / "trimer.xyz", trimer)
+    base = {"ensemble": "nvt", "temperature": 100.0, "volume": 0.0, "pressure": 0.0}
+    sources = [COPPER, StartingStructure(file=str(tmp_path / "trimer.xyz"))]
+    walkers = [tmp_path / f"walker_{k:02d}.nc" for k in range(2)]
+    for number, source in enumerate(sources):
+        plan = WalkerPlan(source=source, source_number=number, **base)
+        explore(tmp_path, monkeypatch, plan, walker=number, out=walkers[number])
+    training = [label(bulk("Cu", cubic=True), 0), label(trimer, 1)]
+    gap = training[1].get_potential_energy() / 3 - training[0].get_potential_energy() / 4
+    assert gap > 1.2, "the trimer is far above the crystal"
+    table = score(tmp_path, monkeypatch, training, walkers)
+    above = table.energy_above_lowest.values
+    assert (np.abs(above) < 0.1).all()
+    assert set(table.source.values[table.walker.values == 1]) == {1}
+    assert all(decision == "open" for decision, _ in screen_frames(table, Select(min_novelty=0, max_energy=1), 0.5))
+    # Labels that do not say what they come from are compared by composition, as they were.
+    for atoms in training:
+        atoms.info = {}
+    above = score(tmp_path, monkeypatch, training, walkers).energy_above_lowest.values
+    assert above[table.walker.values == 1].min() > 0.9 * gap
+
+
+def test_frames_of_a_supercell_are_labelled_in_the_starting_structure_s_cell(tmp_path, monkeypatch) -> None:
+    plan = WalkerPlan(source=COPPER, ensemble="nvt", temperature=300.0, volume=0.0, pressure=0.0, repeat=(2, 1, 1))
+    frames, _ = explore(tmp_path, monkeypatch, plan, iteration=0, out=tmp_path / "walker_00.nc")
+    training = [label(bulk("Cu", cubic=True), 0)]
+    table = score(tmp_path, monkeypatch, training, [tmp_path / "walker_00.nc"])
+    assert table.n_atoms.values.tolist() == [4, 4, 4]
+    assert table.n_atoms_explored.values.tolist() == [8, 8, 8]
+    assert (table.cut_atom.values == 7).all(), "the most uncertain one of the walker"
+    piece = label(cut_block(frames[2], (2, 1, 1), (1, 1, 1), 7), 0)
+    assert table.energy_per_atom.values[2] == pytest.approx(piece.get_potential_energy() / 4)
+    select = {"guards": Guards(), "seed": 1, "iteration": 0, "decisions": tmp_path / "decisions.csv"}
+    settings = Select(n_structures=2, n_audit=1, min_novelty=0)
+    out = tmp_path / "candidates.extxyz"
+    select_candidates(tmp_path / "frames.nc", [tmp_path / "walker_00.nc"], settings=settings, out=out, **select)
+    chosen = read_structures(out)
+    assert {len(atoms) for atoms in chosen} == {4}
+    decisions = read_table(tmp_path / "decisions.csv")
+    assert set(decisions["n_atoms"]) == {4}
+    assert decisions["reason"].str.endswith("4 of 8 atoms, cut around atom 7").all()
+    whole = score(tmp_path, monkeypatch, training, [tmp_path / "walker_00.nc"], max_atoms=8)
+    assert whole.n_atoms.values.tolist() == [8, 8, 8]
+    assert (whole.cut_atom.values == -1).all()
+    small = score(tmp_path, monkeypatch, training, [tmp_path / "walker_00.nc"], max_atoms=3)
+    verdicts = screen_frames(small, Select(max_atoms=3), 0.5)
+    assert all(
+        verdict == ("broken", "too large: 8 atoms that cannot be cut to select.max_atoms 3") for verdict in verdicts
+    )
+
+
+def test_what_the_audit_cannot_vouch_for_is_named_and_keeps_the_loop_going(tmp_path) -> None:
+    columns = {
+        "walker": [0, 0, 1, 1, 2],
+        "regular": [1] * 5,
+        "time_fs": [0.0, 20, 0, 20, 0],
+        "energy_above_lowest": [0, 0.1, 0, 9, 0],
+        "min_distance_ratio": [0.9] * 5,
+        "force_uncertainty": [0.1] * 5,
+        "novelty": [1.0] * 5,
+        "n_atoms": [4] * 5,
+    }
+    table = xr.Dataset({name: ("candidate", np.array(values, float)) for name, values in columns.items()})
+    table["explorer"] = ("explorer", [0, 1, 2])
+    table["explorer_source"] = ("explorer", [0, 1, 2])
+    table["stop_reason"] = ("explorer", np.array(["finished", "finished", "exploded"], dtype=object))
+    write_netcdf(tmp_path / "frames.nc", table)
+    audited = bulk("Cu", cubic=True)
+    audited.info = {"reason": "audit", "source": 0}
+    for name, atoms in (("train", [audited]), ("valid", []), ("test", [])):
+        write_structures(tmp_path / f"{name}.extxyz", atoms)
+    request = SimpleNamespace(
+        frames=tmp_path / "frames.nc", dataset=tmp_path, select=Select(), min_ratio=0.5, old=tmp_path
+    )
+    found = find_unaudited(request)
+    assert found == {"walkers": ["walker 1"], "structures": ["structure 1", "structure 2"]}
+    errors = {"fresh": None, "audit": None, "calibration": None}
+    exploration = {"n_walkers": 3, "n_exploded": 1, "n_uncertain": 0, "unaudited": found}
+    criterion = list_criteria(errors, {}, exploration, Assess())[-1]
+    assert (criterion.value, criterion.target, criterion.passed) == (3.0, 0.0, False)
+    assert criterion.remedy.startswith("walker 1, structure 1, structure 2: ")
+    without = list_criteria(errors, {}, exploration, Assess(audit_force_rmse=None))
+    assert not any("without an audit" in criterion.name for criterion in without)
+    first = SimpleNamespace(**{**vars(request), "old": None})
+    assert find_unaudited(first)["structures"] == []
 
 
 def test_molecules_have_no_pressure_to_be_held_at(tmp_path, monkeypatch) -> None:

@@ -1,0 +1,99 @@
+"""Groups of walkers: what they mean, and what is refused with the remedy."""
+
+import pytest
+
+from mlip.config.system import Config, ConfigError, parse_config
+from mlip.config.walkers import list_demands, plan_walkers, walkers_before
+
+RAMP = [{"time": 0, "temperature": 300}, {"time": 500, "temperature": 2500}, {"time": 1000, "temperature": 300}]
+
+
+def parse(*walkers: dict, n_structures: int = 2, overrides: tuple = (), **explore: object) -> Config:
+    structures = [{"bulk": {"name": "Cu"}}, {"bulk": {"name": "Al"}}, {"bulk": {"name": "Au"}}][:n_structures]
+    values = {"system": "x", "structures": structures, "explore": {"walkers": list(walkers), **explore}}
+    return parse_config({**values, "overrides": list(overrides)})
+
+
+def plans(config: Config) -> list:
+    found = plan_walkers(config.structures, config.explore.walkers)
+    assert len(found) == config.n_walkers
+    return found
+
+
+def test_groups_name_their_structures() -> None:
+    found = plans(parse({"structures": [1], "temperatures": [300]}, {"ensemble": "npt", "temperatures": [400]}))
+    assert [(plan.source_number, plan.ensemble) for plan in found] == [(0, "npt"), (1, "nvt"), (1, "npt")]
+    assert found[1].source.bulk.name == "Al"
+
+
+def test_pressures_are_a_ladder_and_pressure_is_one() -> None:
+    ladder = {"ensemble": "npt", "temperatures": [300], "pressures": [0, 20, 50]}
+    assert [plan.pressure for plan in plans(parse(ladder, n_structures=1))] == [0, 20, 50]
+    one = {"ensemble": "npt", "temperatures": [300, 600], "pressure": 5}
+    assert [plan.pressure for plan in plans(parse(one, n_structures=1))] == [5, 5]
+
+
+def test_a_schedule_is_one_walker_that_begins_at_its_first_point() -> None:
+    config = parse({"schedule": RAMP}, n_structures=1)
+    (plan,) = plans(config)
+    assert plan.temperature == 300
+    assert [stage.temperature for stage in plan.schedule] == [300, 2500, 300]
+    # Nothing is lost where settings are written out and read again, as overrides do.
+    again = Config.model_validate(config.model_dump())
+    assert plans(again) == [plan]
+    pressures = [{"time": 0, "pressure": 10}, {"time": 900, "pressure": 40}]
+    found = plans(parse({"ensemble": "npt", "temperatures": [300, 900], "schedule": pressures}, n_structures=1))
+    assert [(plan.temperature, plan.pressure) for plan in found] == [(300, 10), (900, 10)]
+
+
+@pytest.mark.parametrize(
+    ("walker", "message"),
+    [
+        ({"structures": [0, 2]}, "explore.walkers.0.structures .* there is no structure 2; the 2 of `structures`"),
+        ({"structures": [1, 1]}, "names a structure twice: .*1, 1"),
+        ({"structures": []}, "structures"),
+        ({"repeat": [2, 0, 1]}, r"repeat must be at least 1 .*\[2, 0, 1\]"),
+        ({"ensemble": "npt", "pressure": 3, "pressures": [0, 5]}, r"pressure \(3\) or pressures \(\[0.0, 5.0\]\), not"),
+        ({"pressures": [0, 5]}, r"\[0.0, 5.0\] do nothing in nvt; set ensemble: npt"),
+        ({"pressure": [0, 5]}, "several in `pressures`"),
+        ({"schedule": [[0, 300], [900, 600]]}, r"a point needs names: \{time: 0, temperature: 300\}.*\[0, 300\]"),
+        ({"schedule": RAMP[:1]}, r"two points or more .* got \[0.0\]"),
+        ({"schedule": [RAMP[0], RAMP[2], RAMP[1]]}, r"rise from 0, got \[0.0, 1000.0, 500.0\]"),
+        ({"schedule": RAMP[1:]}, r"rise from 0, got \[500.0, 1000.0\]"),
+        (
+            {"schedule": [*RAMP, {"time": 2000, "temperature": 300}]},
+            "ends at 2000 fs, .* 1000 fs; raise n_steps to 2000",
+        ),
+        ({"schedule": [RAMP[0], {"time": 9, "pressure": 3}]}, "has no temperature at 9 fs; give it at every point"),
+        ({"schedule": [{"time": 0}, {"time": 9}]}, "neither temperatures nor pressures"),
+        (
+            {"schedule": RAMP, "temperatures": [300, 600]},
+            r"temperatures \[300.0, 600.0\] do too; remove",
+        ),
+        ({"schedule": [{"time": 0, "pressure": 0}, {"time": 9, "pressure": 3}]}, "does nothing in nvt"),
+        ({"start": "middle"}, "ideal.*last.*uncertain"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_with_value_and_remedy(walker: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(walker)
+
+
+def test_walkers_go_on_from_those_of_their_own_structure_and_supercell() -> None:
+    group = {"temperatures": [300, 600], "repeat": [2, 1, 1]}
+    before = plans(parse({"temperatures": [300]}, group))
+    after = plans(parse({**group, "start": "last"}, {"temperatures": [300], "start": "last"}, {"start": "uncertain"}))
+    places = [(plan.source_number, plan.repeat[0]) for plan in after]
+    assert places == [(0, 2), (0, 2), (0, 1), (0, 1), (0, 1), (1, 2), (1, 2), (1, 1), (1, 1), (1, 1)]
+    found = [walkers_before(number, after, before) for number in range(len(after))]
+    # Before: 0 small, 1 and 2 large of the first structure; 3 small, 4 and 5 large of the second.
+    assert found == [[1, 2], [1], [0], [], [], [5], [4, 5], [3], [], []]
+
+
+def test_what_walkers_ask_of_structures_does_not_depend_on_their_temperatures() -> None:
+    cold, hot = (
+        list_demands(plans(parse({"ensemble": "npt", "temperatures": [t], "pressures": [0, t / 100]})))
+        for t in (300, 600)
+    )
+    assert cold == hot
+    assert [(d.source_number, d.is_pressed) for d in cold] == [(0, False), (0, True), (1, False), (1, True)]
