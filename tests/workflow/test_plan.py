@@ -36,6 +36,25 @@ def test_max_iterations_and_command_line_keys_shape_the_plan(workflow: Workflow)
     assert {number for number, _ in plan} == {"", "00", "01", "02", "03", "04"}
 
 
+def test_walkers_that_go_on_wait_for_those_before_them(workflow: Workflow) -> None:
+    explore = workflow.config["explore"] | {
+        "walkers": [{"temperatures": [300], "start": "last"}, {"temperatures": [300], "start": "uncertain"}]
+    }
+    workflow.write_config(workflow.config | {"explore": explore})
+    done = workflow.snakemake("-n")
+    reasons = re.findall(
+        r"^Job \d+: iter_(\d+) explore_walkers: walker (\d+)\nReason: (.*)$", done.stdout + done.stderr, re.MULTILINE
+    )
+    inputs = {(iteration, walker): text.partition("updated by another job:")[2] for iteration, walker, text in reasons}
+    assert "walker_00.nc" not in inputs["00", "00"]
+    assert "candidates" not in inputs["00", "01"]
+    for iteration, before in (("01", "00"), ("02", "01")):
+        assert f"iter_{before}/explore_walkers/walker_00.nc" in inputs[iteration, "00"]
+        assert "candidates" not in inputs[iteration, "00"]
+        assert f"iter_{before}/select_candidates/candidates.extxyz" in inputs[iteration, "01"]
+        assert "walker_0" not in inputs[iteration, "01"]
+
+
 @pytest.mark.parametrize("graph", ["--dag", "--rulegraph"])
 def test_graphs_are_drawn(workflow: Workflow, graph: str) -> None:
     dot = workflow.snakemake(graph).stdout
