@@ -1,7 +1,8 @@
-"""Commands about labelled data: ``mlip export-data``. No heavy imports."""
+"""Commands about labelled data: ``mlip import`` and ``mlip export-data``. No heavy imports."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,22 @@ import typer
 
 def add_data_commands(app: typer.Typer, fail: Callable[[Exception], Any]) -> None:
     """Add the commands to ``app``; ``fail`` ends the program with an error's message."""
+
+    @app.command("import")
+    def import_command(
+        files: Annotated[list[Path], typer.Argument(help="Labelled files, or folders of DeePMD systems.")],
+        config: Annotated[Path | None, typer.Option(help="Configuration that they might join: do they fit?")] = None,
+        given: Annotated[str | None, typer.Option("--format", help="ASE's name of the format.")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+        out: Annotated[Path | None, typer.Option(help="Extended XYZ to write the usable structures into.")] = None,
+    ) -> None:
+        """Say what labelled files hold, what is odd about them and whether they fit (docs/data.md)."""
+        try:
+            fits = _import(files, config, given, as_json, out)
+        except (ValueError, OSError) as error:
+            fail(error)
+        if not fits:
+            raise typer.Exit(1)
 
     @app.command("export-data")
     def export_data_command(
@@ -27,3 +44,21 @@ def add_data_commands(app: typer.Typer, fail: Callable[[Exception], Any]) -> Non
                 typer.echo(path)
         except (ValueError, OSError) as error:
             fail(error)
+
+
+def _import(files: list[Path], config: Path | None, given: str | None, as_json: bool, out: Path | None) -> bool:
+    """Show what is in ``files``; whether all fit the configuration."""
+    from mlip.config.system import load_config
+    from mlip.io.extxyz import write_structures
+    from mlip.loop.inspect_data import clean_structures, inspect_data, render_inspection
+
+    loaded = load_config(config) if config is not None else None
+    if out is not None and out.exists():
+        raise FileExistsError(f"{out}: is there already; give another name to --out, or remove it")
+    found = [inspect_data(path, given, loaded) for path in files]
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(map(render_inspection, found)))
+    if out is not None:
+        structures = [atoms for path in files for atoms in clean_structures(path, given)]
+        write_structures(out, structures)
+        typer.echo(f"{out}: {len(structures)} structures", err=as_json)
+    return not any(entry["fits"]["problems"] for entry in found if "fits" in entry)

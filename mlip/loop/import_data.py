@@ -65,7 +65,7 @@ def import_data(
     for number, source in enumerate(sources):
         read, digests = _read_source(source, number, seed)
         files += digests
-        screened = [_record(atoms, _find_fault(atoms, guards)) for atoms in read]
+        screened = [_record(atoms, find_fault(atoms, guards)) for atoms in read]
         _check_faults(screened, source, max_failed_fraction)
         usable += [atoms for atoms, record in zip(read, screened, strict=True) if record["status"] == "ok"]
         records += screened
@@ -86,7 +86,7 @@ def _read_source(source: DataSource, number: int, seed: int) -> tuple[list[Atoms
     found, files = list[Atoms](), list[dict[str, Any]]()
     for path in find_files(source):
         digest = content_digest(path)
-        members = list(_read_file(path, source, digest, number))
+        members = list(read_file(path, source, digest, number))
         files.append({"file": str(path), "sha256": digest, "settings": source.settings, "structures": len(members)})
         found += members
     if not found:
@@ -97,7 +97,18 @@ def _read_source(source: DataSource, number: int, seed: int) -> tuple[list[Atoms
     return found, files
 
 
-def _read_file(path: Path, source: DataSource, digest: str, number: int) -> Iterator[Atoms]:
+def read_file(path: Path, source: DataSource, digest: str, number: int) -> Iterator[Atoms]:
+    """The structures of one file of ``source`` with their labels and, in ``info``, where they come from.
+
+    Args:
+        path: the file, or the folder of DeePMD systems.
+        source: of which ``format``, ``index`` and ``block`` are used.
+        digest: SHA-256 of the file.
+        number: place of ``source`` in ``data``.
+
+    Raises:
+        DataError: when the file cannot be read.
+    """
     try:
         structures = read_labelled_file(path, source.format)
     except (ValueError, OSError) as error:
@@ -125,8 +136,8 @@ def _key(atoms: Atoms) -> str:
     return label_key(atoms, {"existing": repr(energy if energy is None else round(energy, 6)), **state})
 
 
-def _find_fault(atoms: Atoms, guards: Guards) -> str:
-    """Why ``atoms`` cannot be learnt from, as a label of the loop could not; empty when they can."""
+def find_fault(atoms: Atoms, guards: Guards) -> str:
+    """Why ``atoms``, of :func:`read_file`, cannot be learnt from; empty when they can. Labels have to pass the same."""
     if "fault" in atoms.info:
         return str(atoms.info["fault"])
     for name in ("energy", "forces"):
