@@ -50,7 +50,7 @@ def _import(files: list[Path], config: Path | None, given: str | None, as_json: 
     """Show what is in ``files``; whether all fit the configuration."""
     from mlip.config.system import load_config
     from mlip.io.extxyz import write_structures
-    from mlip.loop.inspect_data import clean_structures, inspect_data, render_inspection
+    from mlip.doctor.inspect_data import clean_structures, inspect_data, render_inspection
 
     loaded = load_config(config) if config is not None else None
     if out is not None and out.exists():

@@ -16,7 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip.calculators.lennard_jones import LennardJones
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import read_json, sha256_file
-from tests.workflow.conftest import ROOT, TINY, Workflow
+from tests.workflow.conftest import TINY, Workflow
 
 LENNARD_JONES = {"sigma": 2.85, "epsilon": 0.1, "rc": 6.0}
 LATTICE_CONSTANT = 4.4  # Å, near the minimum of these parameters in fcc
@@ -61,7 +61,6 @@ def configured(folder: Path, *, energy: float = 0.0) -> Workflow:
 def test_lithium_goes_round_from_a_hundred_existing_labels(tmp_path: Path) -> None:
     loop = configured(tmp_path)
     command = [sys.executable, "-m", "mlip.cli.app", "run", str(loop.config_file), "--cores", "2"]
-    command += ["--snakefile", str(ROOT / "Snakefile")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     first, last = (read_json(loop.results / f"iter_{k:02d}" / "collect_dataset" / "dataset.json") for k in (0, 1))

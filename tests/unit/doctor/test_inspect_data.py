@@ -19,11 +19,8 @@ from typer.testing import CliRunner
 from mlip.cli.app import app
 from mlip.io.extxyz import read_structures, write_structures
 
-CONFIG = {
-    "system": "copper",
-    "structures": [{"bulk": {"name": "Cu"}}],
-    "label": {"calculator": "ase.calculators.emt.EMT"},
-}
+LABEL = {"calculator": "ase.calculators.emt.EMT"}
+CONFIG = {"system": "copper", "structures": [{"bulk": {"name": "Cu"}}], "label": LABEL}
 
 
 def coppers(n: int = 12, stress_factor: float = 1.0) -> list[Atoms]:
