@@ -49,8 +49,8 @@ def add_data_commands(app: typer.Typer, fail: Callable[[Exception], Any]) -> Non
 def _import(files: list[Path], config: Path | None, given: str | None, as_json: bool, out: Path | None) -> bool:
     """Show what is in ``files``; whether all fit the configuration."""
     from mlip.config.system import load_config
-    from mlip.io.extxyz import write_structures
     from mlip.doctor.inspect_data import clean_structures, inspect_data, render_inspection
+    from mlip.io.extxyz import write_structures
 
     loaded = load_config(config) if config is not None else None
     if out is not None and out.exists():
