@@ -31,7 +31,6 @@ class Code:
         inert: parameters, at any depth and in lower case, that never change a label's value.
         outputs: patterns of the code's own outputs; a failure keeps their tails.
         numerics: the only parameters that an escalation may change; None: all but known physics.
-        tells_convergence: whether an SCF that did not converge is always noticed.
         takes_moments: whether initial magnetic moments of a structure reach it.
     """
 
