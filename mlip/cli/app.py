@@ -222,7 +222,7 @@ def export(
     float32: Annotated[bool, typer.Option("--float32", help="pt2: single precision.")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Write a potential for use in other codes, with a script that runs it (docs/deployments.md)."""
+    """Write a potential for use in other codes, with a script that runs it (docs/export.md)."""
     from mlip.export.formats import export_potential
 
     try:

@@ -68,3 +68,8 @@ def test_the_way_of_a_candidate_exists(file: str, function: str) -> None:
 def test_functions_of_the_steps_exist(name: str) -> None:
     module, _, function = name.rpartition(".")
     assert hasattr(importlib.import_module(module), function) or importlib.import_module(name)
+
+
+def test_unit_tests_lie_as_the_packages_do() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests/unit") for path in (ROOT / "tests/unit").rglob("test_*.py")}
+    assert [str(folder) for folder in folders if not (ROOT / "mlip" / folder).is_dir()] == []

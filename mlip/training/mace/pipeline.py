@@ -46,7 +46,7 @@ from mlip.training.data import (
     read_virials,
 )
 from mlip.training.densities import build_dataset
-from mlip.training.mace.trainer import MACETrainer, Targets
+from mlip.training.mace.trainer import MACETargets, MACETrainer
 from mlip.training.parallel import count_processes
 from mlip.training.request import TrainingRequest
 from mlip.training.restart import load_fitting, move_zero
@@ -251,10 +251,10 @@ def _vary_readouts(network: Any, seed: int) -> Any:
     return network
 
 
-def _targets(train: Sequence[Atoms], start: Start) -> Targets:
+def _targets(train: Sequence[Atoms], start: Start) -> MACETargets:
     virials, has_stress = read_virials(train)
     isolated = [sum(start.isolated[s] for s in atoms.get_chemical_symbols()) for atoms in train]
-    return Targets(
+    return MACETargets(
         [make_graph(atoms, start.architecture.atomic_numbers, start.architecture.r_max) for atoms in train],
         np.array([labelled_energy(atoms) for atoms in train]) - np.array(isolated),
         [labelled_forces(atoms) for atoms in train],

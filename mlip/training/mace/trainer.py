@@ -33,7 +33,7 @@ ENERGY_AND_FORCES = ("interaction_energy", "forces")
 
 
 @dataclass(frozen=True)
-class Targets:
+class MACETargets:
     """Geometry and labels of the training set.
 
     ``energies`` [n] are interaction energies (eV), ``forces`` one array [n_atoms, 3] (eV/Å) per
@@ -55,8 +55,8 @@ class MACETrainer(Schedule):
     """
 
     networks: list[Any]
-    targets: Targets
-    valid: Targets
+    targets: MACETargets
+    valid: MACETargets
     rate: float
     head: int
     device: str
@@ -146,7 +146,7 @@ class MACETrainer(Schedule):
         loss = loss + settings.stress_weight * VIRIAL_SHARE * ramp * virial_loss.mean()
         return loss, torch.stack([e.detach().square().mean() for e in (energy, force, virial)]).cpu().numpy()
 
-    def _join(self, targets: Targets, chosen: Sequence[int]) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
+    def _join(self, targets: MACETargets, chosen: Sequence[int]) -> tuple[dict[str, Any], Tensor, Tensor, Tensor]:
         """The networks' input for the structures ``chosen``; their sizes, energies (eV) and forces (eV/Å)."""
         graphs = [targets.graphs[k] for k in chosen]
         inputs = join_graphs(graphs, self.n_elements, self.head, self.device, torch.float32)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[3]
 pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc")
 
 # Says when a record is about to reach the disk, which takes a while.
