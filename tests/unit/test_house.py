@@ -73,3 +73,16 @@ def test_functions_of_the_steps_exist(name: str) -> None:
 def test_unit_tests_lie_as_the_packages_do() -> None:
     folders = {path.parent.relative_to(ROOT / "tests/unit") for path in (ROOT / "tests/unit").rglob("test_*.py")}
     assert [str(folder) for folder in folders if not (ROOT / "mlip" / folder).is_dir()] == []
+
+
+def test_files_named_in_pages_and_docstrings_exist() -> None:
+    """A page that names a module by its old place sends its reader nowhere."""
+    texts = [*MODULES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    named = r"(?<![\w./-])(?:mlip|scripts|workflow|tests|docs|envs)/[\w/-]+\.(?:py|smk|md|yaml|cpp|toml)\b"
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in texts
+        for name in re.findall(named, path.read_text(encoding="utf-8"))
+        if not (ROOT / name).exists()
+    ]
+    assert missing == []
