@@ -302,7 +302,7 @@ def check_mace() -> Check:
 
 
 def check_labeller(config: Config, elements: Sequence[str]) -> Check:
-    """The calculator can be imported; for GPAW, there is a PAW dataset for each of ``elements``."""
+    """The calculator can be imported, its program and its files for each of ``elements`` are there."""
     if config.label.calculator == "gpaw":
         return _check_datasets(config.label.parameters, elements)
     from mlip.labels.checks import check_settings
@@ -315,6 +315,7 @@ def check_labeller(config: Config, elements: Sequence[str]) -> Check:
         import_calculator(label.calculator)
         check_settings(label)
         program = settings_identity(label.calculator, label.parameters, label.profile).get("program", "")
+        code.element_files(elements, *code.split(label.parameters, label.profile))
     except LabelError as error:
         return Check("labeller", "fail", str(error), "Correct `label` as the message says.")
     found = f"{label.calculator}, {program}" if program else label.calculator

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlip.labels.codes.code import Values, read_text, refuse
+from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
 from mlip.labels.contents import content_of
 from mlip.labels.importing import LabelError
@@ -79,11 +80,13 @@ class Abinit(Program):
         return parameters | ({"charge": charge} if charge else {}) | spin
 
     def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
-        """With the profile's folders of pseudopotentials."""
+        """With the profile's folders of pseudopotentials; ASE takes no mesh by density here."""
         from ase.calculators.abinit import AbinitProfile
 
-        del atoms
         rest = {key: value for key, value in parameters.items() if key != "pp_paths"}
+        if isinstance(rest.get("kpts"), dict):
+            size, gamma = mesh_for(rest.pop("kpts"), atoms)
+            rest |= {"ngkpt": size, "nshiftk": 1, "shiftk": [0.0] * 3} if gamma else {"kpts": size}
         place = AbinitProfile(command=self.command(profile), pp_paths=self.pp_paths(parameters, profile))
         return factory(**rest, profile=place, directory=folder)
 

@@ -85,10 +85,12 @@ class Program(Code):
         words = shlex.split(command)
         found = [k for k, word in enumerate(words) if re.fullmatch(self.program_pattern, Path(word).name)]
         require_program(words[0] if words else "", command)
-        if self.version_arguments is None or not found:
+        if not found:
             return None
         program = words[found[-1]]
         require_program(program, command)
+        if self.version_arguments is None:
+            return None
         alone = ask_version((program, *self.version_arguments), self.version_pattern)
         return alone or ask_version((*words[: found[-1] + 1], *self.version_arguments), self.version_pattern)
 
@@ -107,6 +109,9 @@ class AnyProgram(Program):
 
     def identity(self, parameters: Values, profile: Values) -> Values:
         """Without a version: it is not known how to ask."""
+        words = absolute_words(profile.get("command", "")).split()
+        if words:
+            require_program(words[0], profile["command"])
         return Code.identity(self, parameters, profile)
 
     def split(self, parameters: Values, profile: Values) -> tuple[Values, Values]:

@@ -43,6 +43,7 @@ class Vasp(Program):
     calculators = ("ase.calculators.vasp.Vasp", "ase.calculators.vasp.vasp.Vasp")
     tells_convergence = True
     default_command = "vasp_std"
+    program_pattern = r"vasp\S*"
     command_variables = ("ASE_VASP_COMMAND", "VASP_COMMAND")
     profile_keys = frozenset({"command", "pp_path"})
     outputs = ("vasp.out", "OUTCAR")

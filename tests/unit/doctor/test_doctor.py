@@ -238,6 +238,18 @@ def test_labeller_that_cannot_be_imported(tmp_path):
     assert (labeller.status, "EMTT" in labeller.detail) == ("fail", True)
 
 
+@pytest.mark.parametrize(("command", "missing"), [("srun vasp_std", "vasp_std"), ("mpirun -n 4 vasp_std", "POTCAR")])
+def test_program_behind_a_launcher_and_files_of_elements(tmp_path, monkeypatch, command, missing):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("srun", "mpirun", *(["vasp_std"] if missing == "POTCAR" else [])):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    profile = f"{{command: {command}, pp_path: {tmp_path}}}"
+    label = f"{{calculator: ase.calculators.vasp.Vasp, parameters: {{xc: PBE}}, profile: {profile}}}"
+    _, labeller = check_config(write_config(tmp_path, "Al", label))
+    assert (labeller.status, missing in labeller.detail) == ("fail", True)
+
+
 def test_invalid_configuration_is_reported_not_raised(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("system: try\nstructure: []\n")

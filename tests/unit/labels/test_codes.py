@@ -297,3 +297,19 @@ def test_any_program_has_a_private_folder_and_the_command_of_its_profile(tmp_pat
     calculator = code.build(import_calculator(path), parameters, profile, tmp_path, bulk("Si"))
     assert Path(calculator.directory) == tmp_path
     assert calculator.profile.command == "srun -n 4 program"
+
+
+@pytest.mark.parametrize(
+    ("kpts", "expected"),
+    [({"density": 2.5}, {"kpts": [6, 6, 6]}),
+     ({"size": [3, 3, 3], "gamma": True}, {"ngkpt": [3, 3, 3], "nshiftk": 1, "shiftk": [0.0, 0.0, 0.0]}),
+     ([2, 2, 2], {"kpts": [2, 2, 2]})],
+)  # fmt: skip
+def test_abinit_gets_numbers_of_k_points(tmp_path, kpts, expected):
+    """ASE's Abinit would format a mapping as numbers, and fail."""
+    from ase.calculators.abinit import Abinit
+
+    made = find_code(ABINIT).build(Abinit, {"kpts": kpts}, {"pp_paths": ["/psp"]}, tmp_path, bulk("Si", a=5.43))
+    assert {key: made.parameters[key] for key in ("kpts", "ngkpt", "nshiftk", "shiftk") if key in made.parameters} == (
+        expected
+    )
