@@ -89,6 +89,9 @@ rule label_structures:
         ),
         # ancient: new convergence targets are no reason to label again.
         unfinished=ancient(collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iteration_before)),
+        # Existing data that do not fit stop the run before a label is paid for.
+        data=ancient(collect("results/{{system}}/iter_{i}/import_data/data.json", i=imported)),
+        comparison=ancient(collect("results/{{system}}/iter_{i}/relabel_data/comparison.json", i=compared)),
     output:
         structures="results/{system}/iter_{iteration}/label_structures/shard_{shard}.extxyz",
         records="results/{system}/iter_{iteration}/label_structures/shard_{shard}.json",
