@@ -96,7 +96,7 @@ def list_inputs(sources: Sequence[DataSource]) -> list[str]:
     Raises:
         ValueError: for what is not there, and for a file that two entries name.
     """
-    found: dict[str, str] = {}
+    source_of: dict[str, str] = {}
     for source in sources:
         paths = find_files(source)
         if not paths or not all(path.exists() for path in paths):
@@ -104,7 +104,9 @@ def list_inputs(sources: Sequence[DataSource]) -> list[str]:
         for path in paths:
             members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
             for member in map(str, members):
-                if member in found:
-                    raise ValueError(f"data: {member} belongs to {found[member]} and to {source.file}; name it once")
-                found[member] = source.file
-    return list(found)
+                if member in source_of:
+                    raise ValueError(
+                        f"data: {member} belongs to {source_of[member]} and to {source.file}; name it once"
+                    )
+                source_of[member] = source.file
+    return list(source_of)

@@ -74,9 +74,9 @@ class Label(Section):
     @field_validator("parameters", "profile", "isolated_atom_parameters", "escalations")
     @classmethod
     def _numbers_are_numbers(cls, value: Any) -> Any:
-        found = find_number_text(value)
-        if found:
-            raise ValueError(f"{found} is text to YAML; write a number with a decimal point, e.g. 1.0e-6")
+        number_text = find_number_text(value)
+        if number_text:
+            raise ValueError(f"{number_text} is text to YAML; write a number with a decimal point, e.g. 1.0e-6")
         return value
 
     @field_validator("calculator")

@@ -193,12 +193,12 @@ def _keys() -> set[str]:
 
 def _descriptions(section: type[Section], path: str = "") -> dict[str, str]:
     """What each key of ``section`` means, by its dotted path without list positions."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for name, field in section.model_fields.items():
-        found[f"{path}{name}"] = field.description or ""
+        texts[f"{path}{name}"] = field.description or ""
         for child in _sections_in(field.annotation):
-            found |= _descriptions(child, f"{path}{name}.")
-    return found
+            texts |= _descriptions(child, f"{path}{name}.")
+    return texts
 
 
 def _sections_in(annotation: Any) -> list[type[Section]]:

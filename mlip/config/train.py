@@ -37,13 +37,13 @@ class Mace(Section):
     @classmethod
     def _scalars_first(cls, value: str) -> str:
         terms = [re.fullmatch(r"([1-9]\d*)x(\d)([eo])", term.strip()) for term in value.split("+")]
-        found = [match.groups() for match in terms if match is not None]
-        channels = {count for count, _, _ in found}
-        if len(found) != len(terms) or found[0][1:] != ("0", "e") or len(channels) != 1:
+        parts = [match.groups() for match in terms if match is not None]
+        channels = {count for count, _, _ in parts}
+        if len(parts) != len(terms) or parts[0][1:] != ("0", "e") or len(channels) != 1:
             raise ValueError(
                 f"{value!r} is no list of irreps such as `32x0e + 32x1o`: 0e first, as many channels of each"
             )
-        return " + ".join(f"{count}x{degree}{parity}" for count, degree, parity in found)
+        return " + ".join(f"{count}x{degree}{parity}" for count, degree, parity in parts)
 
 
 class Train(Section):

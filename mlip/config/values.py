@@ -151,7 +151,7 @@ def _place(location: Sequence[int | str], descriptions: Mapping[str, str]) -> tu
 
 
 def _problem(item: Any, keys: Collection[str]) -> str:
-    name, found = str(item["loc"][-1]) if item["loc"] else "", item["input"]
+    name, given = str(item["loc"][-1]) if item["loc"] else "", item["input"]
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, [key for key in keys if key != name], n=1)
         hint = f"did you mean `{near[0]}`? See" if near else "it has no place here; see"
@@ -159,7 +159,7 @@ def _problem(item: Any, keys: Collection[str]) -> str:
     if item["type"] == "missing":
         return "this key is required; see config/README.md"
     message = shorten(item["msg"].removeprefix("Value error, "), 300)
-    if item["type"] == "value_error" and isinstance(found, dict | list | tuple):
+    if item["type"] == "value_error" and isinstance(given, dict | list | tuple):
         return message  # it names the values itself
-    text = shorten(repr(found) if isinstance(found, str) else found)
+    text = shorten(repr(given) if isinstance(given, str) else given)
     return message + (f" (found {text})" if len(text) < 60 else "")

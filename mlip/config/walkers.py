@@ -62,8 +62,8 @@ def walkers_before(number: int, plans: Sequence[WalkerPlan], earlier: Sequence[W
     if plans[number].start != "last":
         return []
     place = (plans[number].source_number, plans[number].repeat)
-    found = [other for other, plan in enumerate(earlier) if (plan.source_number, plan.repeat) == place]
-    return [number] if number in found else found
+    same_place = [other for other, plan in enumerate(earlier) if (plan.source_number, plan.repeat) == place]
+    return [number] if number in same_place else same_place
 
 
 class Demand(Section):
@@ -88,5 +88,5 @@ class Demand(Section):
 
 def list_demands(plans: Sequence[WalkerPlan]) -> list[Demand]:
     """What ``plans`` ask of their structures, each once, in a fixed order."""
-    found = {(d.source_number, d.ensemble, d.repeat, d.is_pressed): d for d in map(Demand.of, plans)}
-    return [found[key] for key in sorted(found)]
+    demands = {(d.source_number, d.ensemble, d.repeat, d.is_pressed): d for d in map(Demand.of, plans)}
+    return [demands[key] for key in sorted(demands)]

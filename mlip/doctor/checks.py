@@ -99,10 +99,12 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
 
 def check_python() -> Check:
     """Python's version and whether it is the project's own."""
-    found = f"{sys.version.split()[0]} at {sys.executable}"
+    version_and_place = f"{sys.version.split()[0]} at {sys.executable}"
     if sys.version_info[:2] < MIN_PYTHON:
-        return Check("Python", "fail", found, "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11")
-    return Check("Python", "ok", found)
+        return Check(
+            "Python", "fail", version_and_place, "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11"
+        )
+    return Check("Python", "ok", version_and_place)
 
 
 def check_cores() -> Check:
@@ -203,12 +205,12 @@ def check_vesin() -> Check:
 
 def check_snakemake() -> Check:
     """Snakemake and its Slurm executor."""
-    found = f"{version('snakemake')}"
+    versions = f"{version('snakemake')}"
     try:
-        found += f", Slurm executor {version('snakemake-executor-plugin-slurm')}"
+        versions += f", Slurm executor {version('snakemake-executor-plugin-slurm')}"
     except PackageNotFoundError:
-        return Check("Snakemake", "warn", f"{found} without the Slurm executor", SET_UP_AGAIN)
-    return Check("Snakemake", "ok", found)
+        return Check("Snakemake", "warn", f"{versions} without the Slurm executor", SET_UP_AGAIN)
+    return Check("Snakemake", "ok", versions)
 
 
 def check_slurm(profile: Path, rules: Path = RULES) -> Check:
@@ -264,8 +266,8 @@ def check_config(path: Path) -> list[Check]:
         return [Check("configuration", "fail", str(error), f"Edit {path}.")]
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
     sizes = ", ".join(f"{atoms.get_chemical_formula()}" for atoms in structures)
-    found = Check("configuration", "ok", f"{path}: {config.system}, starting from {sizes}")
-    checks = [found, _guarded("labeller", lambda: check_labeller(config, elements))]
+    valid = Check("configuration", "ok", f"{path}: {config.system}, starting from {sizes}")
+    checks = [valid, _guarded("labeller", lambda: check_labeller(config, elements))]
     if len(structures) > 1:
         checks.append(_guarded("k-points", lambda: check_k_points(config, structures)))
     return checks + ([_guarded("MACE", check_mace)] if config.train.backend == "mace" else [])
@@ -294,11 +296,11 @@ def check_mace() -> Check:
         return Check("MACE", "fail", f"backend mace, but mace-torch is not installed beside {sys.executable}", remedy)
     except Exception as error:
         return Check("MACE", "fail", f"mace-torch cannot be imported: {type(error).__name__}: {error}", remedy)
-    found = f"mace-torch {version('mace-torch')}, e3nn {version('e3nn')}"
+    versions = f"mace-torch {version('mace-torch')}, e3nn {version('e3nn')}"
     try:
-        return Check("MACE", "ok", f"{found}, cuequivariance-torch {version('cuequivariance-torch')}")
+        return Check("MACE", "ok", f"{versions}, cuequivariance-torch {version('cuequivariance-torch')}")
     except PackageNotFoundError:
-        return Check("MACE", "ok", f"{found}; without cuequivariance-torch, which makes it faster on GPUs")
+        return Check("MACE", "ok", f"{versions}; without cuequivariance-torch, which makes it faster on GPUs")
 
 
 def check_labeller(config: Config, elements: Sequence[str]) -> Check:
@@ -318,11 +320,13 @@ def check_labeller(config: Config, elements: Sequence[str]) -> Check:
         code.element_files(elements, *code.split(label.parameters, label.profile))
     except LabelError as error:
         return Check("labeller", "fail", str(error), "Correct `label` as the message says.")
-    found = f"{label.calculator}, {program}" if program else label.calculator
+    labeller = f"{label.calculator}, {program}" if program else label.calculator
     if code.runs_program and not code.tells_convergence:
         remedy = "Look at the outputs of some labels."
-        return Check("labeller", "warn", f"{found}: whether its SCF converged cannot be read from its outputs", remedy)
-    return Check("labeller", "ok", found)
+        return Check(
+            "labeller", "warn", f"{labeller}: whether its SCF converged cannot be read from its outputs", remedy
+        )
+    return Check("labeller", "ok", labeller)
 
 
 def _check_datasets(parameters: dict[str, Any], elements: Sequence[str]) -> Check:

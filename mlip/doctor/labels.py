@@ -85,10 +85,12 @@ def _check_stress(config: Config, progress: Progress | None) -> Check:
             label_references(structure, config.label, volumes, store=label_store(), out=out, progress=progress)
         except LabelError as error:
             return Check("stress", "fail", str(error), "The loop would stop with the same words.")
-        found = compare_stress(read_structures(out))
-    if found is None:
+        agreement = compare_stress(read_structures(out))
+    if agreement is None:
         return Check("stress", "warn", "the labels have none", "NPT walkers learn pressures from energies alone.")
-    return Check("stress", "ok", f"{found}; energies scatter by {1e3 * found.scatter:.2f} meV/atom about a curve")
+    return Check(
+        "stress", "ok", f"{agreement}; energies scatter by {1e3 * agreement.scatter:.2f} meV/atom about a curve"
+    )
 
 
 def _check_cost(config: Config, labels: Sequence[TrialLabel]) -> Check:

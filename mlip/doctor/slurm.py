@@ -64,8 +64,8 @@ def compare_requests(profile: Path, rules: Path, run: Run) -> tuple[list[str], P
         _account_problem(content.get("default-resources") or {}, profile, run),
         _status_problem(content, profile, run),
     ]
-    found = [problem for problem in problems if problem is not None]
-    worst = next((problem for problem in found if problem.fatal), found[0] if found else None)
+    real = [problem for problem in problems if problem is not None]
+    worst = next((problem for problem in real if problem.fatal), real[0] if real else None)
     return sorted({node.partition for node in nodes}), worst
 
 
@@ -87,10 +87,10 @@ def job_requests(profile: Mapping[str, Any], rules: Path) -> dict[str, dict[str,
     requests: dict[str, dict[str, Any]] = {"default-resources": dict(default)}
     texts = [file.read_text(encoding="utf-8") for file in sorted(rules.rglob("*.smk"))]
     here = {name.strip(" ,") for text in texts for block in LOCAL.findall(text) for name in block.splitlines()}
-    for name, body in (found for text in texts for found in RULE.findall(text)):
+    for name, body in (match for text in texts for match in RULE.findall(text)):
         if name not in here:
             requests[name] = {**default, **{key: f"{base} * attempt" for key, base in RESOURCE.findall(body)}}
-    for origin, name in (found for text in texts for found in DERIVED.findall(text)):
+    for origin, name in (match for text in texts for match in DERIVED.findall(text)):
         if name not in here and origin in requests:
             requests[name] = dict(requests[origin])
     for name, resources in changed.items():
@@ -133,16 +133,16 @@ def _misfit(
 
 def _amount(value: Any, attempt: int) -> int:
     """A number, or a product with ``attempt``; 0 for what cannot be told without Snakemake."""
-    found = re.fullmatch(r"\s*(\d+)\s*(\*\s*attempt)?\s*", str(value))
-    return int(found.group(1)) * (attempt if found.group(2) else 1) if found else 0
+    product = re.fullmatch(r"\s*(\d+)\s*(\*\s*attempt)?\s*", str(value))
+    return int(product.group(1)) * (attempt if product.group(2) else 1) if product else 0
 
 
 def _wanted_gpu(wanted: Mapping[str, Any]) -> tuple[str | None, int] | None:
     """Model and number of the GPUs of a job, from ``gres`` or ``gpu``."""
     if wanted.get("gpu"):
         return wanted.get("gpu_model"), int(wanted["gpu"])
-    found = re.search(r"\bgpu(?::([A-Za-z][\w.-]*))?(?::(\d+))?", str(wanted.get("gres") or ""))
-    return (found.group(1), int(found.group(2) or 1)) if found else None
+    gpu = re.search(r"\bgpu(?::([A-Za-z][\w.-]*))?(?::(\d+))?", str(wanted.get("gres") or ""))
+    return (gpu.group(1), int(gpu.group(2) or 1)) if gpu else None
 
 
 def _offers(gres: str, model: str | None, count: int) -> bool:
@@ -179,9 +179,9 @@ def _status_problem(profile: Mapping[str, Any], path: Path, run: Run) -> Problem
             return None
         remedy = f"Set `slurm-status-command: squeue` in {path}"
         return Problem("no accounting (sacct fails), by which finished jobs are found", remedy, fatal=False)
-    found = re.search(r"MinJobAge\s*=\s*(\d+)", run("scontrol", "show", "config").stdout)
-    if found and int(found.group(1)) < MIN_JOB_AGE:
-        detail = f"squeue forgets finished jobs after {found.group(1)} s (MinJobAge), too early to notice them"
+    age = re.search(r"MinJobAge\s*=\s*(\d+)", run("scontrol", "show", "config").stdout)
+    if age and int(age.group(1)) < MIN_JOB_AGE:
+        detail = f"squeue forgets finished jobs after {age.group(1)} s (MinJobAge), too early to notice them"
         remedy = (
             f"Remove `slurm-status-command: squeue` in {path} if sacct works, else ask the site for {MIN_JOB_AGE} s"
         )
@@ -191,8 +191,8 @@ def _status_problem(profile: Mapping[str, Any], path: Path, run: Run) -> Problem
 
 def _minutes(limit: str) -> int:
     """Slurm's ``days-hours:minutes:seconds`` in minutes."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit.strip())
-    if not found:
+    parts = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit.strip())
+    if not parts:
         return UNLIMITED
-    days, hours, minutes, _ = (int(part or 0) for part in found.groups())
+    days, hours, minutes, _ = (int(part or 0) for part in parts.groups())
     return (24 * days + hours) * 60 + minutes

@@ -43,19 +43,19 @@ def to_ase_comment(comment: str) -> str:
         DialectError: for a key that is there twice, a stress or virial that is not nine numbers, a virial of a
             structure without a cell, and a stress and a virial that contradict each other.
     """
-    parts, found, end = [], dict[str, str](), 0
+    parts, values, end = [], dict[str, str](), 0
     for match in ENTRY.finditer(comment):
         key, value = match["key"], match["value"]
         name = KEYS.get(key.lower(), key)
-        if name in found and name in KEYS.values():
+        if name in values and name in KEYS.values():
             raise DialectError(f"{name} is there twice, as {key!r}, too; remove one of both")
-        found[name] = value
+        values[name] = value
         parts += [comment[end : match.start()], f"{name}={_value(name, value)}" if name != "virial" else ""]
         end = match.end()
-    stress = _read_stress(found)
-    if stress is not None and "virial" in found:
+    stress = _read_stress(values)
+    if stress is not None and "virial" in values:
         numbers = " ".join(repr(float(x)) for x in stress.ravel())
-        parts += [] if "stress" in found else [f' stress="{numbers}" ']
+        parts += [] if "stress" in values else [f' stress="{numbers}" ']
     return "".join([*parts, comment[end:]])
 
 
@@ -98,13 +98,13 @@ def _columns(value: str) -> str:
     return ":".join(fields)
 
 
-def _read_stress(found: dict[str, str]) -> np.ndarray | None:
-    """Stress [3, 3] (eV/Å³) of the entries ``found``, from a virial where need be; None without either."""
-    stress = _tensor(found, "stress")
-    virial = _tensor(found, "virial")
+def _read_stress(values: dict[str, str]) -> np.ndarray | None:
+    """Stress [3, 3] (eV/Å³) of a header's entries ``values``, from a virial where need be; None without either."""
+    stress = _tensor(values, "stress")
+    virial = _tensor(values, "virial")
     if virial is None:
         return stress
-    cell = _tensor(found, "Lattice")
+    cell = _tensor(values, "Lattice")
     volume = abs(float(np.linalg.det(cell))) if cell is not None else 0.0
     if volume <= 0:
         raise DialectError("virial: no stress can be had of it without a Lattice; add the cell, or remove the virial")
@@ -117,14 +117,14 @@ def _read_stress(found: dict[str, str]) -> np.ndarray | None:
     return implied
 
 
-def _tensor(found: dict[str, str], name: str) -> np.ndarray | None:
-    if name not in found:
+def _tensor(entries: dict[str, str], name: str) -> np.ndarray | None:
+    if name not in entries:
         return None
-    words = _words(found[name])
+    words = _words(entries[name])
     try:
         values = np.array([float(word) for word in words])
     except ValueError:
-        raise DialectError(f"{name}={found[name][:60]} is not made of numbers; repair or remove it") from None
+        raise DialectError(f"{name}={entries[name][:60]} is not made of numbers; repair or remove it") from None
     if len(values) != 9:
         raise DialectError(
             f"{name} has {len(values)} numbers; write all 9 (xx xy xz yx yy yz zx zy zz), as programs do not agree"

@@ -115,15 +115,15 @@ def join_failures(
     Args:
         iterations: Number of an iteration, the label records of its shards and the object in its ``dataset.json``.
     """
-    found: dict[tuple[int, str], dict[str, Any]] = {}
+    failures: dict[tuple[int, str], dict[str, Any]] = {}
     for number, records, dataset in iterations:
         listed = dataset.get("failures")
         screened = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
         for record in [record for record in records if record.get("status") != "ok"] + screened:
             iteration, name = whole(record.get("iteration", number)), str(record.get("structure_id", "?"))
             entry = {"iteration": iteration, "structure_id": name, "status": str(record.get("status", "?"))}
-            found.setdefault((iteration, name), entry | {"reason": str(record.get("reason") or "")})
-    return sorted(found.values(), key=lambda entry: entry["iteration"])
+            failures.setdefault((iteration, name), entry | {"reason": str(record.get("reason") or "")})
+    return sorted(failures.values(), key=lambda entry: entry["iteration"])
 
 
 def read_benchmark(path: Path) -> tuple[float, float]:

@@ -146,15 +146,15 @@ def read_attempts_of(path: Path) -> list[Attempt]:
     except OSError:
         return []
     job = job_at(path)
-    found: list[Attempt] = []
+    attempts: list[Attempt] = []
     for event in filter(None, map(_event, lines)):
         if event.get("event") == "start":
-            found.append(_started(event, job))
-        elif found and found[-1].state == "open":
-            found[-1] = _ended(found[-1], event)
-    if found and found[-1].state == "open":
-        found[-1] = replace(found[-1], seconds=_sign_of_life(log_of_attempts(path), found[-1].began))
-    return found
+            attempts.append(_started(event, job))
+        elif attempts and attempts[-1].state == "open":
+            attempts[-1] = _ended(attempts[-1], event)
+    if attempts and attempts[-1].state == "open":
+        attempts[-1] = replace(attempts[-1], seconds=_sign_of_life(log_of_attempts(path), attempts[-1].began))
+    return attempts
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -118,28 +118,28 @@ def refuse_if_held(system: str) -> None:
 def _take(path: Path, driver: Driver, show: Show) -> Driver | None:
     """Make ``driver`` the holder; returns the dead one whose lease it was, if any."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f".{path.name}.{driver.token}")
-    write_json(own, asdict(driver))
+    claim = path.with_name(f".{path.name}.{driver.token}")
+    write_json(claim, asdict(driver))
     try:
         while True:
             with contextlib.suppress(FileExistsError):
-                os.link(own, path)  # atomic on network file systems, too
+                os.link(claim, path)  # atomic on network file systems, too
                 return None
             holder = _holder(path)
             if _alive(holder) or (holder.host != driver.host and _beats(path, holder, show)):
                 raise _refusal(path, holder)
-            if _succeed(path, holder, own):
+            if _succeed(path, holder, claim):
                 return holder
             time.sleep(0.1)
     finally:
-        own.unlink(missing_ok=True)
+        claim.unlink(missing_ok=True)
 
 
-def _succeed(path: Path, dead: Driver, own: Path) -> bool:
+def _succeed(path: Path, dead: Driver, lease: Path) -> bool:
     """Replace the lease of ``dead`` by ``own``; False when another driver is doing or has done so."""
     claim = path.with_name(f".{path.name}.after-{dead.token}")
     try:
-        os.link(own, claim)
+        os.link(lease, claim)
     except FileExistsError:
         made = modified(claim)  # None where its maker has just removed it
         if not _alive(_holder(claim)) and made is not None and time.time() - made > SILENCE_SECONDS:
@@ -251,12 +251,12 @@ def _wait_while(find: Callable[[], list[str]], kind: str, remedy: str, latency: 
     said, when = "", 0.0
     while True:
         try:
-            found = find()
-            if not found:
+            busy = find()
+            if not busy:
                 break
             message = (
-                f"Waiting for {len(found)} {kind} that an earlier driver left at work. What they finish is used; to end"
-                f" them instead: {remedy} {' '.join(found)}"
+                f"Waiting for {len(busy)} {kind} that an earlier driver left at work. What they finish is used; to end"
+                f" them instead: {remedy} {' '.join(busy)}"
             )
         except OSError as error:
             message = (

@@ -213,10 +213,10 @@ def update_accounts(root: Path) -> bool:
     listed = read_object(accounts_path(root)).get("runs")
     new = find_runs({attempt.slurm_job for attempt in attempts} - {job.id for job in known}, since)
     runs = (new or set()) | {str(name) for name in (listed if isinstance(listed, list) else [])}
-    found = read_accounts(runs, since) if new is not None else None
-    if found is None:
+    told = read_accounts(runs, since) if new is not None else None
+    if told is None:
         return False
-    kept = {f"{job.id} {job.start}": dataclasses.asdict(job) for job in [*known, *found]}
+    kept = {f"{job.id} {job.start}": dataclasses.asdict(job) for job in [*known, *told]}
     write_json(accounts_path(root), {"runs": sorted(runs), "jobs": list(kept.values())})
     return True
 

@@ -40,9 +40,9 @@ def find_with(name: str, value: str, *, without: str) -> list[int]:
 
     Those whose environment cannot be read, of other users say, are left out.
     """
-    found = []
+    numbers = []
     for process in psutil.process_iter(["environ"]):
         environment = process.info["environ"] or {}  # None where it may not be read
         if environment.get(name) == value and without not in environment:
-            found.append(process.pid)
-    return found
+            numbers.append(process.pid)
+    return numbers

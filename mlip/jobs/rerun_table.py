@@ -73,9 +73,9 @@ def is_stale(page: Path = PAGE) -> bool:
 
 
 def _with_table(text: str) -> str:
-    before, found, rest = text.partition(BEGIN)
+    before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
-    if not (found and end):
+    if not (begin and end):
         raise ValueError(
             f"docs/design.md has no lines {BEGIN.strip()} and {END.strip()}; put them where the table goes"
         )

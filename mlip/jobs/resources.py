@@ -13,8 +13,8 @@ def count_gpus(resources: Mapping[str, Any]) -> int:
     for name in ("gpus", "gpu"):
         if resources.get(name):
             return int(resources[name])
-    found = re.search(r"\bgpu(?::[A-Za-z][\w.-]*)?(?::(\d+))?", str(resources.get("gres") or ""))
-    return int(found.group(1) or 1) if found else 0
+    gpus = re.search(r"\bgpu(?::[A-Za-z][\w.-]*)?(?::(\d+))?", str(resources.get("gres") or ""))
+    return int(gpus.group(1) or 1) if gpus else 0
 
 
 def pick_device() -> str:

@@ -141,12 +141,12 @@ def check_stress(labelled: Sequence[Atoms], limit: float) -> None:
     Raises:
         LabelError: with the volume, both pressures and the remedy.
     """
-    found = compare_stress(labelled)
-    if found is not None and found.certain > limit:
+    agreement = compare_stress(labelled)
+    if agreement is not None and agreement.certain > limit:
         raise LabelError(
-            f"label.parameters: energies and stresses of the references disagree: {found}, label.stress_agreement is"
-            f" {limit:g} GPa. A potential can learn only one of them: {REMEDY}; or, to accept it, set"
-            f" `label.stress_agreement` above {np.ceil(found.certain):g}"
+            f"label.parameters: energies and stresses of the references disagree: {agreement}, label.stress_agreement"
+            f" is {limit:g} GPa. A potential can learn only one of them: {REMEDY}; or, to accept it, set"
+            f" `label.stress_agreement` above {np.ceil(agreement.certain):g}"
         )
 
 

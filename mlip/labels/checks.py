@@ -16,8 +16,8 @@ def check_settings(settings: Label) -> None:
         LabelError: naming the key and the remedy.
     """
     code = find_code(settings.calculator)
-    for own in (settings.parameters, settings.parameters | settings.isolated_atom_parameters):
-        code.check(*code.split(own, settings.profile))
+    for parameters in (settings.parameters, settings.parameters | settings.isolated_atom_parameters):
+        code.check(*code.split(parameters, settings.profile))
     try:
         sha256_of([settings.parameters, settings.isolated_atom_parameters, settings.escalations])
     except (TypeError, ValueError) as error:

@@ -47,15 +47,15 @@ def import_calculator(path: str) -> Callable[..., Any]:
     """
     module, _, name = (GPAW if is_gpaw(path) else MOVED.get(path, path)).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        member = getattr(importlib.import_module(module), name)
     except Exception as error:  # importing may fail in any way, e.g. a missing shared library
         raise LabelError(
             f"label.calculator: cannot import `{path}` ({type(error).__name__}: {error}); install the package into the"
             " environment of the label rule or correct the import path"
         ) from error
-    if not callable(found):
-        raise LabelError(f"label.calculator: `{path}` is a {type(found).__name__}; give a calculator class")
-    return found
+    if not callable(member):
+        raise LabelError(f"label.calculator: `{path}` is a {type(member).__name__}; give a calculator class")
+    return member
 
 
 @cache

@@ -255,8 +255,8 @@ def _finite_or_none(values: dict[str, Any]) -> dict[str, Any] | None:
 
 def read_outputs(folder: Path, patterns: Sequence[str]) -> str:
     """The code's own outputs in ``folder``, the last ``OUTPUT_TAIL`` characters of each."""
-    found = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
-    texts = ((path.name, _read_from(path, max(0, path.stat().st_size - OUTPUT_TAIL))) for path in found)
+    paths = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
+    texts = ((path.name, _read_from(path, max(0, path.stat().st_size - OUTPUT_TAIL))) for path in paths)
     return "".join(f"--- {name}\n{text.rstrip()}\n" for name, text in texts if text.strip())
 
 

@@ -39,7 +39,7 @@ def encode_structure(atoms: Atoms) -> dict[str, Any]:
 
 def _electrons(atoms: Atoms) -> dict[str, Any]:
     """Total charge and spin multiplicity, by the names that data sets of molecules use (``spin`` is 2S + 1 there)."""
-    found: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for key, name in (("charge", "charge"), ("spin", "multiplicity"), ("multiplicity", "multiplicity")):
         value = atoms.info.get(key)
         if value is None:
@@ -51,10 +51,10 @@ def _electrons(atoms: Atoms) -> dict[str, Any]:
         if name == "multiplicity" and (float(value) != int(value) or int(value) < 1):
             raise LabelError(f"{key} of a structure: {value!r} is no multiplicity 2S + 1; write 1 for a singlet")
         if name == "multiplicity" or value:
-            found[name] = int(value) if float(value).is_integer() else float(value)
-    if found.get("multiplicity") == 1 and "charge" not in found and not atoms.get_initial_magnetic_moments().any():
-        del found["multiplicity"]  # what every calculator takes for granted
-    return found
+            state[name] = int(value) if float(value).is_integer() else float(value)
+    if state.get("multiplicity") == 1 and "charge" not in state and not atoms.get_initial_magnetic_moments().any():
+        del state["multiplicity"]  # what every calculator takes for granted
+    return state
 
 
 def decode_structure(values: dict[str, Any]) -> Atoms:

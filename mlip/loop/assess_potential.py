@@ -343,14 +343,17 @@ def find_unaudited(request: AssessmentRequest) -> dict[str, list[str]]:
     fit = auditable(table, screen_frames(table, request.select, request.min_ratio))
     heard = {int(walker) for walker in table.walker.values[fit]}
     finished = table.explorer.values[table.stop_reason.values == "finished"]
-    found = {"walkers": [f"walker {walker}" for walker in finished.tolist() if walker not in heard], "structures": []}
+    unaudited = {
+        "walkers": [f"walker {walker}" for walker in finished.tolist() if walker not in heard],
+        "structures": [],
+    }
     if request.old is not None:
         explored = {int(source) for source in table.explorer_source.values}
         known = [a for name in ("train", "valid", "test") for a in read_structures(request.dataset / f"{name}.extxyz")]
         # Labels of earlier versions do not say what they come from; most loops have one starting structure.
         audited = {int(a.info.get("source", 0)) for a in known if a.info.get("reason") == "audit"}
-        found["structures"] = [f"structure {source}" for source in sorted(explored - audited)]
-    return found
+        unaudited["structures"] = [f"structure {source}" for source in sorted(explored - audited)]
+    return unaudited
 
 
 def _read_exploration(frames: Path) -> dict[str, Any]:

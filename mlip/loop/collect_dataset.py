@@ -79,8 +79,8 @@ def _ambiguity(atoms: Atoms) -> str | None:
             return f"{key}={value} is not a number; write it as one, or remove it"
     for key, value in atoms.info.items():
         if key.lower() in OTHER_ENERGIES and has_label(atoms, "energy") and isinstance(value, int | float):
-            found = {float(v) for k, v in atoms.calc.results.items() if k in ("energy", "free_energy")}
-            if all(abs(value - energy) > 1e-3 for energy in found):
+            energies = {float(v) for k, v in atoms.calc.results.items() if k in ("energy", "free_energy")}
+            if all(abs(value - energy) > 1e-3 for energy in energies):
                 return (
                     f"{key} {value:.6g} eV is another than its energy {labelled_energy(atoms):.6g} eV; remove the one"
                     " that is not to be learnt, and call the other `energy`, its forces `forces`"
@@ -119,8 +119,8 @@ def collect_dataset(
     """
     labelled = _read_shards(shards, records)
     shift_energies(labelled, read_shifts(comparison))
-    existing, own = _part_existing(records)
-    failures, planned, cost, warnings = _read_records(own)
+    existing, of_loop = _part_existing(records)
+    failures, planned, cost, warnings = _read_records(of_loop)
     n_own = sum("data_source" not in atoms.info for atoms in labelled)
     _check_failures(failures, planned, n_own, max_failed_fraction, nothing=previous is None and not labelled)
     old, earlier = _read_previous(previous)
@@ -286,12 +286,12 @@ def composition_residuals(structures: Sequence[Atoms]) -> np.ndarray:
 
 def _check_settings(structures: Sequence[Atoms]) -> None:
     # Existing data have been declared or found to be of the loop's settings, by whatever name.
-    own = [atoms for atoms in structures if "data_source" not in atoms.info]
-    settings = Counter(str(atoms.info.get("label_settings")) for atoms in own)
+    labelled = [atoms for atoms in structures if "data_source" not in atoms.info]
+    settings = Counter(str(atoms.info.get("label_settings")) for atoms in labelled)
     if len(settings) > 1:
-        found = ", ".join(f"{n} with settings {name[:12]}" for name, n in settings.most_common())
+        told = ", ".join(f"{n} with settings {name[:12]}" for name, n in settings.most_common())
         raise DatasetError(
-            f"collect_dataset: labels of different settings do not mix: {found}. The calculator's version, data sets "
+            f"collect_dataset: labels of different settings do not mix: {told}. The calculator's version, data sets "
             "or parameters have changed since the first labels; go back to the old ones, or label everything anew with "
             "`snakemake --cores N --configfile CONFIG --forcerun label_structures label_references "
             "label_isolated_atoms`."

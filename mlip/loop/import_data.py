@@ -83,18 +83,18 @@ def import_data(
 
 def _read_source(source: DataSource, number: int, seed: int) -> tuple[list[Atoms], list[dict[str, Any]]]:
     """The structures that ``source`` names, and what its files are."""
-    found, files = list[Atoms](), list[dict[str, Any]]()
+    structures, files = list[Atoms](), list[dict[str, Any]]()
     for path in find_files(source):
         digest = content_digest(path)
         members = list(read_file(path, source, digest, number))
         files.append({"file": str(path), "sha256": digest, "settings": source.settings, "structures": len(members)})
-        found += members
-    if not found:
+        structures += members
+    if not structures:
         raise DataError(f"data: {source.file}: index {source.index} names none of its structures; give another index")
-    if source.sample is not None and source.sample < len(found):
-        chosen = derive_rng(seed, "import_data", number).choice(len(found), source.sample, replace=False)
-        found = [found[k] for k in sorted(chosen.tolist())]
-    return found, files
+    if source.sample is not None and source.sample < len(structures):
+        chosen = derive_rng(seed, "import_data", number).choice(len(structures), source.sample, replace=False)
+        structures = [structures[k] for k in sorted(chosen.tolist())]
+    return structures, files
 
 
 def read_file(path: Path, source: DataSource, digest: str, number: int) -> Iterator[Atoms]:

@@ -74,8 +74,8 @@ def prepare_structures(
     for index, source in enumerate(sources):
         quota = settings.n_structures // len(sources) + (index < settings.n_structures % len(sources))
         start = load_starting_structure(source)
-        own = [demand for demand in demands if demand.source_number == index]
-        _check_explorable(start, name_source(source), own)
+        explored = [demand for demand in demands if demand.source_number == index]
+        _check_explorable(start, name_source(source), explored)
         if has_eos and index == 0:
             _check_compressible(start, name_source(source))
         others = phases if index == 0 else ()
@@ -117,9 +117,9 @@ def _load_phases(sources: Sequence[StartingStructure], settings: Prepare) -> lis
     phases = []
     for source in settings.phases:
         phase, start = load_starting_structure(source), load_starting_structure(sources[0])
-        wanted, found = (atoms.symbols.formula.reduce()[0] for atoms in (start, phase))
-        if found.format("hill") != wanted.format("hill"):
-            raise StructureError(f"prepare.phases: {name_source(source)} is {found}, not {wanted}; leave it out")
+        wanted, composition = (atoms.symbols.formula.reduce()[0] for atoms in (start, phase))
+        if composition.format("hill") != wanted.format("hill"):
+            raise StructureError(f"prepare.phases: {name_source(source)} is {composition}, not {wanted}; leave it out")
         if dissect(phase).kind != "bulk":
             raise StructureError(f"prepare.phases: {name_source(source)} is no bulk; make it a starting structure")
         phases.append(phase)

@@ -96,9 +96,9 @@ def relabel_data(
                 outcomes.append(labeller.label(atoms))
                 done += 1
                 report_label(progress, done, total, atoms.info["structure_id"], outcomes[-1])
-            found = compare_labels(*_finished(members, outcomes, labeller.settings_id))
-            entries.append({"source": number, "file": sources[number].file, **_as_dict(found, sources[number])})
-            problems += _judge(found, sources[number])
+            comparison = compare_labels(*_finished(members, outcomes, labeller.settings_id))
+            entries.append({"source": number, "file": sources[number].file, **_as_dict(comparison, sources[number])})
+            problems += _judge(comparison, sources[number])
     if problems:
         raise ComparisonError(
             "existing data disagree with the settings of `label`:\n  "
@@ -164,15 +164,15 @@ def _slope(values: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.sum(values * wanted)) / square if square > 0 else 1.0
 
 
-def _judge(found: Comparison, source: DataSource) -> list[str]:
+def _judge(comparison: Comparison, source: DataSource) -> list[str]:
     """What is beyond the limits, in numbers."""
     limits, problems = source.check, []
-    n = f"of {len(found.ids)} structures of {source.file} labelled again"
-    energies = found.left if source.shift_energies else found.energies
-    worst, least = int(np.abs(energies).argmax()), float(np.abs(found.left).max())
+    n = f"of {len(comparison.ids)} structures of {source.file} labelled again"
+    energies = comparison.left if source.shift_energies else comparison.energies
+    worst, least = int(np.abs(energies).argmax()), float(np.abs(comparison.left).max())
     if abs(energies[worst]) > limits.energy:
         text = (
-            f"energies {n} differ by up to {energies[worst]:+.4g} eV/atom ({found.ids[worst]}),"
+            f"energies {n} differ by up to {energies[worst]:+.4g} eV/atom ({comparison.ids[worst]}),"
             f" more than data.check.energy = {limits.energy:g}"
         )
         if least <= limits.energy:
@@ -181,15 +181,15 @@ def _judge(found: Comparison, source: DataSource) -> list[str]:
                 " `shift_energies: true` to move them"
             )
         problems.append(text)
-    if found.force_rmse > limits.force_rmse:
+    if comparison.force_rmse > limits.force_rmse:
         problems.append(
-            f"forces {n} have an RMSE of {found.force_rmse:.4g} eV/Å, more than data.check.force_rmse ="
-            f" {limits.force_rmse:g}{_factor(found.force_slope)}"
+            f"forces {n} have an RMSE of {comparison.force_rmse:.4g} eV/Å, more than data.check.force_rmse ="
+            f" {limits.force_rmse:g}{_factor(comparison.force_slope)}"
         )
-    if found.stress is not None and found.stress > limits.stress:
+    if comparison.stress is not None and comparison.stress > limits.stress:
         problems.append(
-            f"stresses {n} differ by up to {found.stress:.4g} GPa, more than data.check.stress = {limits.stress:g}"
-            f"{_factor(found.stress_slope)}"
+            f"stresses {n} differ by up to {comparison.stress:.4g} GPa, more than data.check.stress = {limits.stress:g}"
+            f"{_factor(comparison.stress_slope)}"
         )
     return problems
 
@@ -201,13 +201,13 @@ def _factor(slope: float | None) -> str:
     return f"; they are {slope:.4g} times the labels: is their unit or sign another?"
 
 
-def _as_dict(found: Comparison, source: DataSource) -> dict[str, Any]:
+def _as_dict(comparison: Comparison, source: DataSource) -> dict[str, Any]:
     return {
-        "structures": list(found.ids),
-        "energy_differences": found.energies.tolist(),
-        "shift": found.shift if source.shift_energies else {},
-        "force_rmse": found.force_rmse,
-        "force_slope": found.force_slope,
-        "stress_difference_gpa": found.stress,
-        "stress_slope": found.stress_slope,
+        "structures": list(comparison.ids),
+        "energy_differences": comparison.energies.tolist(),
+        "shift": comparison.shift if source.shift_energies else {},
+        "force_rmse": comparison.force_rmse,
+        "force_slope": comparison.force_slope,
+        "stress_difference_gpa": comparison.stress,
+        "stress_slope": comparison.stress_slope,
     }

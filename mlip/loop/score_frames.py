@@ -96,10 +96,10 @@ def score_frames(
             continue
         atomic.append(data.force_uncertainty.values[data.regular.values.astype(bool)].ravel())
         batch = _fit_labels(structures, data, committee, max_atoms)
-        found = describe_structures(committee, batch.structures) / scale
-        descriptors.append(found)
+        descriptor = describe_structures(committee, batch.structures) / scale
+        descriptors.append(descriptor)
         blocks.append(np.tile(batch.block, (len(structures), 1)))
-        row = _score(batch, data, lowest) | {"novelty": nearest_distance(found, known_descriptors / scale)}
+        row = _score(batch, data, lowest) | {"novelty": nearest_distance(descriptor, known_descriptors / scale)}
         for name, values in row.items():
             columns[name].append(values)
     shift = _measure_shift(potential / "training.json", atomic)

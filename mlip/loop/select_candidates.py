@@ -224,9 +224,9 @@ def _as_labelled(trajectory: tuple[list[Atoms], list[int]], frame: int, table: x
 
 def _structures(walkers: Sequence[Path]) -> dict[int, tuple[list[Atoms], list[int]]]:
     """Frames of each walker, and the supercell that they are."""
-    found = {}
+    of_walkers = {}
     for path in walkers:
         structures, data = read_frames(path)
         repeat = [int(n) for n in np.atleast_1d(data.attrs.get("repeat", (1, 1, 1)))]
-        found[int(data.attrs["walker"])] = (structures, repeat)
-    return found
+        of_walkers[int(data.attrs["walker"])] = (structures, repeat)
+    return of_walkers

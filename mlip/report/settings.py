@@ -62,12 +62,12 @@ def summarise_labels(facts: Sequence[Fact]) -> list[str]:
 def name_code(label: Label, versions: dict[str, str]) -> str:
     """The code's name, its version where it is a package, and ASE's class where that is called otherwise."""
     code, path = find_code(label.calculator), label.calculator
-    own = path.rpartition(".")[2]
+    calculator = path.rpartition(".")[2]
     known = code is not OTHER and not code.name.startswith("the ")
-    name = code.name if known else own
+    name = code.name if known else calculator
     version = versions.get(path.partition(".")[0], "")
     version = f" {version}" if version and known and "." not in path else ""
-    return f"{name}{version}" if "." not in path or name.lower() == own.lower() else f"{name} ({own})"
+    return f"{name}{version}" if "." not in path or name.lower() == calculator.lower() else f"{name} ({calculator})"
 
 
 def describe_size(parameters: dict[str, Any]) -> str:

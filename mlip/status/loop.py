@@ -192,13 +192,15 @@ def read_status(
 
 def _read_iterations(config: Config, root: Path) -> tuple[IterationStatus, ...]:
     """Every planned iteration; the file system is asked only up to the first one not begun."""
-    found: list[IterationStatus] = []
+    iterations: list[IterationStatus] = []
     for number in range(config.max_iterations):
-        if found and not found[-1].started:
-            found.append(IterationStatus(number, found[-1].steps if number > 1 else _iteration(config, root, 1).steps))
+        if iterations and not iterations[-1].started:
+            iterations.append(
+                IterationStatus(number, iterations[-1].steps if number > 1 else _iteration(config, root, 1).steps)
+            )
         else:
-            found.append(_iteration(config, root, number))
-    return tuple(found)
+            iterations.append(_iteration(config, root, number))
+    return tuple(iterations)
 
 
 def _iteration(config: Config, root: Path, number: int) -> IterationStatus:

@@ -140,8 +140,8 @@ def _close_pair(bulk: Atoms, ratio: float, rng: np.random.Generator) -> Atoms:
     if not len(apart):
         return atoms
     one = int(rng.choice(pairs.centers[apart]))
-    own = apart[pairs.centers[apart] == one]
-    nearest = own[pairs.distances[own].argmin()]
+    bonds = apart[pairs.centers[apart] == one]
+    nearest = bonds[pairs.distances[bonds].argmin()]
     other, distance = int(pairs.neighbors[nearest]), float(pairs.distances[nearest])
     wanted = min(ratio * float(radii[one] + radii[other]), distance)
     step = pairs.vectors[nearest] * (1 - wanted / distance) / 2

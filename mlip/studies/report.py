@@ -81,11 +81,11 @@ def report_experiment(experiment: Experiment, results: Mapping[str, Path], page:
         page: Markdown written.
         figures: folder written, a PNG for each picture.
     """
-    found: Page = importlib.import_module(experiment.module).report(
+    content: Page = importlib.import_module(experiment.module).report(
         {part: read_json(path) for part, path in results.items()}
     )
-    _draw(found.pictures, figures)
-    write_atomic(page, found.text)
+    _draw(content.pictures, figures)
+    write_atomic(page, content.text)
 
 
 def _draw(pictures: Sequence[Picture], folder: Path) -> None:
@@ -153,7 +153,7 @@ def _criteria(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     values = [{c.name: describe_criterion(c.as_dict())["value"] for c in r.criteria} for r in rounds]
     return [
         describe_criterion(criterion.as_dict())
-        | {"history": [found.get(criterion.name, DASH) for found in values], "name": criterion.name}
+        | {"history": [of_round.get(criterion.name, DASH) for of_round in values], "name": criterion.name}
         for criterion in rounds[-1].criteria
     ]
 

@@ -58,9 +58,11 @@ def study_alone(
             labelled = list(map(label_with(calculator), scan))
         known = study.refer(structures, labelled, labeller, config.seed)
         write_netcdf(out / "reference.nc", known)
-    found = study.measure(_subject(potential, config, structures, scan, device))
-    write_measurement(found, out)
-    return write_report(study, config.system, [Round(0, found.data, study.compare(found.data, known))], known, out)
+    measurement = study.measure(_subject(potential, config, structures, scan, device))
+    write_measurement(measurement, out)
+    return write_report(
+        study, config.system, [Round(0, measurement.data, study.compare(measurement.data, known))], known, out
+    )
 
 
 def _subject(potential: str, config: Config, structures: list[Atoms], scan: list[Atoms], device: str) -> Subject:
@@ -74,5 +76,5 @@ def _subject(potential: str, config: Config, structures: list[Atoms], scan: list
     from mlip.labels.importing import import_calculator
 
     parameters = config.label.parameters if potential == config.label.calculator else {}
-    found = import_calculator(potential)(**parameters)
-    return Subject(found, None, structures, scan, config.seed, report_progress())
+    labeller = import_calculator(potential)(**parameters)
+    return Subject(labeller, None, structures, scan, config.seed, report_progress())

@@ -56,19 +56,19 @@ def measure_study(
     loaded = load_potential(potential, device=device)
     calculator = MLIPCalculator(loaded, uncertainty=False)
     subject = Subject(calculator, loaded, structures, references, seed, progress or silent, training)
-    found = study.measure(subject)
+    measurement = study.measure(subject)
     if test:
         errors = compare_with_labels(test, loaded.predict(test))
         known = {"test_force_rmse": errors["force_rmse"], "test_force_rms": errors["force_rms"]}
-        found.data.attrs.update(known | {"test_structures": len(test)})
-    write_measurement(found, out)
+        measurement.data.attrs.update(known | {"test_structures": len(test)})
+    write_measurement(measurement, out)
 
 
-def write_measurement(found: Measurement, out: Path) -> None:
+def write_measurement(measurement: Measurement, out: Path) -> None:
     """``property.nc`` and ``frames.extxyz`` in ``out``."""
     out.mkdir(parents=True, exist_ok=True)
-    write_structures(out / FRAMES, list(found.frames))
-    write_netcdf(out / PROPERTY, found.data)
+    write_structures(out / FRAMES, list(measurement.frames))
+    write_netcdf(out / PROPERTY, measurement.data)
 
 
 def read_measurement(folder: Path) -> Measurement:
@@ -108,15 +108,15 @@ def acquire_candidates(
     from mlip.potential import load_potential
 
     loaded = load_potential(potential, device=device)
-    found = study.acquire(read_measurement(measured), read_netcdf(reference), loaded, seed)
+    acquisition = study.acquire(read_measurement(measured), read_netcdf(reference), loaded, seed)
     candidates = []
-    for k, atoms in enumerate(found.candidates):
+    for k, atoms in enumerate(acquisition.candidates):
         chosen = atoms.copy()
         origin = {"structure_id": f"{study.name}-round_{number + 1:02d}-{k:03d}", "origin": study.name}
         chosen.info = {"reason": "acquired"} | dict(atoms.info) | origin
         candidates.append(chosen)
     write_structures(out, candidates)
-    write_table(decisions, found.decisions)
+    write_table(decisions, acquisition.decisions)
 
 
 def read_round(study: Study, folder: Path, number: int, reference: xr.Dataset) -> Round:
@@ -143,6 +143,6 @@ def gate_criteria(
     """
     criteria = []
     for (name, settings), measured, reference in zip(studies.items(), properties, references, strict=True):
-        found = load_study(name, settings).compare(read_netcdf(measured), read_netcdf(reference))
-        criteria += [replace(c, name=f"{name}: {c.name}") for c in found]
+        of_study = load_study(name, settings).compare(read_netcdf(measured), read_netcdf(reference))
+        criteria += [replace(c, name=f"{name}: {c.name}") for c in of_study]
     return criteria

@@ -27,10 +27,10 @@ def job_of(comment: str, system: str) -> Job | None:
     if match is None or not (match.group(2) + "_").startswith(f"{system}_"):
         return None
     rule, values = match.group(1), match.group(2)[len(system) :]
-    found = re.fullmatch(_wildcards_of(rule), values)
-    if found is None:
+    wildcards = re.fullmatch(_wildcards_of(rule), values)
+    if wildcards is None:
         return None
-    parts = found.groupdict()
+    parts = wildcards.groupdict()
     study, part = parts.get("study") or "", parts.get("part") or ""
     if parts.get("iteration"):  # there the study is what tells the jobs of a step from each other
         return Job(int(parts["iteration"]), rule.removesuffix(IN_LOOP), part or study)

@@ -100,7 +100,7 @@ def read_accounts(runs: Collection[str], since: float) -> list[JobAccount] | Non
         return []
     what = "JobIDRaw,Start,State,ElapsedRaw,AllocCPUS,AllocTRES,Comment"
     lines = _ask("sacct", *SACCT, f"--format={what}", _start(since), f"--name={','.join(sorted(runs))}")
-    return None if lines is None else [found for found in map(_account, lines) if found is not None]
+    return None if lines is None else [account for account in map(_account, lines) if account is not None]
 
 
 def _start(since: float) -> str:

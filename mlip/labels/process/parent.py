@@ -187,12 +187,12 @@ class Worker:
     @staticmethod
     def _session(leader: int) -> list[psutil.Process]:
         """Other processes of the child's session."""
-        found = []
+        others = []
         for number in psutil.pids():
             with contextlib.suppress(OSError, psutil.Error):
                 if number != leader and os.getsid(number) == leader:
-                    found.append(psutil.Process(number))
-        return found
+                    others.append(psutil.Process(number))
+        return others
 
 
 def _reaped_cpu() -> float:

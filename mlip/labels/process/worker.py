@@ -116,10 +116,10 @@ def peak_memory() -> float:
     try:
         # Not getrusage: what it tells of a process begins with the size of the one that has started it.
         status = Path("/proc/self/status").read_text(encoding="ascii")
-        own = next(float(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1e3
+        here = next(float(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1e3
     except (OSError, StopIteration):
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return 1.024 * max(own, children)  # the kernel counts in KiB
+        here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return 1.024 * max(here, children)  # the kernel counts in KiB
 
 
 def forget_peak() -> None:

@@ -28,10 +28,10 @@ def contributions(frames: Sequence[Atoms], std: Sequence[np.ndarray], sensitivit
         sensitivity: τD/(kT)² per species, (eV/Å)⁻²; species without one count with their uncertainty alone.
     """
     shares = []
-    for atoms, own in zip(frames, std, strict=True):
+    for atoms, deviations in zip(frames, std, strict=True):
         symbols = np.array(atoms.get_chemical_symbols())
         shares.append(
-            max(sensitivity.get(s, 1.0) * float((own[symbols == s] ** 2).mean()) for s in sorted(set(symbols)))
+            max(sensitivity.get(s, 1.0) * float((deviations[symbols == s] ** 2).mean()) for s in sorted(set(symbols)))
         )
     return np.array(shares)
 

@@ -39,8 +39,8 @@ class Species:
 def list_species(atoms: Atoms) -> list[Species]:
     """One entry per element, sorted."""
     symbols, masses = np.array(atoms.get_chemical_symbols()), atoms.get_masses()
-    found = [(s, np.flatnonzero(symbols == s)) for s in sorted(set(symbols))]
-    return [Species(s, indices, float(masses[indices].mean())) for s, indices in found]
+    indices_of = [(s, np.flatnonzero(symbols == s)) for s in sorted(set(symbols))]
+    return [Species(s, indices, float(masses[indices].mean())) for s, indices in indices_of]
 
 
 @dataclass
@@ -92,10 +92,10 @@ class Transport:
     def viscosity(self) -> tuple[Estimate, bool]:
         """Viscosity in mPa·s from the stress, and whether the stress had decayed."""
         kt = units.kB * self.temperature
-        found, _, decayed = estimate_viscosity(
+        estimate, _, decayed = estimate_viscosity(
             np.array(self.shear), self.interval, volume=self.atoms.get_volume(), kt=kt
         )
-        return Estimate(found.blocks / MPA_S), decayed
+        return Estimate(estimate.blocks / MPA_S), decayed
 
 
 def gather(atoms: Atoms, blocks: Iterable[Block], settings: Settings) -> Transport:
@@ -106,44 +106,48 @@ def gather(atoms: Atoms, blocks: Iterable[Block], settings: Settings) -> Transpo
     """
     species = list_species(atoms)
     n = range(len(species))
-    found = Transport(
+    transport = Transport(
         atoms, species, settings.timestep * settings.sample_every,
         [[] for _ in n], [[] for _ in n], [[] for _ in n], [[] for _ in n],
     )  # fmt: skip
     masses = atoms.get_masses()
-    for number, block in enumerate(_until_failure(blocks, found)):
+    for number, block in enumerate(_until_failure(blocks, transport)):
         n_lags = (len(block.positions) + 1) // 2  # up to half the block
         positions, velocities = remove_drift(block.positions, masses), remove_drift(block.velocities, masses)
         for k, kind in enumerate(species):
             forces = block.forces[:, kind.indices]
-            found.vacf[k].append(autocorrelation(velocities[:, kind.indices], n_lags))
-            found.msd[k].append(square_displacement(positions[:, kind.indices], n_lags))
-            found.squared_forces[k].append(float((forces**2).mean()))
-            found.force_times[k].append(correlation_time(forces, found.interval) if forces.any() else math.nan)
+            transport.vacf[k].append(autocorrelation(velocities[:, kind.indices], n_lags))
+            transport.msd[k].append(square_displacement(positions[:, kind.indices], n_lags))
+            transport.squared_forces[k].append(float((forces**2).mean()))
+            transport.force_times[k].append(correlation_time(forces, transport.interval) if forces.any() else math.nan)
         if block.stresses is not None:
-            found.shear.append(autocorrelation(shear_series(block.stresses), n_lags))
-        found.temperatures.append(block.temperature)
-        found.drifts.append(block.drift)
-        _keep_frames(found, block, number, settings)
-    return found
+            transport.shear.append(autocorrelation(shear_series(block.stresses), n_lags))
+        transport.temperatures.append(block.temperature)
+        transport.drifts.append(block.drift)
+        _keep_frames(transport, block, number, settings)
+    return transport
 
 
-def _until_failure(blocks: Iterable[Block], found: Transport) -> Iterator[Block]:
+def _until_failure(blocks: Iterable[Block], transport: Transport) -> Iterator[Block]:
     try:
         yield from blocks
     except DynamicsFailed as error:
-        found.failure = str(error)
+        transport.failure = str(error)
 
 
-def _keep_frames(found: Transport, block: Block, number: int, settings: Settings) -> None:
-    n_samples, before = len(block.positions), len(found.frames)
+def _keep_frames(transport: Transport, block: Block, number: int, settings: Settings) -> None:
+    n_samples, before = len(block.positions), len(transport.frames)
     wanted = round(settings.n_frames * (number + 1) / settings.n_blocks) - before
     for k in np.unique(np.linspace(0, n_samples - 1, wanted + 1).round().astype(int)[1:]) if wanted > 0 else ():
-        frame = _at(found.atoms, block.positions[k])
-        frame.info = {"structure_id": f"diffusion-{number:03d}-{k:05d}", "block": number, "time_fs": k * found.interval}
-        found.frames.append(frame)
+        frame = _at(transport.atoms, block.positions[k])
+        frame.info = {
+            "structure_id": f"diffusion-{number:03d}-{k:05d}",
+            "block": number,
+            "time_fs": k * transport.interval,
+        }
+        transport.frames.append(frame)
     if number == 0:
-        found.consecutive = [_at(found.atoms, x) for x in block.positions[: settings.n_error_samples]]
+        transport.consecutive = [_at(transport.atoms, x) for x in block.positions[: settings.n_error_samples]]
 
 
 def _at(atoms: Atoms, positions: np.ndarray) -> Atoms:
@@ -176,29 +180,29 @@ class ErrorStatistics:
     calibration: np.ndarray | None = None
 
 
-def measure_errors(found: Transport, potential: Potential | None) -> ErrorStatistics:
+def measure_errors(transport: Transport, potential: Potential | None) -> ErrorStatistics:
     """Correlation time and size of the force error along the trajectory.
 
     The time is that of the deviations of a committee's members from their mean on successive samples of the
     first block. Without a committee the force itself stands in: an error is a function of the same surroundings and
     does not outlast them by much.
     """
-    forces = [ErrorTime(float(np.nanmean(times)), "the force itself") for times in found.force_times]
-    if potential is None or not found.consecutive:
+    forces = [ErrorTime(float(np.nanmean(times)), "the force itself") for times in transport.force_times]
+    if potential is None or not transport.consecutive:
         return ErrorStatistics(forces)
-    predictions = potential.predict(found.consecutive)
-    rms = _rms_std(potential.predict(found.frames), found.species)
+    predictions = potential.predict(transport.consecutive)
+    rms = _rms_std(potential.predict(transport.frames), transport.species)
     members = np.array([p.forces_members for p in predictions])  # [samples, members, atoms, 3]
     if members.shape[1] < 2:
         return ErrorStatistics(forces, rms)
     deviations = members - members.mean(1, keepdims=True)
     times, raw = [], []
-    for kind in found.species:
-        own = deviations[:, :, kind.indices]
-        raw.append(math.sqrt((own**2).sum(1).mean() / (members.shape[1] - 1)))
-        time = correlation_time(own.reshape(len(members), -1, 3), found.interval)
+    for kind in transport.species:
+        of_species = deviations[:, :, kind.indices]
+        raw.append(math.sqrt((of_species**2).sum(1).mean() / (members.shape[1] - 1)))
+        time = correlation_time(of_species.reshape(len(members), -1, 3), transport.interval)
         times.append(ErrorTime(time, "deviations of the committee's members"))
-    return ErrorStatistics(times, rms, _rms_std(predictions, found.species) / np.array(raw))
+    return ErrorStatistics(times, rms, _rms_std(predictions, transport.species) / np.array(raw))
 
 
 def _rms_std(predictions: Sequence[Prediction], species: Sequence[Species]) -> np.ndarray:
@@ -207,16 +211,16 @@ def _rms_std(predictions: Sequence[Prediction], species: Sequence[Species]) -> n
     return np.array([math.sqrt((std[:, kind.indices] ** 2).mean()) for kind in species])
 
 
-def size_correction(found: Transport, settings: Settings) -> Correction:
+def size_correction(transport: Transport, settings: Settings) -> Correction:
     """Finite-size correction of every species' diffusion coefficient, as ``settings.viscosity`` asks."""
-    kt = units.kB * found.temperature
+    kt = units.kB * transport.temperature
     if settings.viscosity is None:
         return Correction(None, 0.0, None, 0.0, "none: no viscosity was given (studies.diffusion.viscosity)")
     if settings.viscosity == "stress":
-        viscosity, decayed = found.viscosity()
+        viscosity, decayed = transport.viscosity()
         source = "stress autocorrelation of the same runs" + ("" if decayed else ", which had not decayed")
-        return correct_size(found.atoms, kt, viscosity.value, viscosity.error, source)
-    return correct_size(found.atoms, kt, settings.viscosity, 0.0, "given in the configuration")
+        return correct_size(transport.atoms, kt, viscosity.value, viscosity.error, source)
+    return correct_size(transport.atoms, kt, settings.viscosity, 0.0, "given in the configuration")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ def list_remarks(data: xr.Dataset, settings: Settings) -> list[str]:
         return [f"There is no diffusion coefficient: {data.attrs['failure']}."]
     remarks = []
     for k in range(data.sizes["species"]):
-        own = data.isel(species=k)
-        remarks += [*_quality(own, settings), *_force_error(own, settings), *_members(own)]
+        species = data.isel(species=k)
+        remarks += [*_quality(species, settings), *_force_error(species, settings), *_members(species)]
     remarks += [*_unseen(data), _size(data), *_temperature(data, settings)]
     drift = float(abs(data.energy_drift).max())
     if drift > DRIFT:
@@ -45,9 +45,9 @@ def explain_missing_target(data: xr.Dataset, settings: Settings) -> str:
     return f"no force target follows: {'; '.join(reasons)}"
 
 
-def _missing(own: xr.Dataset, settings: Settings) -> str:
-    symbol = str(own.species.values)
-    routes = [Estimate(own[name].values).interval() for name in ("diffusion_green_kubo", "diffusion_einstein")]
+def _missing(species: xr.Dataset, settings: Settings) -> str:
+    symbol = str(species.species.values)
+    routes = [Estimate(species[name].values).interval() for name in ("diffusion_green_kubo", "diffusion_einstein")]
     low, high = (bound * CM2_PER_S * 1e5 for bound in min(routes))
     if low <= 0:
         return (
@@ -55,7 +55,7 @@ def _missing(own: xr.Dataset, settings: Settings) -> str:
             f"solid at {settings.temperature:g} K and relative volume {settings.volume:+g}? If not, raise "
             f"studies.diffusion.n_blocks ({settings.n_blocks}) or block_length ({settings.block_length:g} fs)"
         )
-    if not float(own.decayed):
+    if not float(species.decayed):
         return (
             f"the integral of the velocity autocorrelation of {symbol} does not become flat within a quarter of a "
             f"block; raise studies.diffusion.block_length ({settings.block_length:g} fs)"
@@ -63,55 +63,57 @@ def _missing(own: xr.Dataset, settings: Settings) -> str:
     return f"no force acts on {symbol}, and so no error of one"
 
 
-def _quality(own: xr.Dataset, settings: Settings) -> list[str]:
-    symbol, value, error = str(own.species.values), float(own.diffusion), float(own.statistical_error)
-    found = []
-    if not float(own.decayed):
-        found.append(
+def _quality(species: xr.Dataset, settings: Settings) -> list[str]:
+    symbol, value, error = str(species.species.values), float(species.diffusion), float(species.statistical_error)
+    remarks = []
+    if not float(species.decayed):
+        remarks.append(
             f"The integral of the velocity autocorrelation of {symbol} has no flat part: make block_length longer. "
             "Neither estimate is to be trusted."
         )
-    discrepancy = float(own.discrepancy)
+    discrepancy = float(species.discrepancy)
     routes = f"Green–Kubo and Einstein differ by {discrepancy:.1f} of their common error for {symbol}"
     if discrepancy <= AGREEMENT:
-        found.append(f"{routes}: they agree.")
+        remarks.append(f"{routes}: they agree.")
     else:
-        found.append(f"{routes}: they DISAGREE, and D is not established; blocks are too short, or something is wrong.")
-    if not math.isfinite(float(own.force_error_correlated)):
-        return found  # why is told beside the criterion that lacks its target
+        remarks.append(
+            f"{routes}: they DISAGREE, and D is not established; blocks are too short, or something is wrong."
+        )
+    if not math.isfinite(float(species.force_error_correlated)):
+        return remarks  # why is told beside the criterion that lacks its target
     if error > settings.relative_error * value:
-        found.append(
+        remarks.append(
             f"The statistical error of D({symbol}) is {100 * error / value:.1f} %, more than the wanted "
             f"{100 * settings.relative_error:g} %: more blocks are needed for a verdict of that sharpness."
         )
-    return found
+    return remarks
 
 
-def _force_error(own: xr.Dataset, settings: Settings) -> list[str]:
-    symbol, white = str(own.species.values), float(own.force_error_textbook)
-    correlated, rms = float(own.force_error_correlated), float(own.force_rms)
+def _force_error(species: xr.Dataset, settings: Settings) -> list[str]:
+    symbol, white = str(species.species.values), float(species.force_error_textbook)
+    correlated, rms = float(species.force_error_correlated), float(species.force_rms)
     if not math.isfinite(correlated):
         return []
-    time = float(own.error_correlation_time)
+    time = float(species.error_correlation_time)
     text = (
         f"For an error of {100 * settings.relative_error:g} % in D({symbol}) the textbook's force error, new at each "
-        f"step, may be {white:.3g} eV/Å; errors that last {time:.3g} fs, as measured from {_source(own)}, may be "
+        f"step, may be {white:.3g} eV/Å; errors that last {time:.3g} fs, as measured from {_source(species)}, may be "
         f"{correlated:.3g} eV/Å. The RMS force itself is {rms:.3g} eV/Å."
     )
     if white >= rms:
         text += " A potential without any forces would pass the textbook's number: it decides nothing here."
-    target = float(own.force_error_target)
+    target = float(species.force_error_target)
     if target < correlated:
         text += f" The target is held at {settings.max_force_ratio:g} of the RMS force, {target:.3g} eV/Å."
-    found = [text]
-    uncertainty = float(own.force_uncertainty)
+    remarks = [text]
+    uncertainty = float(species.force_uncertainty)
     if math.isfinite(uncertainty):
-        relative = uncertainty**2 * float(own.error_sensitivity)
-        found.append(
+        relative = uncertainty**2 * float(species.error_sensitivity)
+        remarks.append(
             f"The force uncertainty in this dynamics, {uncertainty:.3g} eV/Å, propagates to {100 * relative:.2g} % of "
             f"D({symbol}) if it acts like a random force."
         )
-    return found
+    return remarks
 
 
 def _unseen(data: xr.Dataset) -> list[str]:
@@ -122,9 +124,9 @@ def _unseen(data: xr.Dataset) -> list[str]:
     return [text + "which need not be like this liquid; the force uncertainty is that of its own dynamics."]
 
 
-def _members(own: xr.Dataset) -> list[str]:
-    value, noise, mean = (float(own[name]) for name in ("model_error", "model_error_noise", "diffusion"))
-    symbol = str(own.species.values)
+def _members(species: xr.Dataset) -> list[str]:
+    value, noise, mean = (float(species[name]) for name in ("model_error", "model_error_noise", "diffusion"))
+    symbol = str(species.species.values)
     if math.isinf(value):
         return [f"The dynamics of a member of the committee came apart: the model error of D({symbol}) has no bound."]
     if not noise >= value:
@@ -133,8 +135,8 @@ def _members(own: xr.Dataset) -> list[str]:
     return [text + f"{100 * noise / mean:.2g} %: that is all that can be claimed; raise member_blocks for less."]
 
 
-def _source(own: xr.Dataset) -> str:
-    return str(own.attrs["error_time_source"])
+def _source(species: xr.Dataset) -> str:
+    return str(species.attrs["error_time_source"])
 
 
 def _temperature(data: xr.Dataset, settings: Settings) -> list[str]:

@@ -38,22 +38,22 @@ class SpeciesResult:
     model_error: ModelError | None = None
 
 
-def judge_species(found: Transport, settings: Settings, errors: ErrorStatistics) -> list[SpeciesResult]:
+def judge_species(transport: Transport, settings: Settings, errors: ErrorStatistics) -> list[SpeciesResult]:
     """One result per element, without model errors.
 
     Raises:
         DiffusionError: when fewer than two blocks were finished.
     """
     results = []
-    for k, kind in enumerate(found.species):
-        diffusion = found.diffusion(k, settings.window)
-        force_rms = math.sqrt(float(np.mean(found.squared_forces[k])))
+    for k, kind in enumerate(transport.species):
+        diffusion = transport.diffusion(k, settings.window)
+        force_rms = math.sqrt(float(np.mean(transport.squared_forces[k])))
         result = SpeciesResult(kind.symbol, kind.mass, diffusion, errors.times[k], force_rms, None)
         if errors.uncertainty is not None:
             result = replace(result, uncertainty=float(errors.uncertainty[k]))
         if diffuses(diffusion) and math.isfinite(errors.times[k].value):
             particle = Langevin.of_diffusion(
-                kind.mass, found.temperature, diffusion.green_kubo.value, settings.timestep
+                kind.mass, transport.temperature, diffusion.green_kubo.value, settings.timestep
             )
             allowance = allow_force_error(
                 particle,
@@ -67,15 +67,17 @@ def judge_species(found: Transport, settings: Settings, errors: ErrorStatistics)
     return results
 
 
-def diffuses(found: Diffusion) -> bool:
+def diffuses(diffusion: Diffusion) -> bool:
     """Whether both estimates are positive beyond their 95 % intervals, of velocities that have decayed."""
-    return found.decayed and min(found.green_kubo.interval()[0], found.einstein.interval()[0]) > 0
+    return diffusion.decayed and min(diffusion.green_kubo.interval()[0], diffusion.einstein.interval()[0]) > 0
 
 
-def tabulate(found: Transport, settings: Settings, results: Sequence[SpeciesResult], size: Correction) -> xr.Dataset:
+def tabulate(
+    transport: Transport, settings: Settings, results: Sequence[SpeciesResult], size: Correction
+) -> xr.Dataset:
     """The data set written: one entry per species, blocks kept apart; NaN is what is not known."""
-    scalars = _scalars(found, results, size)
-    curves = [found.curves(k) for k in range(len(results))]
+    scalars = _scalars(transport, results, size)
+    curves = [transport.curves(k) for k in range(len(results))]
     ends = {"plateau": [r.diffusion.plateau for r in results], "fit": [r.diffusion.fit for r in results]}
     blocks = {
         "diffusion_green_kubo": [r.diffusion.green_kubo.blocks for r in results],
@@ -88,22 +90,22 @@ def tabulate(found: Transport, settings: Settings, results: Sequence[SpeciesResu
             **{n: (("species", "end"), np.array(v), {"units": "fs"}) for n, v in ends.items()},
             "vacf": (("species", "block", "lag"), np.array([c.vacf for c in curves]), {"units": "Å²/fs²"}),
             "msd": (("species", "block", "lag"), np.array([c.msd for c in curves]), {"units": "Å²"}),
-            "temperature": ("block", np.array(found.temperatures), {"units": "K"}),
-            "energy_drift": ("block", np.array(found.drifts), {"units": "eV/atom"}),
+            "temperature": ("block", np.array(transport.temperatures), {"units": "K"}),
+            "energy_drift": ("block", np.array(transport.drifts), {"units": "eV/atom"}),
         },
         coords={
             "species": [r.symbol for r in results],
             "lag": ("lag", curves[0].lags, {"units": "fs"}),
         },
     )
-    if found.shear:
-        data["shear_autocorrelation"] = (("block", "lag"), np.array(found.shear), {"units": "(eV/Å³)²"})
-    data.attrs.update(_attributes(found, settings, results, size))
+    if transport.shear:
+        data["shear_autocorrelation"] = (("block", "lag"), np.array(transport.shear), {"units": "(eV/Å³)²"})
+    data.attrs.update(_attributes(transport, settings, results, size))
     return data
 
 
 def _scalars(
-    found: Transport, results: Sequence[SpeciesResult], size: Correction
+    transport: Transport, results: Sequence[SpeciesResult], size: Correction
 ) -> dict[str, tuple[list[float], str]]:
     nan = math.nan
 
@@ -115,11 +117,11 @@ def _scalars(
 
     values = [r.diffusion.green_kubo.value for r in results]
     added, added_error = (nan, nan) if size.value is None else (size.value, size.error)
-    kt = units.kB * found.temperature
+    kt = units.kB * transport.temperature
     rates = [v * r.error_time.value / kt**2 for v, r in zip(values, results, strict=True)]
     return {
         "mass": ([r.mass for r in results], "u"),
-        "n_atoms": ([float(len(kind.indices)) for kind in found.species], "1"),
+        "n_atoms": ([float(len(kind.indices)) for kind in transport.species], "1"),
         "diffusion": (values, DIFFUSION),
         "statistical_error": ([r.diffusion.green_kubo.error for r in results], DIFFUSION),
         "model_error": (model("value"), DIFFUSION),
@@ -144,14 +146,14 @@ def _scalars(
 
 
 def _attributes(
-    found: Transport, settings: Settings, results: Sequence[SpeciesResult], size: Correction
+    transport: Transport, settings: Settings, results: Sequence[SpeciesResult], size: Correction
 ) -> dict[str, str | float | int]:
     return {
         "relative_error": settings.relative_error,
         "timestep_fs": settings.timestep,
-        "n_atoms": len(found.atoms),
-        "mean_temperature": found.temperature,
-        "volume_per_atom": float(found.atoms.get_volume() / len(found.atoms)),
+        "n_atoms": len(transport.atoms),
+        "mean_temperature": transport.temperature,
+        "volume_per_atom": float(transport.atoms.get_volume() / len(transport.atoms)),
         "error_time_source": results[0].error_time.source,
         "viscosity_mPa_s": math.nan if size.viscosity is None else size.viscosity,
         "viscosity_error_mPa_s": size.viscosity_error,

@@ -43,16 +43,18 @@ class DiffusionStudy(Study):
     def measure(self, subject: Subject) -> Measurement:
         """Coefficients by both routes from the first starting structure's dynamics; of a committee, model errors."""
         atoms = prepare_system(subject.structures[0], self.settings)
-        found = self._run(atoms, subject.calculator, subject, "mean")
-        if found.failure or len(found.temperatures) < 2:
-            return Measurement(xr.Dataset(attrs={"failure": found.failure or "too few blocks"}), found.frames)
-        errors = measure_errors(found, subject.potential)
-        results = judge_species(found, self.settings, errors)
+        transport = self._run(atoms, subject.calculator, subject, "mean")
+        if transport.failure or len(transport.temperatures) < 2:
+            return Measurement(xr.Dataset(attrs={"failure": transport.failure or "too few blocks"}), transport.frames)
+        errors = measure_errors(transport, subject.potential)
+        results = judge_species(transport, self.settings, errors)
         potential = subject.potential
         if potential is not None and errors.calibration is not None and self.settings.member_blocks:
             members = self._run_members(atoms, potential, subject)
             results = add_model_errors(results, members, errors.calibration)
-        return Measurement(tabulate(found, self.settings, results, size_correction(found, self.settings)), found.frames)
+        return Measurement(
+            tabulate(transport, self.settings, results, size_correction(transport, self.settings)), transport.frames
+        )
 
     def _run(
         self, atoms: Atoms, calculator: object, subject: Subject, name: str, n_blocks: int | None = None
@@ -142,9 +144,9 @@ class DiffusionStudy(Study):
 
         Noise must not pass for agreement.
         """
-        own, other = data.isel(species=k), reference.sel(species=data.species.values[k])
-        noise = math.hypot(float(own.statistical_error), float(other.statistical_error))
-        return max(noise, abs(float(own.diffusion - other.diffusion)) - 2 * noise) / float(other.diffusion)
+        measured, other = data.isel(species=k), reference.sel(species=data.species.values[k])
+        noise = math.hypot(float(measured.statistical_error), float(other.statistical_error))
+        return max(noise, abs(float(measured.diffusion - other.diffusion)) - 2 * noise) / float(other.diffusion)
 
     def acquire(self, measurement: Measurement, reference: xr.Dataset, potential: Potential, seed: int) -> Acquisition:
         """Frames whose force uncertainty contributes most to the error of D, unlike one another."""
@@ -156,8 +158,8 @@ class DiffusionStudy(Study):
             return []
         rows: list[Quantity] = []
         for k in range(data.sizes["species"]):
-            own = data.isel(species=k)
-            rows += [*_coefficient_rows(own, reference), *_force_rows(own)]
+            species = data.isel(species=k)
+            rows += [*_coefficient_rows(species, reference), *_force_rows(species)]
         viscosity, temperature = data.attrs["viscosity_mPa_s"], data.temperature.values
         if math.isfinite(viscosity):
             rows.append(Quantity("viscosity", viscosity, "mPa·s", _finite(data.attrs["viscosity_error_mPa_s"])))

@@ -193,8 +193,8 @@ def estimate_diffusion(curves: Curves, window: float | None = None) -> Diffusion
     n_blocks, n_lags = curves.vacf.shape
     if n_blocks < 2:
         raise DiffusionError("errors need at least two independent blocks, got one")
-    found = find_plateau(curves.integral, curves.interval) if window is None else window
-    start = (n_lags - 1) // 2 if found is None else max(1, round(found / curves.interval))
+    flat_from = find_plateau(curves.integral, curves.interval) if window is None else window
+    start = (n_lags - 1) // 2 if flat_from is None else max(1, round(flat_from / curves.interval))
     if 2 * start > n_lags - 1:
         raise DiffusionError(
             f"the window of {start * curves.interval:g} fs does not fit twice into {n_lags - 1} lags of "
@@ -208,7 +208,7 @@ def estimate_diffusion(curves: Curves, window: float | None = None) -> Diffusion
         einstein=Estimate(slopes / 6),
         plateau=(float(lags[start]), float(lags[2 * start])),
         fit=(float(lags[start]), float(lags[last])),
-        decayed=found is not None,
+        decayed=flat_from is not None,
     )
 
 
@@ -230,11 +230,11 @@ def estimate_viscosity(
         kt: temperature, eV.
     """
     integral = running_integral(blocks, interval) * volume / kt
-    found = find_plateau(integral, interval)
+    flat_from = find_plateau(integral, interval)
     last = (blocks.shape[1] - 1) // 2
-    start = last if found is None else round(found / interval)
+    start = last if flat_from is None else round(flat_from / interval)
     return (
         Estimate(integral[:, start : 2 * start + 1].mean(1)),
         (start * interval, 2 * start * interval),
-        found is not None,
+        flat_from is not None,
     )

@@ -77,9 +77,9 @@ def path_weights(data: xr.Dataset, reference: xr.Dataset) -> dict[str, float]:
     """
     weights = {}
     for path in data.path.values:
-        own = _curvatures(data, path)
+        curvatures = _curvatures(data, path)
         worst = 0.0
-        for state, value in own.items():
+        for state, value in curvatures.items():
             error = 0.0
             if "energy_density" in reference and path in reference.path.values and state in reference.state.values:
                 true = _curvatures(reference, path)[state]
@@ -97,8 +97,8 @@ def path_weights(data: xr.Dataset, reference: xr.Dataset) -> dict[str, float]:
 
 def _curvatures(data: xr.Dataset, path: str) -> dict[str, float]:
     """E''/V (GPa) along ``path`` of every state, by a parabola through the energies."""
-    found = {}
+    curvatures = {}
     for state in data.state.values:
         energies = data.energy_density.sel(state=state, path=path)
-        found[str(state)] = 2 * float(np.polyfit(data.amplitude, energies, 2)[0]) / units.GPa
-    return found
+        curvatures[str(state)] = 2 * float(np.polyfit(data.amplitude, energies, 2)[0]) / units.GPa
+    return curvatures

@@ -56,9 +56,9 @@ def draw_elasticity(rounds: Sequence[Round], reference: xr.Dataset) -> list[Pict
 
 def _energies(axes: Axes, data: xr.Dataset, reference: xr.Dataset, path: str) -> None:
     for state in data.state.values:
-        own = data.energy_density.sel(state=state, path=path)
+        energies = data.energy_density.sel(state=state, path=path)
         axes.plot(
-            data.amplitude, own * 1e3, MARKERS[str(state)], color=COLOURS[str(state)], label=str(state), mfc="none"
+            data.amplitude, energies * 1e3, MARKERS[str(state)], color=COLOURS[str(state)], label=str(state), mfc="none"
         )
         if "energy_density" in reference and path in reference.path.values and state in reference.state.values:
             true = reference.energy_density.sel(state=state, path=path)
@@ -104,19 +104,19 @@ def _distinct(data: xr.Dataset) -> list[str]:
     """Influenced constants, without those that symmetry keeps from relaxing."""
     names: list[str] = []
     for name in map(str, data.influenced.values):
-        own = data.influence.sel(influenced=name).values
-        if not any(np.allclose(own, data.influence.sel(influenced=n).values, rtol=1e-3) for n in names):
+        influence = data.influence.sel(influenced=name).values
+        if not any(np.allclose(influence, data.influence.sel(influenced=n).values, rtol=1e-3) for n in names):
             names.append(name)
     return names
 
 
-def draw_omission(influenced: str, predicted: np.ndarray, found: Mapping[str, np.ndarray]) -> Picture:
+def draw_omission(influenced: str, predicted: np.ndarray, measured: Mapping[str, np.ndarray]) -> Picture:
     """Predicted against found changes of the constant ``influenced``, a panel for each kind of omission.
 
     Args:
         influenced: the constant, e.g. "C44 relaxed".
         predicted: change when a structure is left out, by the last layer's influence, [n_seeds, n], GPa.
-        found: the same as found by each kind of omission, [n_seeds, n], GPa.
+        measured: the same, as measured by each kind of omission, [n_seeds, n], GPa.
     """
     return Picture(
         "influence",
@@ -124,15 +124,22 @@ def draw_omission(influenced: str, predicted: np.ndarray, found: Mapping[str, np
         "Each point is a structure left out: means of the seeds, bars are their standard deviations. On the grey line "
         "the last layer's influence predicts what is found.",
         [
-            Panel(truth, f"Change found by {truth}", partial(_omitted, predicted=predicted, found=changes))
-            for truth, changes in found.items()
+            Panel(truth, f"Change found by {truth}", partial(_omitted, predicted=predicted, measured=changes))
+            for truth, changes in measured.items()
         ],
     )
 
 
-def _omitted(axes: Axes, predicted: np.ndarray, found: np.ndarray) -> None:
+def _omitted(axes: Axes, predicted: np.ndarray, measured: np.ndarray) -> None:
     axes.errorbar(
-        predicted.mean(0), found.mean(0), found.std(0), predicted.std(0), "o", color=BLUE, markersize=4, linewidth=0.8
+        predicted.mean(0),
+        measured.mean(0),
+        measured.std(0),
+        predicted.std(0),
+        "o",
+        color=BLUE,
+        markersize=4,
+        linewidth=0.8,
     )
     axes.axline((0, 0), slope=1, color=MUTED, linewidth=0.8)
     axes.set(xlabel="predicted change (GPa)", ylabel="change found (GPa)")

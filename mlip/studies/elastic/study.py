@@ -38,23 +38,23 @@ class ElasticStudy(Study):
         subject.progress({"part": "equilibrium"})
         crystal = find_equilibrium(subject.structures[0], subject.calculator)
         subject.progress({"part": "strains"})
-        found = measure_elasticity(
+        elasticity = measure_elasticity(
             crystal,
             subject.calculator,
             amplitudes=self.settings.amplitudes,
             fmax=self.settings.fmax,
             potential=subject.potential,
         )
-        paths = [own.path for own in found.samples["clamped"]]
+        paths = [samples.path for samples in elasticity.samples["clamped"]]
         frames = offer_strained(crystal, paths, self.settings.acquire_strain, self.settings.rattle, subject.seed)
-        data = tabulate(found)
+        data = tabulate(elasticity)
         potential = subject.potential if self.settings.attribute and subject.training else None
         if potential is not None and _has_last_layer(potential):
             # Not on top: references are computed where there is no torch.
             from mlip.studies.elastic.attribution.table import attribution_table
 
             subject.progress({"part": "attribution"})
-            data = data.merge(attribution_table(potential, subject.training, found, frames))
+            data = data.merge(attribution_table(potential, subject.training, elasticity, frames))
         return Measurement(data, frames)
 
     def refer(
@@ -66,10 +66,10 @@ class ElasticStudy(Study):
                 structures[0], calculator, references, by_energy=True, fmax=self.settings.reference_fmax
             )
             crystal.info = {"structure_id": "elastic-reference"}
-            found = measure_elasticity(
+            elasticity = measure_elasticity(
                 crystal, calculator, amplitudes=self.settings.amplitudes, fmax=self.settings.reference_fmax
             )
-        return tabulate(found)
+        return tabulate(elasticity)
 
     def compare(self, data: xr.Dataset, reference: xr.Dataset) -> list[Criterion]:
         """Relative error of every constant, that by the committee, and whether energies and stresses tell the same."""
@@ -121,9 +121,9 @@ class ElasticStudy(Study):
     def remarks(self, rounds: Sequence[Round], reference: xr.Dataset) -> list[str]:
         """The diagnosis, what the errors are, and how energies and stresses agree, the reference's too."""
         data = rounds[-1].data
-        found = diagnose(data, reference, self.settings.tolerance)
-        texts = [] if found is None else found.describe()
-        if found is not None and found.place != "nowhere":
+        diagnosis = diagnose(data, reference, self.settings.tolerance)
+        texts = [] if diagnosis is None else diagnosis.describe()
+        if diagnosis is not None and diagnosis.place != "nowhere":
             from mlip.studies.elastic.attribution.table import suspected_causes
 
             texts += suspected_causes(data, reference)
@@ -134,8 +134,8 @@ class ElasticStudy(Study):
                 f"{self.settings.tolerance:.0%}: where the mean is right, that is no more than luck. Train longer, or "
                 "label more structures strained along that path."
             )
-        for own, name in ((data, "Constants"), (reference, "The reference's own constants")):
-            difference = disagreement(own)
+        for table, name in ((data, "Constants"), (reference, "The reference's own constants")):
+            difference = disagreement(table)
             if difference is not None:
                 verdict = "agree" if difference <= self.settings.agreement else "do NOT agree"
                 texts.append(

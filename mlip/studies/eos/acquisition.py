@@ -66,12 +66,12 @@ def spread_evenly(n_frames: int, n: int) -> list[int]:
 def choose_frames(frames: Sequence[Atoms], scores: xr.Dataset, n: int) -> Acquisition:
     """At most ``n`` of ``frames``, by the scores of their states (``density``, ``temperature`` in ``info``)."""
     states = [(rho, t) for rho in scores.density.values for t in scores.temperature.values]
-    own = [[a for a in frames if np.allclose([a.info["density"], a.info["temperature"]], s)] for s in states]
+    groups = [[a for a in frames if np.allclose([a.info["density"], a.info["temperature"]], s)] for s in states]
     values = scores.score.values.ravel()
-    counts = apportion(values, np.array([len(group) for group in own]), n)
+    counts = apportion(values, np.array([len(group) for group in groups]), n)
     candidates: list[Atoms] = []
     decisions: list[dict[str, Any]] = []
-    for k, ((rho, t), group, count) in enumerate(zip(states, own, counts, strict=True)):
+    for k, ((rho, t), group, count) in enumerate(zip(states, groups, counts, strict=True)):
         row = {"density": float(rho), "temperature": float(t)}
         row |= {name: float(scores[name].values.ravel()[k]) for name in ("uncertainty", "deviation", "score")}
         decisions.append(row | {"frames": len(group), "labelled": int(count)})

@@ -142,7 +142,7 @@ def _static(data: xr.Dataset, reference: xr.Dataset, axes: Axes) -> None:
         axes.plot(fine, 1000 * curve, style, color=colour, label=form.replace("_", "–").title())
     axes.plot(volumes, 1000 * (data.static_energy - lowest), "o", color=BLUE, label="potential")
     if "static_energy" in reference:
-        own = reference.static_energy - float(reference.static_energy.min())
-        axes.plot(reference.volume, 1000 * own, "D", color=INK, markersize=3.5, label="labeller")
+        energies = reference.static_energy - float(reference.static_energy.min())
+        axes.plot(reference.volume, 1000 * energies, "D", color=INK, markersize=3.5, label="labeller")
     axes.set(xlabel="volume (Å³/atom)", ylabel="energy above minimum (meV/atom)")
     axes.legend()

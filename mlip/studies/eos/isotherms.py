@@ -115,7 +115,7 @@ def _evaluate_state(
         return row | {"stable": 0.0}, trace.frames[-n_frames:]
     # The energy relaxes more slowly than the pressure and is less noisy: both have to have settled.
     starts = [detect_equilibration(series) for series in (pressures, np.array(trace.energies))]
-    start = max(found.start for found in starts)
+    start = max(begin.start for begin in starts)
     blocked = block_average(pressures[start:])
     levels = np.full((2, LEVELS), np.nan)
     n = min(LEVELS, len(blocked.sizes))
@@ -129,7 +129,7 @@ def _evaluate_state(
         "equilibration_time": trace.times[start],
         "inefficiency": blocked.inefficiency,
         "blocking_converged": float(blocked.converged),
-        "settled": float(all(found.settled for found in starts)),
+        "settled": float(all(begin.settled for begin in starts)),
         "levels": levels,
     }
     production = [frame for frame in trace.frames if frame.info["sample"] >= start]

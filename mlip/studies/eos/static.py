@@ -75,8 +75,8 @@ def static_table(volumes: Sequence[float], energies: Sequence[float], members: n
         try:
             values[k], widths[k] = fit_static(v, e, form)
             if members is not None and members.shape[1] > 1:
-                own = [fit_static(v, column, form)[0] for column in np.asarray(members)[order].T]
-                spreads[k] = np.std(own, axis=0, ddof=1)
+                of_members = [fit_static(v, column, form)[0] for column in np.asarray(members)[order].T]
+                spreads[k] = np.std(of_members, axis=0, ddof=1)
         except PropertyError:
             continue
     about = {"units": "eV, Å³, GPa, 1 (of one atom)", "confidence": CONFIDENCE}

@@ -79,8 +79,8 @@ class EquationOfStateStudy(Study):
         for parameter, limit in (("V0", settings.volume), ("B0", settings.bulk_modulus)):
             wanted = _static(reference, parameter)
             if wanted is not None:
-                found = _static(data, parameter)
-                value = None if found is None else abs(found / wanted - 1)
+                parameter_value = _static(data, parameter)
+                value = None if parameter_value is None else abs(parameter_value / wanted - 1)
                 criteria.append(Criterion(f"relative error of the {STATIC[parameter][0]}", value, limit))
         return criteria
 

@@ -92,8 +92,8 @@ def find_crystal(subject: Subject, energies: Sequence[float]) -> Atoms:
 def tabulate_elasticity(crystal: Atoms, calculator: Any, strain: float, fmax: float) -> xr.Dataset:
     """Elastic constants of a cubic crystal (GPa); for others, and without stress, the reason why there are none."""
     try:
-        found = elastic_cubic(crystal, calculator, strain=strain, fmax=fmax)
-        values: list[float | None] = [getattr(found, name) for name in CONSTANTS]
+        elasticity = elastic_cubic(crystal, calculator, strain=strain, fmax=fmax)
+        values: list[float | None] = [getattr(elasticity, name) for name in CONSTANTS]
     except (PropertyError, NotImplementedError) as error:
         reason = str(error) if isinstance(error, PropertyError) else "the calculator gives no stress"
         return xr.Dataset(attrs={f"{SKIPPED}elastic constants": reason})

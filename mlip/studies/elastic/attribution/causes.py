@@ -86,9 +86,9 @@ def expected_gains(
     """Posterior error of every constant over that with the ``frames`` of one path added, by path; no labels needed."""
     gains: dict[str, np.ndarray] = {}
     for path in dict.fromkeys(str(a.info["path"]) for a in frames):
-        own = [a for a in frames if a.info["path"] == path]
+        strained = [a for a in frames if a.info["path"] == path]
         parts = [
-            readout.expected_gain(gradient, np.concatenate(unlabelled_rows(potential, own, settings, member)))
+            readout.expected_gain(gradient, np.concatenate(unlabelled_rows(potential, strained, settings, member)))
             for member, (readout, gradient) in enumerate(zip(attribution.readouts, attribution.gradients, strict=True))
         ]
         gains[path] = np.mean(parts, axis=0)
@@ -105,7 +105,7 @@ def find_cause(
     potential: ACEPotential,
     training: Sequence[Atoms],
     settings: Train,
-    found: Elasticity,
+    elasticity: Elasticity,
     attribution: Attribution,
     reference: xr.Dataset,
     frames: Sequence[Atoms],
@@ -116,17 +116,17 @@ def find_cause(
     """The cause of wrong constants.
 
     Args:
-        potential: measured in ``found``.
+        potential: whose constants ``elasticity`` holds.
         training: its labelled structures.
         settings: it was trained with.
-        found: its constants.
+        elasticity: its constants, measured.
         attribution: of ``training``.
         reference: constants of the labeller.
         frames: strained structures that could be labelled, with ``path`` in ``info``.
         tolerance: RMS relative error below which nothing is sought.
         seed: of the linear readouts.
     """
-    present = np.array([found.by_energy[state].values for state in found.samples])
+    present = np.array([elasticity.by_energy[state].values for state in elasticity.samples])
     error = relative_error(present, reference)
     if error <= tolerance:
         return Cause("none", f"RMS relative error {error:.1%}, within {tolerance:.1%}.", numbers={"error": error})
@@ -139,11 +139,13 @@ def find_cause(
     suspects = screen_afresh(training, settings, seed)
     if suspects:
         kept = [a for k, a in enumerate(training) if k not in suspects]
-        everything, left = (_readout_error(part, settings, found.crystal, reference, seed) for part in (training, kept))
+        everything, left = (
+            _readout_error(part, settings, elasticity.crystal, reference, seed) for part in (training, kept)
+        )
         labels = _wrong_labels(training, suspects, everything, left)
         if left <= CLEAR * everything:
             return labels
-    descriptor = _descriptor(training, settings, found, reference, error, gain, seed)
+    descriptor = _descriptor(training, settings, elasticity, reference, error, gain, seed)
     if labels is not None and labels.left <= min(IMPROVEMENT, descriptor.left):
         return labels
     if gain >= GAIN and descriptor.left > CLEAR:
@@ -176,14 +178,14 @@ def _missing(gains: Mapping[str, np.ndarray], attribution: Attribution, error: f
 def _descriptor(
     training: Sequence[Atoms],
     settings: Train,
-    found: Elasticity,
+    elasticity: Elasticity,
     reference: xr.Dataset,
     error: float,
     gain: float,
     seed: int,
 ) -> Cause:
     """Compare linear readouts on several descriptors."""
-    errors = compare_descriptors(training, settings, found.crystal, reference, seed)
+    errors = compare_descriptors(training, settings, elasticity.crystal, reference, seed)
     numbers = {"error": error, "gain": gain} | errors
     best = min(errors, key=lambda name: errors[name])
     told = ", ".join(f"{name} {value:.1%}" for name, value in errors.items())
@@ -237,7 +239,7 @@ def compare_descriptors(
     tried = {"present": settings} | {
         name: settings.model_copy(update=change) for name, change in variants(training, settings).items()
     }
-    return {name: _readout_error(part, own, crystal, reference, seed) for name, own in tried.items()}
+    return {name: _readout_error(part, variant, crystal, reference, seed) for name, variant in tried.items()}
 
 
 def fit_readout(training: Sequence[Atoms], settings: Train, seed: int) -> ACEPotential:
@@ -259,8 +261,8 @@ def measure_potential(potential: ACEPotential, structure: Atoms) -> tuple[Elasti
     """Elasticity at the potential's equilibrium, and its constants by energy [n_states, n_constants], GPa."""
     calculator = MLIPCalculator(potential, uncertainty=False)
     crystal = find_equilibrium(structure, calculator)
-    found = measure_elasticity(crystal, calculator, potential=potential)
-    return found, np.array([found.by_energy[state].values for state in found.samples])
+    elasticity = measure_elasticity(crystal, calculator, potential=potential)
+    return elasticity, np.array([elasticity.by_energy[state].values for state in elasticity.samples])
 
 
 def measure_reference(calculator: Any, structure: Atoms) -> xr.Dataset:

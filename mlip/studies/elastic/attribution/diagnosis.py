@@ -94,16 +94,16 @@ def diagnose(data: xr.Dataset, reference: xr.Dataset, tolerance: float) -> Diagn
     errors = data.constants - true
     allowed = tolerance * abs(true).clip(min=0.1 * float(abs(true).max()))
     right = abs(errors) <= allowed
-    found = []
+    constants = []
     for name in data.constant.values:
         clamped, relaxed = (float(errors.sel(constant=name, state=s)) for s in ("clamped", "relaxed"))
         verdicts = [bool(right.sel(constant=name, state=s)) for s in ("clamped", "relaxed")]
-        found.append(ConstantError(str(name), clamped, relaxed, clamped - relaxed, *verdicts))
+        constants.append(ConstantError(str(name), clamped, relaxed, clamped - relaxed, *verdicts))
     zeta = frequency = None
     if "kleinman_zeta" in data and "kleinman_zeta" in reference:
         zeta = float(data.kleinman_zeta), float(reference.kleinman_zeta)
         frequency = float(data.frequency.max()), float(reference.frequency.max())
-    return Diagnosis(tuple(found), zeta, frequency)
+    return Diagnosis(tuple(constants), zeta, frequency)
 
 
 def _describe(error: ConstantError) -> str:

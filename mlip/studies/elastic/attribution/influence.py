@@ -25,62 +25,66 @@ KEPT, STARTS, PASSES = 0.7, 5, 6
 """Share of structures that the screening fits, random starts, and passes from each."""
 
 
-def constant_functional(found: Elasticity, potential: ACEPotential) -> tuple[list[Atoms], np.ndarray]:
+def constant_functional(elasticity: Elasticity, potential: ACEPotential) -> tuple[list[Atoms], np.ndarray]:
     """Frames, and every constant's derivative by their energies, [n_states * n_constants, n_frames] GPa/eV.
 
     By energy, with the shift of the equilibrium volume for cubic crystals. At relaxed positions the
     energy does not change to first order when they move: the derivative at fixed positions is the whole one.
     """
-    own = [(state, samples) for state, paths in found.samples.items() for samples in paths]
-    ends = np.cumsum([len(samples.frames) for _, samples in own])
-    frames = [atoms for _, samples in own for atoms in samples.frames]
+    paths_of_states = [(state, samples) for state, paths in elasticity.samples.items() for samples in paths]
+    ends = np.cumsum([len(samples.frames) for _, samples in paths_of_states])
+    frames = [atoms for _, samples in paths_of_states for atoms in samples.frames]
     unit = np.split(np.eye(len(frames)), ends[:-1])
-    slopes = _volume_slopes(found, potential)
+    slopes = _volume_slopes(elasticity, potential)
     parts = [
-        _state_gradient(found, state, [e for (s, _), e in zip(own, unit, strict=True) if s == state], slopes)
-        for state in found.samples
+        _state_gradient(
+            elasticity, state, [e for (s, _), e in zip(paths_of_states, unit, strict=True) if s == state], slopes
+        )
+        for state in elasticity.samples
     ]
     return frames, np.concatenate(parts)
 
 
 def _state_gradient(
-    found: Elasticity, state: IonState, energies: Sequence[np.ndarray], slopes: dict[IonState, np.ndarray]
+    elasticity: Elasticity, state: IonState, energies: Sequence[np.ndarray], slopes: dict[IonState, np.ndarray]
 ) -> np.ndarray:
     """[n_constants, D] from the derivatives [n_amplitudes, D] of the energies along each path."""
-    samples, volume = found.samples[state], found.crystal.get_volume()
-    inverse = np.linalg.pinv(energy_rows(found.basis, [own.path for own in samples]))
-    curvatures = [_term(own, e, 2) for own, e in zip(samples, energies, strict=True)]
+    samples, volume = elasticity.samples[state], elasticity.crystal.get_volume()
+    inverse = np.linalg.pinv(energy_rows(elasticity.basis, [path.path for path in samples]))
+    curvatures = [_term(path, e, 2) for path, e in zip(samples, energies, strict=True)]
     gradient = inverse @ (2 * np.array(curvatures) / volume / units.GPa)
     if state in slopes:
-        isotropic = [own.path for own in samples].index(ISOTROPIC)
+        isotropic = [path.path for path in samples].index(ISOTROPIC)
         pressure = -_term(samples[isotropic], energies[isotropic], 1) / (3 * volume) / units.GPa
-        gradient = gradient + slopes[state][:, None] * pressure / _bulk_modulus(found, state)
+        gradient = gradient + slopes[state][:, None] * pressure / _bulk_modulus(elasticity, state)
     return np.asarray(gradient)
 
 
-def _term(own: PathSamples, energies: np.ndarray, power: int) -> np.ndarray:
+def _term(samples: PathSamples, energies: np.ndarray, power: int) -> np.ndarray:
     """Coefficient [D] of the amplitude's ``power`` in energies [n_amplitudes, D]."""
-    return polynomial_term(own.amplitudes, energies - energies.mean(0), powers_of(own.path, own.amplitudes), power)[0]
+    return polynomial_term(
+        samples.amplitudes, energies - energies.mean(0), powers_of(samples.path, samples.amplitudes), power
+    )[0]
 
 
-def _bulk_modulus(found: Elasticity, state: IonState) -> float:
-    tensor = found.basis.tensor(found.by_energy[state].values)
+def _bulk_modulus(elasticity: Elasticity, state: IonState) -> float:
+    tensor = elasticity.basis.tensor(elasticity.by_energy[state].values)
     return float(tensor[:3, :3].mean())
 
 
-def _volume_slopes(found: Elasticity, potential: ACEPotential) -> dict[IonState, np.ndarray]:
+def _volume_slopes(elasticity: Elasticity, potential: ACEPotential) -> dict[IonState, np.ndarray]:
     """dC/d(ln V), GPa, [n], by state; empty for crystals that are not cubic."""
-    if found.basis.crystal_system != "cubic":
+    if elasticity.basis.crystal_system != "cubic":
         return {}
     calculator = MLIPCalculator(potential, uncertainty=False)
-    amplitudes = [a for a in found.samples["clamped"][0].amplitudes.tolist() if a > 0]
+    amplitudes = [a for a in elasticity.samples["clamped"][0].amplitudes.tolist() if a > 0]
     ends = []
     for sign in (1, -1):
-        crystal = found.crystal.copy()
+        crystal = elasticity.crystal.copy()
         crystal.set_cell(crystal.cell.array * np.exp(sign * VOLUME_STEP / 3), scale_atoms=True)
-        relaxed = "relaxed" in found.samples
+        relaxed = "relaxed" in elasticity.samples
         ends.append(measure_elasticity(crystal, calculator, amplitudes=amplitudes, relax=relaxed).by_energy)
-    return {s: (ends[0][s].values - ends[1][s].values) / (2 * VOLUME_STEP) for s in found.samples}
+    return {s: (ends[0][s].values - ends[1][s].values) / (2 * VOLUME_STEP) for s in elasticity.samples}
 
 
 @dataclass(frozen=True)
@@ -136,27 +140,31 @@ class Attribution:
         )
 
 
-def attribute(potential: ACEPotential, training: Sequence[Atoms], settings: Train, found: Elasticity) -> Attribution:
-    """Influence of every structure of ``training`` on every constant of ``found``, clamped and relaxed.
+def attribute(
+    potential: ACEPotential, training: Sequence[Atoms], settings: Train, elasticity: Elasticity
+) -> Attribution:
+    """Influence of every structure of ``training`` on every constant of ``elasticity``, clamped and relaxed.
 
     Args:
-        potential: measured in ``found``.
+        potential: whose constants ``elasticity`` holds.
         training: labelled structures.
         settings: with the weights of the loss.
-        found: the constants, measured with ``potential``.
+        elasticity: the constants, measured with ``potential``.
     """
-    frames, functional = constant_functional(found, potential)
+    frames, functional = constant_functional(elasticity, potential)
     members = range(potential.n_members)
     columns = [evaluate_columns(potential, frames, m).energies[:, 1:] for m in members]
-    stacked = np.array([functional @ own for own in columns]) / len(columns)
+    stacked = np.array([functional @ member_columns for member_columns in columns]) / len(columns)
     readouts = [build_readout(potential, training, settings, m) for m in members]
     exact = sum(g @ r.leave_out().T for g, r in zip(stacked, readouts, strict=True))
     plain = sum(g @ r.leave_out(exact=False).T for g, r in zip(stacked, readouts, strict=True))
     surprise, suspicion = screen_labels(readouts, training)
     count = len(readouts)
-    variances = [[r.variance(count * g) for g in own] for own, r in zip(stacked, readouts, strict=True)]
+    variances = [
+        [r.variance(count * g) for g in member_columns] for member_columns, r in zip(stacked, readouts, strict=True)
+    ]
     return Attribution(
-        influenced=tuple(f"{name} {state}" for state in found.samples for name in found.basis.names),
+        influenced=tuple(f"{name} {state}" for state in elasticity.samples for name in elasticity.basis.names),
         influence=np.asarray(exact),
         plain=np.asarray(plain),
         surprise=surprise,

@@ -14,15 +14,15 @@ from mlip.properties.elastic.constants import Elasticity, IonState, powers_of
 from mlip.properties.elastic.strains import energy_rows, polynomial_term
 
 
-def parameter_sensitivity(found: Elasticity, potential: ACEPotential, state: IonState = "clamped") -> xr.Dataset:
+def parameter_sensitivity(elasticity: Elasticity, potential: ACEPotential, state: IonState = "clamped") -> xr.Dataset:
     """|theta dC/dtheta| (GPa) of every constant and group of parameters, root of the sum of squares.
 
     Groups are the mixing weights of each angular momentum (``mix l=...``) and of each radial function
     (``mix n=...``), messages, hidden layers, output and linear readout. A constant that leans on the highest l
-    or n there is asks for more of them. At the positions of ``found``; by energy.
+    or n there is asks for more of them. At the positions of ``elasticity``; by energy.
     """
-    samples = found.samples[state]
-    frames = [atoms for own in samples for atoms in own.frames]
+    samples = elasticity.samples[state]
+    frames = [atoms for path in samples for atoms in path.frames]
     environments = build_environments(frames, potential.basis).to(potential.device, torch.float64)
     network = potential.network.double()
     parameters = dict(network.named_parameters())
@@ -32,7 +32,7 @@ def parameter_sensitivity(found: Elasticity, potential: ACEPotential, state: Ion
         atomic, _ = network(environments, compute_density(environments), members=False)
         mean = atomic.energies.mean(0)
         energies = mean.new_zeros(len(frames)).index_add(0, environments.structure, mean)
-        weights = _energy_weights(found, state)
+        weights = _energy_weights(elasticity, state)
         rows = []
         for weight in weights:
             total = (energies * torch.from_numpy(weight).to(energies)).sum()
@@ -44,18 +44,18 @@ def parameter_sensitivity(found: Elasticity, potential: ACEPotential, state: Ion
     values = np.array([[row[name] for name in names] for row in rows])
     return xr.Dataset(
         {"sensitivity": (("constant", "group"), values, {"units": "GPa", "long_name": f"|theta dC/dtheta|, {state}"})},
-        {"constant": list(found.basis.names), "group": names},
+        {"constant": list(elasticity.basis.names), "group": names},
     )
 
 
-def _energy_weights(found: Elasticity, state: IonState) -> np.ndarray:
+def _energy_weights(elasticity: Elasticity, state: IonState) -> np.ndarray:
     """C = weights [n_constants, n_frames] times the energies of all frames."""
-    samples, volume = found.samples[state], found.crystal.get_volume()
-    inverse = np.linalg.pinv(energy_rows(found.basis, [own.path for own in samples]))
+    samples, volume = elasticity.samples[state], elasticity.crystal.get_volume()
+    inverse = np.linalg.pinv(energy_rows(elasticity.basis, [path.path for path in samples]))
     blocks = []
-    for k, own in enumerate(samples):
-        n = len(own.amplitudes)
-        curvature = polynomial_term(own.amplitudes, np.eye(n), powers_of(own.path, own.amplitudes), 2)[0]
+    for k, path in enumerate(samples):
+        n = len(path.amplitudes)
+        curvature = polynomial_term(path.amplitudes, np.eye(n), powers_of(path.path, path.amplitudes), 2)[0]
         blocks.append(np.outer(inverse[:, k], 2 * curvature / volume / units.GPa))
     return np.concatenate(blocks, 1)
 
@@ -63,10 +63,10 @@ def _energy_weights(found: Elasticity, state: IonState) -> np.ndarray:
 def _groups(
     parameters: dict[str, torch.nn.Parameter], gradients: tuple[torch.Tensor | None, ...], n_radial: int
 ) -> dict[str, float]:
-    found: dict[str, float] = {}
+    norms: dict[str, float] = {}
 
     def add(name: str, values: torch.Tensor) -> None:
-        found[name] = float(np.hypot(found.get(name, 0.0), float(values.norm())))
+        norms[name] = float(np.hypot(norms.get(name, 0.0), float(values.norm())))
 
     for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
         if gradient is None:
@@ -79,4 +79,4 @@ def _groups(
                 add(f"mix n={n}", product[:, :, n::n_radial])
         else:
             add({"weights": "hidden", "biases": "hidden"}.get(name.split(".")[0], name.split(".")[0]), product)
-    return found
+    return norms

@@ -17,14 +17,14 @@ from mlip.studies.elastic.attribution.sensitivity import parameter_sensitivity
 
 
 def attribution_table(
-    potential: ACEPotential, training: Sequence[Atoms], found: Elasticity, frames: Sequence[Atoms]
+    potential: ACEPotential, training: Sequence[Atoms], elasticity: Elasticity, frames: Sequence[Atoms]
 ) -> xr.Dataset:
     """Influence, suspicion, posterior error, expected gain of strained structures, sensitivity to parameters.
 
     Rows of the fit are weighted as the default ``train`` weights its loss.
     """
     settings = Train()
-    attribution = attribute(potential, training, settings, found)
+    attribution = attribute(potential, training, settings, elasticity)
     table = attribution.table(training)
     gains = expected_gains(potential, attribution, frames, settings)
     table["expected_gain"] = (
@@ -37,7 +37,7 @@ def attribution_table(
         attribution.without(attribution.suspects.tolist()),
         {"units": "GPa"},
     )
-    sensitivity = parameter_sensitivity(found, potential)
+    sensitivity = parameter_sensitivity(elasticity, potential)
     return table.assign_coords(path=list(gains)).merge(sensitivity)
 
 

@@ -52,11 +52,11 @@ def measure_variant(structure: Atoms, calculator: Any, reference: xr.Dataset, to
     """RMS relative error of the constants, what is wrong, the constants (GPa), and why there are none."""
     try:
         data = tabulate(measure_elasticity(find_equilibrium(structure, calculator), calculator))
-        found = diagnose(data, reference, tolerance)
+        diagnosis = diagnose(data, reference, tolerance)
         error = relative_error(data.by_energy.values, reference)
     except PropertyError as failure:
         return {"error": None, "place": None, "constants": {}, "failure": str(failure)}
-    place = found.place if found is not None else None
+    place = diagnosis.place if diagnosis is not None else None
     return {"error": error, "place": place, "constants": _named(data), "failure": None}
 
 

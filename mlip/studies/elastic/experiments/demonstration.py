@@ -69,10 +69,10 @@ def train_fully(seed: int, device: str = "cpu") -> Fit:
 def primitive_cell(crystal: Atoms) -> Atoms:
     """The primitive cell of ``crystal`` in the same orientation: constants are the same, and cheaper."""
     cell = (crystal.cell.array, crystal.get_scaled_positions(), crystal.numbers)
-    found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMMETRY_PRECISION)
-    if found is None:
+    standardised = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMMETRY_PRECISION)
+    if standardised is None:
         return crystal
-    vectors, scaled, numbers = found
+    vectors, scaled, numbers = standardised
     return Atoms(numbers, cell=vectors, scaled_positions=scaled, pbc=True)
 
 

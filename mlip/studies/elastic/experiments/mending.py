@@ -65,8 +65,8 @@ def training_structures(crystal: Atoms, n: int, seed: int, *, shear: bool = True
         atoms = crystal.copy()
         strain = np.eye(3) * rng.uniform(-0.025, 0.025)
         if shear:
-            own = rng.uniform(-0.04, 0.04, (3, 3))
-            strain = strain + 0.5 * (own + own.T)
+            step = rng.uniform(-0.04, 0.04, (3, 3))
+            strain = strain + 0.5 * (step + step.T)
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
         if shear:
             atoms.positions += rng.normal(0.0, rng.choice([0.02, 0.05, 0.1]), (len(atoms), 3))
@@ -138,12 +138,12 @@ def mend(
     """
     training = list(training)
     potential = fit(training, settings)
-    found, before = measure_potential(potential, crystal)
-    attribution = attribute(potential, training, settings, found)
-    paths = [own.path for own in found.samples["clamped"]]
+    elasticity, before = measure_potential(potential, crystal)
+    attribution = attribute(potential, training, settings, elasticity)
+    paths = [samples.path for samples in elasticity.samples["clamped"]]
     frames = offer_strained(crystal, paths, strain, rattle, seed)
     cause = find_cause(
-        potential, training, settings, found, attribution, reference, frames, tolerance=tolerance, seed=seed
+        potential, training, settings, elasticity, attribution, reference, frames, tolerance=tolerance, seed=seed
     )
     taken = 0
     if cause.name == "wrong labels":
@@ -174,11 +174,11 @@ def choose_informative(
     chosen: list[int] = []
     for _ in range(min(n_labels, len(frames))):
         scores = []
-        for k, own in enumerate(rows):
+        for k, added in enumerate(rows):
             if k in chosen:
                 scores.append(np.inf)
                 continue
-            after = _updated(inverse, own)
+            after = _updated(inverse, added)
             scores.append(float(np.log(np.einsum("nd,de,ne->n", gradients, after, gradients)).sum()))
         chosen.append(int(np.argmin(scores)))
         inverse = _updated(inverse, rows[chosen[-1]])

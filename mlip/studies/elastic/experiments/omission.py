@@ -100,21 +100,21 @@ class Omission:
         influenced: the constant, e.g. "C44 relaxed".
         chosen: indices of the structures, [n].
         predicted: by the last layer's influence, [n_seeds, n].
-        found: by each of ``TRUTHS``, [n_seeds, n].
+        measured: by each of ``TRUTHS``, [n_seeds, n].
     """
 
     influenced: str
     chosen: np.ndarray
     predicted: np.ndarray
-    found: dict[str, np.ndarray]
+    measured: dict[str, np.ndarray]
 
     def correlation(self, truth: str) -> tuple[float, float, float]:
         """Rank correlation of the seeds' means, and its 95 % interval by resampling the structures."""
-        return _interval(self.predicted.mean(0), self.found[truth].mean(0))
+        return _interval(self.predicted.mean(0), self.measured[truth].mean(0))
 
     def agreement(self, truth: str) -> float:
         """Mean rank correlation between the truths of two seeds: what a perfect prediction could expect of one."""
-        values = self.found[truth]
+        values = self.measured[truth]
         pairs = [(a, b) for a in range(len(values)) for b in range(a)]
         return float(np.mean([rank_correlation(values[a], values[b]) or 0.0 for a, b in pairs])) if pairs else np.nan
 
@@ -153,20 +153,24 @@ def omit_structures(
         isolated_energies: eV; None fits them.
         progress: called after each retraining.
     """
-    own = resolve_cutoff(training, settings, None).model_copy(update={"consistency": "off", "restart": "scratch"})
-    runs = [Repeated(training, own, seed, isolated_energies) for seed in seeds]
-    attributions = [attribute(run.whole, training, own, measure_potential(run.whole, crystal)[0]) for run in runs]
+    from_scratch = resolve_cutoff(training, settings, None).model_copy(
+        update={"consistency": "off", "restart": "scratch"}
+    )
+    runs = [Repeated(training, from_scratch, seed, isolated_energies) for seed in seeds]
+    attributions = [
+        attribute(run.whole, training, from_scratch, measure_potential(run.whole, crystal)[0]) for run in runs
+    ]
     names = attributions[0].influenced
     row = names.index(influenced) if influenced is not None else len(names) - 1
-    predicted = np.array([found.influence[row] for found in attributions])
+    predicted = np.array([changes.influence[row] for changes in attributions])
     order = np.argsort(predicted.mean(0))
     chosen = order[np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int))]
-    found = [_truths(run, a, chosen, row, crystal, progress) for run, a in zip(runs, attributions, strict=True)]
+    changes = [_truths(run, a, chosen, row, crystal, progress) for run, a in zip(runs, attributions, strict=True)]
     return Omission(
         names[row],
         chosen,
         predicted[:, chosen],
-        {name: np.array([own[name] for own in found]) for name in TRUTHS},
+        {name: np.array([from_scratch[name] for from_scratch in changes]) for name in TRUTHS},
     )
 
 
@@ -225,7 +229,7 @@ def record(omission: Omission, training: Sequence[Atoms]) -> dict[str, Any]:
         "chosen": omission.chosen.tolist(),
         "structures": [str(training[k].info.get("structure_id", k)) for k in omission.chosen],
         "predicted": omission.predicted.tolist(),
-        "found": {name: values.tolist() for name, values in omission.found.items()},
+        "found": {name: values.tolist() for name, values in omission.measured.items()},
         "correlations": {t: dict(zip(("value", "low", "high"), c, strict=True)) for t, c in correlations.items()},
         "agreement_of_seeds": {truth: _known(omission.agreement(truth)) for truth in TRUTHS},
     }
@@ -241,8 +245,8 @@ def report(results: Mapping[str, Mapping[str, Any]]) -> Page:
     from mlip.studies.elastic.figures import draw_omission
 
     (result,) = results.values()
-    found = {name: np.array(values) for name, values in result["found"].items()}
-    (n_seeds, n), n_training = found[TRUTHS[0]].shape, result["n_training"]
+    measured = {name: np.array(values) for name, values in result["found"].items()}
+    (n_seeds, n), n_training = measured[TRUTHS[0]].shape, result["n_training"]
     lines = [
         f"Influence on {result['influenced']} of {n} of {n_training} training structures: rank correlation of what",
         f"the last layer predicts with what leaving the structure out does, means of {n_seeds} seeds, with 95 %",
@@ -255,6 +259,6 @@ def report(results: Mapping[str, Mapping[str, Any]]) -> Page:
     for truth in TRUTHS:
         numbers = [*result["correlations"][truth].values(), result["agreement_of_seeds"][truth]]
         value, low, high, agreement = ("–" if number is None else f"{number:.2f}" for number in numbers)
-        spread = float(found[truth].mean(0).std())
+        spread = float(measured[truth].mean(0).std())
         lines.append(f"| {truth} | {value} ({low} to {high}) | {spread:.2g} | {agreement} |")
-    return Page("\n".join(lines) + "\n", [draw_omission(result["influenced"], np.array(result["predicted"]), found)])
+    return Page("\n".join(lines) + "\n", [draw_omission(result["influenced"], np.array(result["predicted"]), measured)])

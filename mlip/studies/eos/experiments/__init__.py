@@ -16,8 +16,8 @@ def _comparison(settings: Settings) -> list[Part]:
     # With DFT half the test frames: some hundred labels in all.
     plan = PLAN | {"n_test": 8 if labeller_drives else 4}
     driver: tuple[Need, ...] = () if labeller_drives else ("potential",)
-    own = {"settings": settings.model_dump(mode="json"), "plan": plan}
-    return [Part("comparison", own, ("labels", "isolated_atoms", *driver))]
+    given = {"settings": settings.model_dump(mode="json"), "plan": plan}
+    return [Part("comparison", given, ("labels", "isolated_atoms", *driver))]
 
 
 EXPERIMENTS = (Experiment("comparison", f"{__name__}.experiment", _comparison),)

@@ -88,15 +88,15 @@ def compare_acquisitions(
     errors, labels = np.zeros(shape), np.zeros(shape, int)
     for s in range(plan.n_seeds):
         for a, (arm, weight) in enumerate(arms.items()):
-            own = _Arm(pools, densities, plan, derive_seed(seed, "compare", s))
+            data = _Arm(pools, densities, plan, derive_seed(seed, "compare", s))
             for r in range(plan.n_rounds + 1):
-                potential = own.fit(label, train, scratch, isolated)
+                potential = data.fit(label, train, scratch, isolated)
                 errors[s, a, r] = pressure_errors(potential, tests)
-                labels[s, a, r] = own.counts
+                labels[s, a, r] = data.counts
                 rmse = float(np.sqrt(np.mean(errors[s, a, r] ** 2)))
                 progress({"seed": s, "arm": arm, "round": r, "pressure_rmse_gpa": round(rmse, 6)})
                 if r < plan.n_rounds:
-                    own.choose(potential, scored, reference, weight)
+                    data.choose(potential, scored, reference, weight)
     rounds = np.arange(plan.n_rounds + 1)
     return xr.Dataset(
         {
@@ -118,11 +118,11 @@ def split_frames(
         ValueError: where a density has too few frames.
     """
     groups = [[frame for frame in frames if frame.info["density"] == rho] for rho in densities]
-    for rho, own in zip(densities, groups, strict=True):
-        if len(own) < 5 * n_test:
-            raise ValueError(f"density {rho:g} has {len(own)} frames; need {5 * n_test}: raise studies.eos.n_frames")
-    tests, scored = ([own[k::5][:n_test] for own in groups] for k in (0, 1))
-    return tests, scored, [[frame for k, frame in enumerate(own) if k % 5 > 1] for own in groups]
+    for rho, group in zip(densities, groups, strict=True):
+        if len(group) < 5 * n_test:
+            raise ValueError(f"density {rho:g} has {len(group)} frames; need {5 * n_test}: raise studies.eos.n_frames")
+    tests, scored = ([group[k::5][:n_test] for group in groups] for k in (0, 1))
+    return tests, scored, [[frame for k, frame in enumerate(group) if k % 5 > 1] for group in groups]
 
 
 def labelled_pressure(labelled: Sequence[Atoms]) -> float:
@@ -132,11 +132,11 @@ def labelled_pressure(labelled: Sequence[Atoms]) -> float:
 
 def pressure_errors(potential: Potential, tests: Sequence[Sequence[Atoms]]) -> np.ndarray:
     """Mean virial pressure of the potential less the labels', [n_densities] GPa."""
-    found = []
+    differences = []
     for group in tests:
         predicted = [np.asarray(p.stress)[:3].mean() for p in potential.predict(group)]
-        found.append(-float(np.mean(predicted)) / units.GPa - labelled_pressure(group))
-    return np.array(found)
+        differences.append(-float(np.mean(predicted)) / units.GPa - labelled_pressure(group))
+    return np.array(differences)
 
 
 class _Arm:
@@ -205,14 +205,14 @@ def summarise_comparison(data: xr.Dataset) -> list[dict[str, Any]]:
     rows = []
     for arm in data.arm.values:
         for r in data["round"].values:
-            own, other = (logs.sel(arm=name, round=r).values for name in (arm, "uniform"))
-            ratio, n = own - other, len(own)
+            errors, other = (logs.sel(arm=name, round=r).values for name in (arm, "uniform"))
+            ratio, n = errors - other, len(errors)
             wide = float(student.ppf(0.975, n - 1) * ratio.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
             rows.append(
                 {
                     "arm": str(arm),
                     "labels": int(data.n_labels.sel(round=r)),
-                    "pressure_rmse_gpa": float(np.exp(own.mean())),
+                    "pressure_rmse_gpa": float(np.exp(errors.mean())),
                     "ratio": float(np.exp(ratio.mean())),
                     "ratio_interval": [float(np.exp(ratio.mean() - wide)), float(np.exp(ratio.mean() + wide))],
                     "lower_in": f"{int((ratio < 0).sum())} of {n}",

@@ -238,7 +238,7 @@ def test_omission_repeats_a_training_but_for_the_structure(training, tmp_path) -
     assert same == other
     assert abs(run.from_scratch(4).predict(training[-1:])[0].energy - same) > 1e-6
     found = omit_structures(training[:10], quick, CRYSTAL, n=4, seeds=[3, 4])
-    assert found.found["training from scratch"].shape == (2, 4)
+    assert found.measured["training from scratch"].shape == (2, 4)
     assert found.correlation("refit of the last layer")[0] > 0.7
     result = tmp_path / "result.json"
     write_json(result, record(found, training[:10]), checked=True)
