@@ -60,7 +60,7 @@ def deviation(values: np.ndarray) -> float:
 
 
 class SeriesError(ValueError):
-    """A series from which no mean can be had; the message says why."""
+    """A series that has no reliable mean; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ def block_average(series: np.ndarray) -> BlockedMean:
     level, size = values - mean, 1
     while len(level) >= FEWEST_BLOCKS:
         n, variance = len(level), float(np.mean(level**2))
+        # Of each value with the next one: Jonsson's γ, zero once blocks are independent.
         covariance = float(np.sum(level[:-1] * level[1:])) / n
         variances.append(variance / (n - 1))
         tests.append(n * (covariance / variance) ** 2 if variance > 0 else 0.0)
@@ -136,10 +137,12 @@ def block_average(series: np.ndarray) -> BlockedMean:
         level = 0.5 * (level[n % 2 :: 2] + level[n % 2 + 1 :: 2])
         size *= 2
     errors = np.sqrt(variances)
+    # The sum of the tests of a level and of all coarser ones, and what independent blocks would reach by chance.
     left = np.cumsum(tests[::-1])[::-1]
     limits = chi2.ppf(1 - SIGNIFICANCE, np.arange(len(tests), 0, -1))
     passing = np.flatnonzero(left < limits)
     converged = len(passing) > 0 and counts[passing[0]] >= FEWEST_AT_PLATEAU
+    # Without a plateau the largest error is the most cautious estimate.
     chosen = min(int(passing[0]) + 1, len(counts) - 1) if converged else int(np.argmax(errors))
     return BlockedMean(
         mean=mean,
@@ -177,6 +180,7 @@ def statistical_inefficiency(series: np.ndarray) -> float:
 def autocorrelation(values: np.ndarray) -> np.ndarray:
     """Σ_i values_i values_(i+t) / (n - t) for t = 0 … n - 1, [n, …] over the first axis, by Fourier transform."""
     n = len(values)
+    # Padded with as many zeros, so that the end does not correlate with the beginning.
     transform = np.fft.rfft(values, 2 * n, axis=0)
     product = np.fft.irfft(np.abs(transform) ** 2, 2 * n, axis=0)[:n]
     return product / (n - np.arange(n)).reshape(-1, *[1] * (values.ndim - 1))

@@ -1,4 +1,4 @@
-"""Labels of which none may be missing."""
+"""Labels that are useful only as a whole set, such as those of a scan of volumes."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ KEPT_ARRAYS = ("initial_magmoms", "initial_charges")
 
 
 class LabelledFileError(ValueError):
-    """A file of which no labelled structures can be had; the message names it and the remedy."""
+    """A file that yields no labelled structures; the message names it and the remedy."""
 
 
 def find_format(path: Path, given: str | None = None) -> str:

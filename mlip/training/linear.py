@@ -60,6 +60,7 @@ def imply_labels(data: Dataset, n_species: int, max_atoms: int) -> Implied:
     stride = 1 + int(data.sizes.sum()) // max_atoms
     chosen = np.arange(len(data.rows))[::stride]
     designs, targets, sums, virials = [], [], [], []
+    # Forces are linear in the coefficients, too: each structure gives three rows an atom.
     for part in _parts(chosen, data.sizes.cpu().numpy()):
         weights = torch.ones(1, len(data.rows), device=data.sizes.device)
         batch = take_batch(data, part.tolist(), weights, n_species)
@@ -72,6 +73,7 @@ def imply_labels(data: Dataset, n_species: int, max_atoms: int) -> Implied:
     design, forces = np.concatenate(designs), np.concatenate(targets)
     structure = np.repeat(np.arange(len(chosen)), data.sizes.cpu().numpy()[chosen].astype(int))
     coefficients = _fit(design, forces)
+    # Fitted to every other structure, tested on the rest: a model that only memorises has no skill.
     half = structure % 2 == 0
     skill = _skill(design[~half] @ _fit(design[half], forces[half]), forces[~half]) if len(chosen) > 1 else 0.0
     errors, squares = ((design @ coefficients - forces) ** 2).mean(1), (forces**2).mean(1)
@@ -100,6 +102,7 @@ def _fit(design: np.ndarray, forces: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(forces, axis=1)
     weight = 1.0 / np.maximum(1.0, norm / max(HEAVY * float(np.median(norm)), 1e-9))
     rows = (design * weight[:, None, None]).reshape(-1, design.shape[-1])
+    # Features of unit size, so that one ridge suits all of them.
     scale = np.maximum(np.sqrt((rows**2).mean(0)), 1e-12)
     rows = rows / scale
     gram = rows.T @ rows
@@ -130,16 +133,18 @@ def _features(env: Environments, density: Tensor, n: int, n_species: int) -> tup
             continue
         block = slice((z * n_species + s) * width, (z * n_species + s + 1) * width)
         density_block = density[:, a:b, s * n_radial : (s + 1) * n_radial]
+        # Power spectrum of each degree: the sum over its orders is invariant under rotation.
         power = torch.stack([density_block[d * d : (d + 1) ** 2].square().sum(0) for d in range(l_max + 1)], -1)
         atomic = torch.cat((density_block[0], power.flatten(1)), 1)
         sums[:, block].index_add_(0, env.structure[a:b], atomic)
         edges = _edge_features(env, density_block, slice(a, b), slice(u, v), l_max)
         forces[a:b, :, block] += edges.sum(1)
+        # A pair's derivative acts on both its atoms, in opposite directions.
         flat = edges.reshape(-1, 3, width)
         forces[:, :, block] = forces[:, :, block].index_add(0, env.neighbors[a:b, u:v].reshape(-1), flat, alpha=-1.0)
         vectors = (env.direction[a:b, :, u:v] * env.distance[a:b, None, u:v]).mT
         strain = torch.einsum("nmxf,nmy->nxyf", edges, vectors)
-        symmetric = 0.5 * (strain + strain.transpose(1, 2))
+        symmetric = 0.5 * (strain + strain.transpose(1, 2))  # a rotation changes no energy
         virials[..., block] = virials[..., block].index_add(0, env.structure[a:b], symmetric)
     return forces, sums, virials
 

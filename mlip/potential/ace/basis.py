@@ -132,11 +132,13 @@ def _harmonic_polynomials(l_max: int) -> tuple[np.ndarray, np.ndarray]:
             column, m = degree * (degree + 1) + order, abs(order)
             norm = math.sqrt((2 * degree + 1) / (4 * math.pi) * math.factorial(degree - m) / math.factorial(degree + m))
             legendre = np.polynomial.polynomial.polyder(np.polynomial.legendre.leg2poly([0.0] * degree + [1.0]), m)
+            # (x + i y)^m by the binomial theorem: even powers of i y are real, odd ones imaginary.
             for k in range(0 if order >= 0 else 1, m + 1, 2):
                 planar = norm * math.comb(m, k) * (-1.0) ** (k // 2) * (math.sqrt(2.0) if m else 1.0)
                 for c, coefficient in enumerate(legendre):
                     if coefficient == 0.0:
                         continue
+                    # What is missing to the full degree, as (x^2 + y^2 + z^2)^half by the multinomial theorem.
                     half = (degree - m - c) // 2
                     for u, v in product(range(half + 1), repeat=2):
                         if u + v > half:

@@ -231,6 +231,7 @@ def arrange_slots(
     atoms = rank = torch.arange(n_rows, device=species.device)
     order = None
     if others is not None:
+        # Rows sorted by species, pairs by row and by the neighbour's species: a pair of species is one block.
         atoms = torch.argsort(species, stable=True)
         rank = torch.empty_like(atoms).index_copy_(0, atoms, rank)
         order = torch.argsort(rank[centers] * n_species + others, stable=True)
@@ -238,6 +239,7 @@ def arrange_slots(
         centers = rank[centers][order]
     slot, slots = _assign_slots(centers, others, n_rows, n_species, multiple, at_least or [1])
     where = centers * slots[-1] + slot
+    # Back to the order in which the caller has the pairs.
     where = where if order is None else torch.empty_like(where).index_copy_(0, order, where)
     partners = torch.arange(n_rows, device=species.device)[:, None].repeat(1, slots[-1])
     if neighbor_species is None:
@@ -271,12 +273,13 @@ def _assign_slots(
     """Slot [E] of each pair in its centre's row, and the first slot of each neighbour species; pairs are sorted."""
     key = centers if neighbor_species is None else centers * n_species + neighbor_species
     counts = torch.bincount(key, minlength=n_rows * n_species)
+    # The number of a pair among those of its row and species: its place in the list less that of the first one.
     first = torch.cumsum(counts, 0) - counts
     position = torch.arange(len(key), device=key.device) - first[key]
     widest = counts.view(n_rows, n_species).amax(0).tolist()
     # Lone atoms, too, keep an (empty) slot: no array has size zero.
     widest = [max(width, least) for width, least in itertools.zip_longest(widest, at_least, fillvalue=0)]
-    slots = _offsets([-(-width // multiple) * multiple for width in widest])
+    slots = _offsets([-(-width // multiple) * multiple for width in widest])  # rounded up
     if neighbor_species is not None:
         position = position + torch.tensor(slots, device=key.device)[neighbor_species]
     return position, slots

@@ -117,13 +117,14 @@ def measure_elasticity(
         limit = fmax if state == "relaxed" else None
         samples[state] = [sample_path(crystal, calculator, path, signed, limit) for path in paths]
     volume = crystal.get_volume()
+    # Both routes from the same structures: where they differ, energies and stresses contradict each other.
     by_energy = {
         s: fit_energies(basis, paths, [p.energies for p in sampled], sampled, volume) for s, sampled in samples.items()
     }
     by_stress = {
         s: fit_stresses(basis, sampled) for s, sampled in samples.items() if np.isfinite(sampled[0].stresses).all()
     }
-    rest = samples["clamped"][0].stresses[signed.index(0.0)]
+    rest = samples["clamped"][0].stresses[signed.index(0.0)]  # of the unstrained cell
     members, member_response = {}, None
     if potential is not None and potential.n_members > 1:
         members = {s: _member_constants(basis, sampled, potential, volume) for s, sampled in samples.items()}
@@ -152,8 +153,10 @@ def fit_energies(
     curvatures, errors = [], []
     for path, values, sample in zip(paths, energies, samples, strict=True):
         value, error = polynomial_term(sample.amplitudes, values - values.mean(), powers_of(path, sample.amplitudes), 2)
+        # The term value · amplitude² has the second derivative 2 value; an elastic constant is that per volume.
         curvatures.append(2 * value / volume / units.GPa)
         errors.append(2 * error / volume / units.GPa)
+    # There may be more paths than constants: least squares, with the fits' errors taken as independent.
     inverse = np.linalg.pinv(energy_rows(basis, paths))
     return Constants(inverse @ np.array(curvatures), np.sqrt(inverse**2 @ np.array(errors) ** 2))
 
@@ -169,6 +172,7 @@ def fit_stresses(basis: TensorBasis, samples: Sequence[PathSamples]) -> Constant
     rows, slopes, errors = [], [], []
     for sample in samples:
         powers = [0, 1, 2, 3] if len(sample.amplitudes) > 4 else [0, 1]
+        # Six slopes per path, one a stress component: d(stress)/d(amplitude) = C · direction.
         slope, error = polynomial_term(sample.amplitudes, sample.stresses / units.GPa, powers, 1)
         rows.append(np.einsum("kij,j->ik", basis.tensors, np.array(sample.path.direction)))
         slopes.append(slope)

@@ -26,7 +26,7 @@ AGREEMENT = 3.0
 
 
 class DiffusionError(ValueError):
-    """Trajectories from which no coefficient can be had."""
+    """Trajectories that allow no estimate of a coefficient."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,9 @@ def autocorrelation(series: np.ndarray, n_lags: int) -> np.ndarray:
     if not 0 < n_lags <= n:
         raise DiffusionError(f"{n_lags} lags were asked of {n} samples; run longer or sample more often")
     flat = series.reshape(n, -1)
-    size = 2 ** math.ceil(math.log2(2 * n))
+    size = 2 ** math.ceil(math.log2(2 * n))  # at least 2n, and a power of two, which transforms fastest
     total = np.zeros(size)
+    # 64 columns at a time: the padded transform of all atoms at once would need several times the trajectory's memory.
     for part in np.array_split(flat, max(1, flat.shape[1] // 64), axis=1):
         total += np.fft.irfft((np.abs(np.fft.rfft(part, size, axis=0)) ** 2).sum(1), size)
     return total[:n_lags] / (n - np.arange(n_lags)) / flat.shape[1]
@@ -149,10 +150,11 @@ def square_displacement(positions: np.ndarray, n_lags: int) -> np.ndarray:
     moved = positions - positions[:1]
     products = 3 * autocorrelation(moved, n_lags)
     squares = (moved**2).sum(2).mean(1)
+    # Sums of a² over the origins 0 … n - t - 1 and of b² over t … n - 1, from one cumulative sum.
     total = np.concatenate([[0.0], np.cumsum(squares)])
     lags = np.arange(n_lags)
     both = (total[n - lags] + total[n] - total[lags]) / (n - lags)
-    return np.maximum(both - 2 * products, 0.0)
+    return np.maximum(both - 2 * products, 0.0)  # round-off may leave the first lags below zero
 
 
 def running_integral(values: np.ndarray, interval: float) -> np.ndarray:
@@ -170,6 +172,7 @@ def find_plateau(integral: np.ndarray, interval: float) -> float | None:
     n_blocks, n_lags = integral.shape
     for start in range(2, (n_lags - 1) // 2 + 1):
         changes = integral[:, start + 1 : 2 * start + 1] - integral[:, start : start + 1]
+        # Of the change itself: both ends of it share most of the noise of their block.
         noise = 2 * changes.std(0, ddof=1) / math.sqrt(n_blocks)
         if (np.abs(changes.mean(0)) <= np.maximum(FLAT * abs(integral[:, start].mean()), noise)).all():
             return start * interval
@@ -194,6 +197,7 @@ def estimate_diffusion(curves: Curves, window: float | None = None) -> Diffusion
     if n_blocks < 2:
         raise DiffusionError("errors need at least two independent blocks, got one")
     flat_from = find_plateau(curves.integral, curves.interval) if window is None else window
+    # Without a plateau the latest window there is; `decayed` then says that the value is not to be trusted.
     start = (n_lags - 1) // 2 if flat_from is None else max(1, round(flat_from / curves.interval))
     if 2 * start > n_lags - 1:
         raise DiffusionError(
