@@ -12,6 +12,7 @@ import xarray as xr
 from ase import Atoms
 
 from mlip.io.constraints import movable_mask, set_movable
+from mlip.io.electrons import STATE, electronic_state
 from mlip.io.netcdf import _variable, read_netcdf, write_netcdf
 
 INITIAL_ARRAYS = {"initial_magmoms": "µB", "initial_charges": "e", "masses": "u"}
@@ -77,7 +78,7 @@ def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attribut
             "pbc": _variable("cell_vector", start.pbc.astype(np.int8), "1"),
         },
         coords={"time": _variable("frame", stack([f.time for f in frames], ()), "fs")},
-        attrs=dict(attributes),
+        attrs=dict(attributes) | electronic_state(start),
     )
     write_netcdf(path, data)
 
@@ -85,7 +86,8 @@ def write_trajectory(path: Path, start: Atoms, frames: Sequence[Frame], attribut
 def read_frames(path: Path) -> tuple[list[Atoms], xr.Dataset]:
     """The structures of a trajectory and the data set they come from.
 
-    They have the initial moments and charges, masses and constraints of the walker's structure.
+    They have the initial moments and charges, masses and constraints of the walker's structure, and in ``info`` its
+    total charge and multiplicity.
 
     Raises:
         TrajectoryError: when the file is damaged.
@@ -95,6 +97,8 @@ def read_frames(path: Path) -> tuple[list[Atoms], xr.Dataset]:
         Atoms(data.numbers.values, positions=positions, cell=cell, pbc=data.pbc.values.astype(bool))
         for positions, cell in zip(data.positions.values, data.cell.values, strict=True)
     ]
+    for atoms in structures:
+        atoms.info |= {name: data.attrs[name].item() for name in STATE if name in data.attrs}
     for name in INITIAL_ARRAYS:
         if name in data:
             for atoms in structures:

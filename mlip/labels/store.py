@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from mlip.io.electrons import ElectronsError, electronic_state
 from mlip.io.files import sha256_of, write_atomic
 from mlip.labels.importing import LabelError
 
@@ -38,23 +39,16 @@ def encode_structure(atoms: Atoms) -> dict[str, Any]:
 
 
 def _electrons(atoms: Atoms) -> dict[str, Any]:
-    """Total charge and spin multiplicity, by the names that data sets of molecules use (``spin`` is 2S + 1 there)."""
-    state: dict[str, Any] = {}
-    for key, name in (("charge", "charge"), ("spin", "multiplicity"), ("multiplicity", "multiplicity")):
-        value = atoms.info.get(key)
-        if value is None:
-            continue
-        if isinstance(value, bool | str) or np.ndim(value) != 0 or not np.isfinite(value):
-            raise LabelError(
-                f"{key} of a structure: {value!r} is no number; repair or remove it in the structure's file"
-            )
-        if name == "multiplicity" and (float(value) != int(value) or int(value) < 1):
-            raise LabelError(f"{key} of a structure: {value!r} is no multiplicity 2S + 1; write 1 for a singlet")
-        if name == "multiplicity" or value:
-            state[name] = int(value) if float(value).is_integer() else float(value)
-    if state.get("multiplicity") == 1 and "charge" not in state and not atoms.get_initial_magnetic_moments().any():
-        del state["multiplicity"]  # what every calculator takes for granted
-    return state
+    """Total charge and spin multiplicity."""
+    try:
+        state = electronic_state(atoms)
+    except ElectronsError as error:
+        raise LabelError(f"a structure's {error}") from None
+    known = {"charge": state["charge"]} if state.get("charge") else {}
+    known |= {"multiplicity": state["spin"]} if "spin" in state else {}
+    if known.get("multiplicity") == 1 and "charge" not in known and not atoms.get_initial_magnetic_moments().any():
+        del known["multiplicity"]  # what every calculator takes for granted
+    return known
 
 
 def decode_structure(values: dict[str, Any]) -> Atoms:

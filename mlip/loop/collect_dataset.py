@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 
 from mlip.config.loop import Collect
+from mlip.io.electrons import SPINS
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import REBUILD, FileContentError, read_json, write_json
 from mlip.labels.energy_shifts import read_shifts, shift_energies
@@ -73,7 +74,7 @@ def structure_fault(atoms: Atoms) -> str | None:
 
 def _ambiguity(atoms: Atoms) -> str | None:
     """What in the header of ``atoms`` may be meant otherwise than it is read."""
-    for key in ("charge", "spin"):
+    for key in ("charge", *SPINS):
         value = atoms.info.get(key)
         if value is not None and not isinstance(value, int | float):
             return f"{key}={value} is not a number; write it as one, or remove it"

@@ -13,6 +13,7 @@ from mlip.config.data import DataSource, find_files
 from mlip.config.indexing import parse_index
 from mlip.config.label import Guards
 from mlip.config.train import Train
+from mlip.io.electrons import STATE, ElectronsError, electronic_state
 from mlip.io.extxyz import write_structures
 from mlip.io.files import write_json
 from mlip.labels.guards import check_results, check_structure
@@ -114,13 +115,13 @@ def read_file(path: Path, source: DataSource, digest: str, number: int) -> Itera
     except (ValueError, OSError) as error:
         raise DataError(f"data: {error}") from None
     for index in range(len(structures))[parse_index(source.index)]:
-        fault = structure_fault(structures[index])
+        fault = structure_fault(structures[index]) or _state_fault(structures[index])
         if structures[index].info.get("unconverged"):
             fault = "its SCF did not converge; label it again with more cycles (NELM)"
         atoms = keep_labels(structures[index]) if fault is None else structures[index].copy()
         info = {"structure_id": f"{path}:{index}", "origin": "data", "reason": "existing", "iteration": 0}
         info |= {"data_file": str(path), "data_index": index, "data_sha256": digest, "data_source": number}
-        atoms.info = {key: atoms.info[key] for key in ("charge", "spin") if key in atoms.info and fault is None} | info
+        atoms.info = {key: atoms.info[key] for key in STATE if key in atoms.info and fault is None} | info
         atoms.info["core_seconds"] = 0.0
         if source.block > 1:
             atoms.info["data_block"] = f"{digest[:16]}/{index // source.block}"
@@ -129,10 +130,18 @@ def read_file(path: Path, source: DataSource, digest: str, number: int) -> Itera
         yield atoms
 
 
+def _state_fault(atoms: Atoms) -> str | None:
+    try:
+        electronic_state(atoms)
+    except ElectronsError as error:
+        return str(error)
+    return None
+
+
 def _key(atoms: Atoms) -> str:
     """The same for one structure with one energy, wherever it comes from; NaN is caught by the guards."""
     energy = atoms.calc.results.get("energy")
-    state = {key: atoms.info.get(key) for key in ("charge", "spin")}
+    state = {key: atoms.info.get(key) for key in STATE}
     return label_key(atoms, {"existing": repr(energy if energy is None else round(energy, 6)), **state})
 
 

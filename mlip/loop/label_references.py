@@ -8,6 +8,7 @@ from pathlib import Path
 from ase import Atoms
 
 from mlip.config.label import Label
+from mlip.io.electrons import electronic_state
 from mlip.io.extxyz import write_structures
 from mlip.jobs.progress import Progress
 from mlip.labels.agreement import REMEDY, check_stress, scatter_about_curve
@@ -65,7 +66,7 @@ def scaled_copies(structure: Atoms, volumes: Sequence[float]) -> list[Atoms]:
 def _scaled(structure: Atoms, volume: float, index: int) -> Atoms:
     atoms = scale_volume(structure, volume)
     atoms.set_constraint()
-    atoms.info = {
+    atoms.info = electronic_state(structure) | {
         "structure_id": f"reference-eos-{index:02d}",
         "origin": "reference",
         "reason": "reference",

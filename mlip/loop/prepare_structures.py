@@ -11,6 +11,7 @@ from ase import Atoms
 
 from mlip.config.structures import Prepare, StartingStructure
 from mlip.config.walkers import Demand
+from mlip.io.electrons import electronic_state, unusual_state
 from mlip.io.extxyz import write_structures
 from mlip.seeds import derive_rng
 from mlip.structures.builders import (
@@ -153,8 +154,8 @@ def perturb_structure(
     """
     original = Original.of(start)
     makers = _makers(original, settings, min_ratio, phases)
-    first = start.copy()
-    first.info = {"origin": "start", "source": index}
+    first, state = start.copy(), electronic_state(start)
+    first.info = state | {"origin": "start", "source": index}
     chosen = [first]
     weights = {kind: getattr(settings.kinds, kind) for kind in makers}
     total = sum(weights.values())
@@ -165,7 +166,7 @@ def perturb_structure(
         pool = [make(rng) for _ in range(POOL_FACTOR * wanted)]
         sane = [atoms for atoms in pool if atoms is not None and _is_sane(atoms, kind, original, min_ratio)]
         for atoms in _farthest(sane, chosen, wanted):
-            atoms.info = {"origin": kind, "source": index}
+            atoms.info = state | {"origin": kind, "source": index}
             chosen.append(atoms)
     return chosen[:n_structures]
 
@@ -191,14 +192,18 @@ def _makers(original: Original, settings: Prepare, min_ratio: float, phases: Seq
         "mode": (True, displace_mode),
         "phase": (len(phases) > 0 and kind == "bulk", partial(take_phase, phases=phases)),
     }
+    unusual = bool(unusual_state(original.atoms))
     return {
         name: partial(perturb, original, settings)
         for name, (allowed, perturb) in perturbed.items()
-        if allowed and getattr(settings.kinds, name) > 0
+        if allowed and getattr(settings.kinds, name) > 0 and not (unusual and name in OF_OTHER_ATOMS)
     }
 
 
 Perturbation = Callable[[Original, Prepare, np.random.Generator], Atoms | None]
+
+OF_OTHER_ATOMS = ("vacancy", "interstitial", "surface", "cluster", "dimer", "phase")
+"""Kinds that consist of other atoms than their starting structure: its charge and spin are not theirs."""
 
 NEW_BODIES = ("cluster", "dimer", "phase")
 """Kinds whose structures do not consist of the molecules that their starting structure has."""

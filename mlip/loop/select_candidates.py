@@ -12,6 +12,7 @@ from ase import Atoms
 
 from mlip.config.label import Guards
 from mlip.config.loop import Select
+from mlip.io.electrons import electronic_state
 from mlip.io.extxyz import write_structures
 from mlip.io.files import write_table
 from mlip.io.netcdf import read_netcdf
@@ -71,7 +72,7 @@ def select_candidates(
             continue
         identity, walker, frame = (table[name].values[row] for name in ("structure_id", "walker", "frame"))
         atoms = _as_labelled(structures[int(walker)], int(frame), table, row)
-        atoms.info = {
+        atoms.info = electronic_state(atoms) | {
             "structure_id": str(identity),
             "iteration": iteration + 1,
             "origin": "walker",

@@ -14,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read
 from ase.io.formats import UnknownFileTypeError, filetype
 
+from mlip.io.electrons import electronic_state
 from mlip.io.extxyz import parse_structures, read_structures
 from mlip.io.files import sha256_file
 from mlip.structures.deepmd import find_systems, read_deepmd
@@ -21,10 +22,8 @@ from mlip.structures.labelled import has_label, labelled_energy, labelled_forces
 from mlip.structures.vasp_files import unconverged_steps
 
 XYZ = (".xyz", ".extxyz")
-KEPT_INFO = ("charge", "spin")
-"""Entries of a header that decide a label's value."""
 KEPT_ARRAYS = ("initial_magmoms", "initial_charges")
-"""The same, an atom each."""
+"""What of each atom decides a label's value."""
 
 
 class LabelledFileError(ValueError):
@@ -109,7 +108,7 @@ def keep_labels(atoms: Atoms) -> Atoms:
     for name in KEPT_ARRAYS:
         if name in atoms.arrays:
             clean.set_array(name, np.asarray(atoms.arrays[name], dtype=float))
-    clean.info = {key: atoms.info[key] for key in KEPT_INFO if atoms.info.get(key) is not None}
+    clean.info = dict(electronic_state(atoms))
     results: dict[str, float | np.ndarray] = {}
     if has_label(atoms, "energy"):
         results["energy"] = float(labelled_energy(atoms))

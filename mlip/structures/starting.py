@@ -16,6 +16,7 @@ from mlip.config.indexing import parse_index
 from mlip.config.structures import StartingStructure
 from mlip.io.constraints import movable_mask, set_movable
 from mlip.io.dialects import DialectError
+from mlip.io.electrons import ElectronsError, describe_state, electronic_state, unusual_state
 from mlip.seeds import derive_rng
 from mlip.structures.constraints import choose_movable
 from mlip.structures.formats import FormatError, read_whole
@@ -39,6 +40,8 @@ class StructureError(ValueError):
 def load_starting_structure(source: StartingStructure) -> Atoms:
     """The structure that ``source`` describes, repeated as asked, with its masses, constraints, moments and charges.
 
+    Its total charge and multiplicity are in ``info``.
+
     Atoms are fixed as ``source.fixed`` says, or as the file does.
 
     Raises:
@@ -59,8 +62,23 @@ def load_starting_structure(source: StartingStructure) -> Atoms:
         clean.set_initial_charges(atoms.get_initial_charges())
     if atoms.has("masses"):
         clean.set_masses(atoms.get_masses())
+    clean.info = _electrons(atoms, source)
     _fix(clean, atoms, source)
     return clean.repeat(source.repeat)
+
+
+def _electrons(atoms: Atoms, source: StartingStructure) -> dict[str, float | int]:
+    """Total charge and multiplicity of ``atoms``; a supercell of what has any is refused."""
+    try:
+        state = electronic_state(atoms)
+    except ElectronsError as error:
+        raise StructureError(f"{name_source(source)}: {error}") from None
+    if math.prod(source.repeat) > 1 and unusual_state(atoms):
+        raise StructureError(
+            f"{name_source(source)}: repeat {list(source.repeat)} of a structure with {describe_state(state)} has"
+            " another charge and spin, which nobody has told; write the supercell with its own into a file"
+        )
+    return state
 
 
 def _fix(clean: Atoms, atoms: Atoms, source: StartingStructure) -> None:

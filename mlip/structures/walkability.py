@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from ase import Atoms
 
 from mlip.config.walkers import Demand
+from mlip.io.electrons import describe_state, unusual_state
 from mlip.structures.kinds import Anatomy
 from mlip.structures.starting import StructureError
 
@@ -14,8 +17,16 @@ def check_walkable(start: Atoms, anatomy: Anatomy, demand: Demand, name: str) ->
     """Refuse what walkers cannot do with the starting structure ``start``, called ``name``.
 
     Raises:
-        StructureError: for a supercell across vacuum, NPT where no cell can breathe, and pressure on free surfaces.
+        StructureError: for a supercell across vacuum or of what has a charge or spin, NPT where no cell can breathe,
+            and pressure on free surfaces.
     """
+    state = unusual_state(start)
+    if state and math.prod(demand.repeat) > 1:
+        raise StructureError(
+            f"{name}: explore.walkers repeat {list(demand.repeat)} of a structure with"
+            f" {describe_state(state)} has another charge and spin; set it to"
+            " [1, 1, 1], or list the `structures` of these walkers"
+        )
     across = [axis for axis in np.flatnonzero(anatomy.crosses_vacuum(start)) if demand.repeat[axis] > 1]
     if across:
         raise StructureError(
