@@ -14,6 +14,7 @@ from mlip.doctor.checks import Check
 from mlip.io.extxyz import read_structures
 from mlip.jobs.progress import Progress
 from mlip.labels.agreement import REMEDY, ForceAgreement, compare_stress
+from mlip.labels.codes.kmesh import check_mesh
 from mlip.labels.importing import LabelError
 from mlip.labels.labeller import Labeller
 from mlip.labels.store import label_store
@@ -31,6 +32,7 @@ def check_labels(path: Path, progress: Progress | None = None) -> list[Check]:
     """
     try:
         config = load_config(path)
+        check_mesh(config.label.parameters, [load_starting_structure(source) for source in config.structures])
         with Labeller(config.label, label_store()) as labeller:
             labels = label_trials(labeller, [rattle_start(config)], progress)
             agreement, moved = try_forces(labeller, labels[0], progress)
@@ -60,6 +62,8 @@ def _check_label(label: TrialLabel) -> Check:
     if values["attempts"] > 1:
         detail += f", {values['attempts']} attempts"
         return Check("label", "warn", detail, "The SCF converged only with safer settings; begin with those.")
+    if values["warnings"]:
+        return Check("label", "warn", f"{detail}; {'; '.join(values['warnings'])}", "Correct `label.parameters`.")
     return Check("label", "ok", detail)
 
 

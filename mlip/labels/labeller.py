@@ -110,12 +110,13 @@ class Labeller:
         Raises:
             LabelError: when the settings are at fault.
         """
-        key = label_key(atoms, self.identity | self._element_files(atoms))
+        files = self._element_files(atoms)
+        key = label_key(atoms, self.identity | files)
         record = self.store.get(key)
         cached = record is not None and self._is_reusable(record)
         if record is None or not cached:
             with store_first():
-                record = self._compute(key, atoms)
+                record = self._compute(key, atoms, files)
                 self.store.put(key, record)
         status, reason = self._judge(atoms, record)
         return Outcome(key, self._settings_id_of(record), status, reason, cached, record)
@@ -143,12 +144,12 @@ class Labeller:
         )
         return ("rejected", reason) if reason else ("ok", "")
 
-    def _compute(self, key: str, atoms: Atoms) -> dict[str, Any]:
+    def _compute(self, key: str, atoms: Atoms, files: dict[str, Any]) -> dict[str, Any]:
         record: dict[str, Any] = {
             "structure_id": str(atoms.info.get("structure_id", "")),
             "structure": encode_structure(atoms),
             **self.identity,
-            **self._element_files(atoms),
+            **files,
             "guards": self.settings.guards.model_dump(),
             "ladder": self.ladder,
             "changed": {},  # leaves of the parameters that the last attempt had otherwise
@@ -239,6 +240,9 @@ def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:
         "label_settings": outcome.settings_id,
         "core_seconds": outcome.record["core_seconds"],
     }
+    files = outcome.record.get("element_files")
+    if files:  # no part of `label_settings`: structures of other elements share these all the same
+        labelled.info["label_files"] = " ".join(f"{name}:{content['sha256'][:12]}" for name, content in files.items())
     values = {name: results[name] for name in ("energy", "forces", "stress") if results[name] is not None}
     labelled.calc = SinglePointCalculator(labelled, **values)
     return labelled

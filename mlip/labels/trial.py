@@ -13,6 +13,7 @@ from ase import Atoms, units
 from mlip.config.system import Config
 from mlip.jobs.progress import Progress
 from mlip.labels.agreement import ForceAgreement, compare_forces, displace_along
+from mlip.labels.codes.kmesh import check_mesh
 from mlip.labels.labeller import Labeller, Outcome
 from mlip.labels.progress import report_label
 from mlip.seeds import derive_rng
@@ -97,8 +98,9 @@ def label_trials(labeller: Labeller, structures: Sequence[Atoms], progress: Prog
     """Label ``structures`` in order, whatever becomes of each.
 
     Raises:
-        LabelError: when the settings are at fault.
+        LabelError: when the settings are at fault, or one mesh of k-points is not the same for all of them.
     """
+    check_mesh(labeller.settings.parameters, structures)
     labels = []
     for atoms in structures:
         labels.append(TrialLabel(atoms, labeller.label(atoms)))

@@ -19,6 +19,7 @@ from mlip.labels.energy_shifts import read_shifts, shift_energies
 from mlip.statistics import fit_absolute
 from mlip.structures.geometry import COINCIDENT, geometry_fault, is_lone, min_distance_ratio
 from mlip.structures.labelled import has_label, labelled_energy
+from mlip.structures.states import find_conflicts
 
 LONE = 5.0
 """Å from its nearest image beyond which a single atom counts as isolated: hardly a crystal is so wide."""
@@ -116,7 +117,7 @@ def collect_dataset(
 
     Raises:
         DatasetError: when more than ``max_failed_fraction`` of the labels failed, or all, and when
-            labels of different settings meet.
+            labels of different settings or different states of one composition meet.
     """
     labelled = _read_shards(shards, records)
     shift_energies(labelled, read_shifts(comparison))
@@ -127,6 +128,7 @@ def collect_dataset(
     old, earlier = _read_previous(previous)
     earlier_data = [atoms for structures in old.values() for atoms in structures]
     _check_settings([*earlier_data, *labelled])
+    _check_states([*earlier_data, *labelled])
     fresh = _without_duplicates(labelled, {atoms.info["label_key"] for atoms in earlier_data})
     new, outliers = screen_energies(fresh, earlier_data, energy_window)
     splits = {split: list(old[split]) for split in SPLITS}
@@ -296,6 +298,34 @@ def _check_settings(structures: Sequence[Atoms]) -> None:
             "or parameters have changed since the first labels; go back to the old ones, or label everything anew with "
             "`snakemake --cores N --configfile CONFIG --forcerun label_structures label_references "
             "label_isolated_atoms`."
+        )
+    _check_files(own)
+
+
+def _check_files(structures: Sequence[Atoms]) -> None:
+    """Refuse an element whose file, e.g. its POTCAR, has another content in some labels than in others."""
+    found: dict[str, Counter[str]] = {}
+    for atoms in structures:
+        for entry in str(atoms.info.get("label_files", "")).split():
+            name, _, digest = entry.rpartition(":")
+            found.setdefault(name, Counter())[digest] += 1
+    for name, counts in found.items():
+        if len(counts) > 1:
+            files = ", ".join(f"{n} with the file {digest}" for digest, n in counts.most_common())
+            raise DatasetError(
+                f"collect_dataset: labels of different settings do not mix: {name} has several potentials or basis"
+                f" files of one name ({files}; the records in the label store hold these SHA-256 as `element_files`)."
+                " Put the first one back, or label everything anew with `snakemake --cores N --configfile CONFIG"
+                " --forcerun label_structures label_references label_isolated_atoms`."
+            )
+
+
+def _check_states(structures: Sequence[Atoms]) -> None:
+    conflicts = find_conflicts(structures)
+    if conflicts:
+        raise DatasetError(
+            "collect_dataset: " + "; ".join(conflicts[:3]) + ". Correct charge, spin and initial moments in the files"
+            " of `structures` or `data`, or leave one state out."
         )
 
 

@@ -3,7 +3,8 @@
 Forces and stresses are derivatives of the energy. A small linear model fitted to the forces alone
 (:mod:`mlip.training.linear`) implies differences of energies and virials; labels regressed on
 these have the slope 1 whatever the data, while 27.2, 23.06, -1 or 160.2 name a wrong unit or
-sign. Slopes are medians over pairs of structures of one composition (Theil and Sen), and say
+sign. Where the model cannot tell, energies are regressed on the work of the labelled forces between
+copies of one structure. Slopes are medians over pairs of structures of one composition (Theil and Sen), and say
 something only when the middle half of the pairs agrees. A verdict stops the training; what is
 merely odd becomes a warning. When in doubt, nothing is said: a false alarm costs more than a miss.
 """
@@ -12,34 +13,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
 from ase.units import Bohr, GPa, Hartree, Ry, kcal, kJ, mol
 
 from mlip.statistics import deviation, fit_absolute
+from mlip.structures.states import find_conflicts
 from mlip.training.data import TrainingDataError
 from mlip.training.densities import Dataset
 from mlip.training.linear import Implied, imply_labels
 from mlip.training.sanity import (
     REMEDY,
-    check_charges,
     check_duplicates,
     check_magnitudes,
     check_neighbours,
     check_twins,
 )
+from mlip.training.slopes import NORMAL, Slope, pair_slope, work_slope
 
 MAX_ATOMS = 4000
 MIN_STRUCTURES = 8
 """Structures of one composition below which their energies are not compared."""
+MIN_TENSORS = 3
+"""Independent differences of stress tensors below which they are not compared."""
 MIN_SKILL = 0.6
 """Explained share of held-out forces below which the model may not judge."""
-NORMAL = 2.5
-"""Slopes from 1/NORMAL to NORMAL are right: no unit is nearer to 1, and the model is crude."""
-AGREEMENT = 0.8
-"""Largest interquartile range of pair slopes, relative to the median, that counts as agreement."""
+SAME_VOLUME = 1.01
+"""Ratio of volumes per atom up to which the energies of few crystals compare without a fit in the volume."""
 TOLERANCE = 1.5
 """A slope names a unit when it is within this factor."""
 VOLUME_GAP = 1.25
@@ -76,25 +77,6 @@ STRESS_UNITS = {
 } | {"stresses with the wrong sign (ASE's is positive under tension)": -1.0}
 
 
-@dataclass(frozen=True)
-class Slope:
-    """Median ratio label / implied over pairs of structures, and its quartiles."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def agreed(self) -> bool:
-        """Whether the middle half of the pairs tells one story."""
-        return math.isfinite(self.value) and self.high - self.low < AGREEMENT * abs(self.value)
-
-    @property
-    def wrong(self) -> bool:
-        """Agreed, and far from 1."""
-        return self.agreed and not 1 / NORMAL < self.value < NORMAL
-
-
 def check_consistency(
     structures: Sequence[Atoms],
     data: Dataset,
@@ -124,7 +106,7 @@ def check_consistency(
     if valid_data is not None:
         more = _check_set(valid, valid_data, n_species, "valid")
         errors, warnings = errors + more[0], warnings + more[1] + check_twins(structures, valid)
-    errors += check_charges([*structures, *valid])
+    errors += find_conflicts([*structures, *valid])
     if errors and mode == "error":
         raise TrainingDataError("inconsistent data: " + "; ".join(errors) + f". {REMEDY}")
     return errors + warnings
@@ -136,10 +118,12 @@ def _check_set(structures: Sequence[Atoms], data: Dataset, n_species: int, name:
     errors += check_magnitudes(structures, data, name)
     if len(structures) >= MIN_STRUCTURES:
         implied = imply_labels(data, n_species, MAX_ATOMS)
+        some = [structures[k] for k in implied.chosen]
+        judgements = [_judge_slopes(some, implied, data, name)]
         if implied.skill >= MIN_SKILL:
-            some = [structures[k] for k in implied.chosen]
-            for judged in (_judge_slopes(some, implied, data, name), _judge_energies(some, implied, name)):
-                errors, warnings = errors + judged[0], warnings + judged[1]
+            judgements.append(_judge_energies(some, implied, name))
+        for judged in judgements:
+            errors, warnings = errors + judged[0], warnings + judged[1]
     return errors, warnings
 
 
@@ -171,18 +155,24 @@ def _judge_slopes(
     """Errors and warnings from the slopes of energies and virials."""
     sizes = np.array([len(atoms) for atoms in structures], dtype=float)
     groups = phase_groups(structures)
-    energy = pair_slope(*_without_volume(structures, implied, groups), groups)
     known = data.has_stress.cpu().numpy()[implied.chosen] > 0
-    virial = _virial_slope(implied, known, sizes, groups)
+    energy = virial = Slope()
+    if implied.skill >= MIN_SKILL:
+        energy, virial = _energy_slope(structures, implied, groups), _virial_slope(implied, known, sizes, groups)
+    modelled = energy.agreed
+    if not modelled:  # few structures, or in small cells that are strained
+        energy = work_slope(structures, groups, MIN_STRUCTURES - 1)
     # Both off by one factor: not energies and stresses are in another unit, but the forces they are held against.
-    shared = energy.wrong and virial.agreed and 1 / TOLERANCE < virial.value / energy.value < TOLERANCE
+    shared = energy.wrong and virial.wrong and 1 / NORMAL < virial.value / energy.value < NORMAL
     verdicts = []
     if energy.wrong:
         candidates = {} if shared else dict(ENERGY_UNITS)
-        if len(set(sizes)) == 1 and sizes[0] > 2 and not shared:
+        if len(set(sizes)) == 1 and sizes[0] > 2 and modelled and not shared:
             candidates["energies per atom"] = 1 / sizes[0]
         if shared or not virial.agreed:
             candidates |= FORCE_UNITS
+        if not modelled:
+            candidates["stresses with the wrong sign"] = -1.0
         quantity = "energies and stresses against forces" if shared else "energies against forces"
         verdicts.append(_name_unit(quantity, energy.value, candidates))
     if virial.wrong and not shared:
@@ -197,6 +187,18 @@ def _judge_slopes(
     return [text for text, named in texts if named], [text for text, named in texts if not named]
 
 
+def _energy_slope(structures: Sequence[Atoms], implied: Implied, groups: np.ndarray) -> Slope:
+    """Slope of the energies per atom; few crystals of different volume say nothing: forces hardly know its part."""
+    kept = np.ones(len(structures), dtype=bool)
+    for group in np.unique(groups):
+        members = groups == group
+        few = [structures[k] for k in np.nonzero(members)[0].tolist()] if members.sum() < MIN_STRUCTURES else []
+        volumes = [atoms.get_volume() / len(atoms) for atoms in few if atoms.pbc.all()]
+        kept[members] = not volumes or max(volumes) < SAME_VOLUME * min(volumes)
+    energies, labels = _without_volume(structures, implied, groups)
+    return pair_slope(energies[kept], labels[kept], groups[kept], MIN_STRUCTURES - 1)
+
+
 def _virial_slope(implied: Implied, known: np.ndarray, sizes: np.ndarray, groups: np.ndarray) -> Slope:
     """Slope of the virials per atom of the structures that have one (``known`` [n])."""
     if not known.any():
@@ -204,7 +206,7 @@ def _virial_slope(implied: Implied, known: np.ndarray, sizes: np.ndarray, groups
     virials, labels = (v[known] / sizes[known][:, None, None] for v in (implied.virials, implied.virial_labels))
     # A component is compared with the same component of structures of the same composition: a group for each.
     tied = np.repeat(groups[known][:, None] * 9, 9, axis=1) + np.arange(9)
-    return pair_slope(virials.ravel(), labels.ravel(), tied.ravel())
+    return pair_slope(virials.ravel(), labels.ravel(), tied.ravel(), 9 * MIN_TENSORS)
 
 
 def _volume_powers(structures: Sequence[Atoms]) -> np.ndarray:
@@ -236,22 +238,6 @@ def _name_unit(quantity: str, slope: float, candidates: dict[str, float]) -> tup
         return f"{start}, which no common unit explains; check units, signs and the order of the atoms", False
     exact = " or ".join(f"{name} (factor {candidates[name]:.4g})" for name in near)
     return f"{start}, as with {exact}; convert to eV, eV/Å and eV/Å³ before training", True
-
-
-def pair_slope(implied: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Slope:
-    """Theil-Sen slope of ``labels`` on ``implied`` [n] over pairs within a group, from the better separated half."""
-    dx, dy = [], []
-    for group in np.unique(groups):
-        members = np.nonzero(groups == group)[0][:400]
-        i, j = np.triu_indices(len(members), 1)
-        dx.append(implied[members[i]] - implied[members[j]])
-        dy.append(labels[members[i]] - labels[members[j]])
-    x, y = np.concatenate(dx), np.concatenate(dy)
-    if len(x) < MIN_STRUCTURES * (MIN_STRUCTURES - 1) // 2 or not np.any(x):
-        return Slope(*[math.nan] * 3)
-    wide = np.abs(x) >= max(float(np.median(np.abs(x))), 1e-9)
-    low, value, high = np.quantile(y[wide] / x[wide], (0.25, 0.5, 0.75)) if wide.any() else [math.nan] * 3
-    return Slope(float(value), float(low), float(high))
 
 
 def _judge_energies(structures: Sequence[Atoms], implied: Implied, name: str) -> tuple[list[str], list[str]]:

@@ -54,22 +54,6 @@ def check_neighbours(structures: Sequence[Atoms], data: Dataset) -> list[str]:
     return [f"{', '.join(lone)}: lone atoms only: what it does among others is a guess; add structures with neighbours"]
 
 
-def check_charges(structures: Sequence[Atoms]) -> list[str]:
-    """Errors about one composition in several states, which a potential that sees nuclei alone would average."""
-    states: dict[tuple[str, str], set[float]] = {}
-    for atoms in structures:
-        formula = atoms.symbols.formula.reduce()[0].format("hill")
-        states.setdefault((formula, "charge"), set()).add(float(atoms.info.get("charge") or 0.0))
-        if atoms.info.get("spin") is not None:
-            states.setdefault((formula, "spin"), set()).add(float(atoms.info["spin"]))
-    return [
-        f"{formula} is there with {name} {' and '.join(f'{v:g}' for v in sorted(values))}, which the potential cannot "
-        "tell apart; train one potential for each"
-        for (formula, name), values in states.items()
-        if len(values) > 1
-    ]
-
-
 def check_twins(train: Sequence[Atoms], valid: Sequence[Atoms]) -> list[str]:
     """Warnings about validation structures that are training structures, too."""
     known = {_geometry(atoms): k for k, atoms in enumerate(train)}

@@ -36,6 +36,7 @@ class Aims(Program):
     name = "FHI-aims"
     calculators = ("ase.calculators.aims.Aims",)
     tells_convergence = True
+    mesh_names = ("k_grid", "kpts")
     section = "aims"
     default_command = "aims.x"
     program_pattern = r"aims\S*"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,13 @@ Ladder = tuple[Values, ...]
 
 OWN_PLACES = frozenset({"directory", "txt", "atoms"})
 """Parameters that the labeller sets itself: each attempt has a folder of its own."""
+
+MESH_CARD = re.compile(r"\bK_?POINTS\b", re.IGNORECASE)
+"""Where input in a program's own words chooses k-points."""
+SMALL_PERIOD = 10.0
+"""Å, geometric mean of the periods: in larger cells Γ alone may do."""
+LONE = 5.0
+"""Å from its nearest image at which an atom is isolated."""
 
 
 class Code:
@@ -32,6 +40,8 @@ class Code:
         outputs: patterns of the code's own outputs; a failure keeps their tails.
         numerics: the only parameters that an escalation may change; None: all but known physics.
         takes_moments: whether initial magnetic moments of a structure reach it.
+        mesh_names: beginnings of parameters (lower case, at any depth) that choose k-points; without any of them
+            it takes Γ alone. None where that is not known.
     """
 
     name: ClassVar[str] = "the calculator"
@@ -43,6 +53,7 @@ class Code:
     inert: ClassVar[frozenset[str]] = frozenset()
     outputs: ClassVar[tuple[str, ...]] = ()
     numerics: ClassVar[frozenset[str] | None] = None
+    mesh_names: ClassVar[tuple[str, ...] | None] = None
 
     def split(self, parameters: Values, profile: Values) -> tuple[Values, Values]:
         """Parameters and profile, each with what belongs to it; the same for every way to write them."""
@@ -116,9 +127,14 @@ class Code:
         return None
 
     def traps(self, atoms: Any, parameters: Values) -> list[str]:
-        """Settings that the code accepts silently and that often give wrong labels."""
-        del atoms, parameters
-        return []
+        """Settings that the code accepts silently and that often give wrong labels: here, Γ alone in a small cell."""
+        if self.mesh_names is None or not is_small_cell(atoms):
+            return []
+        for path, value in leaves(parameters):
+            if any(name.lower().startswith(self.mesh_names) for name in path) or MESH_CARD.search(str(value)):
+                return []
+        start = f"no `{self.mesh_names[0]}`" if self.mesh_names else f"{self.name} has no k-points"
+        return [f"{start}: a small periodic cell is sampled at Γ only"]
 
 
 def place_calculator(calculator: Any, folder: Path) -> None:
@@ -129,6 +145,19 @@ def place_calculator(calculator: Any, folder: Path) -> None:
         calculator.directory = folder
     elif hasattr(calculator, "directory"):
         calculator.directory = str(folder)
+
+
+def is_small_cell(atoms: Any) -> bool:
+    """Whether ``atoms`` are periodic with a period below ``SMALL_PERIOD``, and no isolated atom."""
+    from ase.cell import Cell
+
+    from mlip.structures.geometry import is_lone
+
+    periods = Cell(atoms.cell.array * atoms.pbc[:, None])
+    n_periodic = int(atoms.pbc.sum())
+    if n_periodic == 0 or periods.rank < n_periodic:
+        return False
+    return periods.complete().volume < SMALL_PERIOD**n_periodic and not is_lone(atoms, LONE)
 
 
 def leaf(parameters: Values, *names: str) -> tuple[str, Any] | None:

@@ -47,6 +47,7 @@ class Cp2k(Program):
     name = "CP2K"
     calculators = ("ase.calculators.cp2k.CP2K",)
     tells_convergence = True
+    mesh_names = ("kpts",)
     takes_moments = False
     section = "cp2k"
     program_pattern = r"cp2k\S*"

@@ -28,6 +28,7 @@ class DftbPlus(Program):
     name = "DFTB+"
     calculators = ("ase.calculators.dftb.Dftb",)
     tells_convergence = True
+    mesh_names = ("kpts", "hamiltonian_kpoints")
     takes_moments = False
     section = "dftb"
     default_command = "dftb+"

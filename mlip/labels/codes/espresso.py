@@ -46,6 +46,7 @@ class Espresso(Program):
     name = "pw.x"
     calculators = ("ase.calculators.espresso.Espresso",)
     tells_convergence = True
+    mesh_names = ("kpts", "kspacing")
     section = "espresso"
     default_command = "pw.x"
     program_pattern = r"pw\S*\.x"

@@ -32,6 +32,7 @@ class Gpaw(Code):
     tells_convergence = True
     outputs = ("scf.txt",)
     numerics = frozenset({"mixer", "maxiter", "eigensolver"})
+    mesh_names = ("kpts",)
 
     def check(self, parameters: Values, profile: Values) -> None:
         """Refuse hopeless cutoffs and limits that let unconverged results pass."""
@@ -75,7 +76,7 @@ class Gpaw(Code):
 
     def traps(self, atoms: Any, parameters: Values) -> list[str]:
         """Missing moments, odd electrons, charged cells and Γ alone."""
-        return list(_find_traps(atoms, parameters))
+        return [*_find_traps(atoms, parameters), *super().traps(atoms, parameters)]
 
 
 def setups_fingerprint() -> str | None:
@@ -119,5 +120,3 @@ def _find_traps(atoms: Any, parameters: Values) -> Iterable[str]:
         yield "odd number of electrons without spin polarisation"
     if charge and atoms.pbc.any():
         yield f"periodic cell with charge {charge:g}: a uniform background neutralises it"
-    if atoms.pbc.all() and "kpts" not in parameters and atoms.get_volume() < 1000.0 and len(atoms) > 1:
-        yield "no `kpts`: a small periodic cell is sampled at Γ only"

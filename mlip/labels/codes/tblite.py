@@ -15,6 +15,7 @@ class Tblite(Code):
     name = "tblite"
     calculators = ("tblite.ase.TBLite",)
     tells_convergence = True
+    mesh_names = ()
     inert = frozenset({"verbosity", "cache_api", "color"})
 
     def ladder(self, parameters: Values) -> Ladder:

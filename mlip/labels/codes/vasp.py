@@ -42,6 +42,7 @@ class Vasp(Program):
     name = "VASP"
     calculators = ("ase.calculators.vasp.Vasp", "ase.calculators.vasp.vasp.Vasp")
     tells_convergence = True
+    mesh_names = ("kpts", "kspacing")
     default_command = "vasp_std"
     program_pattern = r"vasp\S*"
     command_variables = ("ASE_VASP_COMMAND", "VASP_COMMAND")

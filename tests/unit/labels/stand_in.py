@@ -1,16 +1,22 @@
 """Programs that stand in for VASP, FHI-aims, ABINIT, ORCA and DFTB+: they write those codes' files, faults included.
 
-Run as ``python stand_in.py CODE [arguments]`` in the folder of a calculation. The file ``MOOD``, beside
-this one's copy or named by the variable ``STAND_IN_MOOD``, chooses among ``ok``, ``unconverged``,
-``unconverged until`` (a setting says that this is another attempt), ``crash``, ``crash0`` and ``refused``.
+``python stand_in.py SOCKET`` imports what they need once and forks for each program that runs;
+:data:`PROGRAM` is that program, which starts at once. Its last word of the shell's line chooses among the moods
+``ok``, ``unconverged``, ``until`` (unconverged until a setting says that this is another attempt), ``crash``,
+``crash0`` and ``refused``.
 Energies are those of a Morse crystal, so that a label's values can be checked.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+import signal
+import socket
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +25,17 @@ from ase.calculators.morse import MorsePotential
 from ase.io import read
 from ase.units import Bohr, GPa, Hartree
 
-MOOD = os.environ.get("STAND_IN_MOOD", "ok")
+MOOD = "ok"
+PROGRAM = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    server.sendall(json.dumps([{mood!r}, os.getcwd(), {kind!r}, *sys.argv[1:]]).encode())
+    server.shutdown(socket.SHUT_WR)
+    status, _, printed = server.makefile("rb").read().partition(b" ")
+sys.stdout.buffer.write(printed)
+sys.exit(int(status))
+"""
 
 
 def reference(atoms: Atoms) -> tuple[float, np.ndarray, np.ndarray]:
@@ -145,7 +161,7 @@ def aims() -> int:
 
 def orca() -> int:
     head = "                 * O   R   C   A *\n             Program Version 5.0.4 -  RELEASE  -\n"
-    path = Path(sys.argv[2])
+    path = Path(sys.argv[1])
     if not path.exists():
         print(head)
         return 0
@@ -218,5 +234,35 @@ def abinit() -> int:
     return 0
 
 
+def run(connection: socket.socket) -> None:
+    """Be the program that ``connection`` asks for, and answer with exit code and output."""
+    global MOOD
+    MOOD, folder, *sys.argv = json.loads(connection.makefile("rb").read())
+    os.chdir(folder)
+    output = Path(folder) / f".printed-{os.getpid()}"
+    status = 1
+    with output.open("w") as stream, contextlib.redirect_stdout(stream):
+        try:
+            status = {"vasp": vasp, "aims": aims, "orca": orca, "dftb": dftb, "abinit": abinit}[sys.argv[0]]()
+        except Exception:
+            traceback.print_exc(file=stream)
+    connection.sendall(f"{status} ".encode() + output.read_bytes())
+    output.unlink()
+
+
+def serve(address: str) -> None:
+    """Fork for every program that connects, until this process is ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen(8)
+        while True:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                run(connection)
+                os._exit(0)
+            connection.close()
+
+
 if __name__ == "__main__":
-    sys.exit({"vasp": vasp, "aims": aims, "orca": orca, "dftb": dftb, "abinit": abinit}[sys.argv[1]]())
+    serve(sys.argv[1])

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
+import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import bulk, fcc111, molecule
 
 from mlip.config.label import Label
-from mlip.io.files import sha256_of
+from mlip.io.files import sha256_file, sha256_of
+from mlip.labels import labeller as labeller_module
 from mlip.labels.checks import check_settings
 from mlip.labels.codes.kmesh import check_mesh
 from mlip.labels.codes.registry import CODES, find_code
+from mlip.labels.guards import find_traps
 from mlip.labels.identity import settings_identity
 from mlip.labels.importing import LabelError, import_calculator
-from mlip.labels.labeller import Labeller, Outcome
+from mlip.labels.labeller import Labeller, Outcome, attach_label
+from mlip.labels.process.parent import Worker
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
+spec = importlib.util.spec_from_file_location("stand_in", STAND_IN)
+stand_in = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(stand_in)
 VASP, AIMS = "ase.calculators.vasp.Vasp", "ase.calculators.aims.Aims"
 ABINIT, ORCA, DFTB = "ase.calculators.abinit.Abinit", "ase.calculators.orca.ORCA", "ase.calculators.dftb.Dftb"
-ESPRESSO = "ase.calculators.espresso.Espresso"
+ESPRESSO, CP2K = "ase.calculators.espresso.Espresso", "ase.calculators.cp2k.CP2K"
 SETTINGS = {
     VASP: {"xc": "PBE", "encut": 250, "ediff": 1.0e-5, "kpts": [2, 2, 2], "gamma": True},
     AIMS: {"xc": "pbe", "k_grid": [2, 2, 2]},
@@ -34,13 +43,6 @@ SETTINGS = {
 }
 
 
-def reference(atoms: Atoms) -> tuple[float, np.ndarray, np.ndarray]:
-    spec = importlib.util.spec_from_file_location("stand_in", STAND_IN)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.reference(atoms)
-
-
 def atoms_for(calculator: str) -> Atoms:
     atoms = Atoms("Si2", [[0, 0, 0], [0, 0.3, 2.4]]) if calculator == ORCA else bulk("Si", a=5.43)
     atoms.rattle(0.05, seed=1)
@@ -48,11 +50,35 @@ def atoms_for(calculator: str) -> Atoms:
     return atoms
 
 
+class KeptWorkers:
+    """Workers that outlive their labeller: a process, with what it imports, for each calculator."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._kept = folder, dict[str, Worker]()
+
+    def __call__(self, calculator: str, scratch: Path, launcher: Sequence[str] = ()) -> Worker:
+        del scratch, launcher
+        if calculator not in self._kept:
+            folder = self._folder / f"worker-{len(self._kept)}"
+            folder.mkdir()
+            self._kept[calculator] = Kept(calculator, folder)
+        return self._kept[calculator]
+
+    def end(self) -> None:
+        for worker in self._kept.values():
+            Worker.__exit__(worker)
+
+
+class Kept(Worker):
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
 class Bench:
     """A folder with a stand-in for every program and the files that the codes read."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self._patch = folder, monkeypatch
+    def __init__(self, folder: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._address = folder, address
         self.data = {"POTCAR": folder / "pp/potpaw_PBE/Si/POTCAR", "species": folder / "light/14_Si_default",
                      "skf": folder / "sk/Si-Si.skf", "psp8": folder / "psp/Si.psp8"}  # fmt: skip
         for path in self.data.values():
@@ -62,11 +88,12 @@ class Bench:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("ASE_CONFIG_PATH", str(folder / "none.ini"))
 
-    def profile(self, calculator: str) -> dict:
+    def profile(self, calculator: str, mood: str = "ok") -> dict:
         name = {VASP: "vasp_std", AIMS: "aims.x", ORCA: "orca", DFTB: "dftb+", ABINIT: "abinit"}[calculator]
         program = self.folder / name
         kind = name.split("_")[0].split(".")[0].rstrip("+")
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(STAND_IN))} {kind} "$@"\n')
+        words = {"python": sys.executable, "address": self._address, "mood": mood, "kind": kind}
+        program.write_text(stand_in.PROGRAM.format(**words))
         program.chmod(0o755)
         folder = str(self.folder)
         places = {
@@ -79,11 +106,10 @@ class Bench:
         return {"command": str(program)} | places[calculator]
 
     def label(self, calculator: str, mood: str = "ok", atoms: Atoms | None = None, **changes) -> Outcome:
-        self._patch.setenv("STAND_IN_MOOD", mood)
         settings = Label(
             calculator=calculator,
             parameters=SETTINGS[calculator] | changes.pop("parameters", {}),
-            profile=self.profile(calculator),
+            profile=self.profile(calculator, mood),
             **changes,
         )
         with Labeller(settings, self.folder / "store", self.folder / "scratch") as labeller:
@@ -93,9 +119,30 @@ class Bench:
         return (self.folder / "store" / "logs" / f"{outcome.key}.txt").read_text()
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory) -> Iterator[str]:
+    """Address of the process that all stand-ins run in: each would import numpy and ASE by itself."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is too long for a socket
+        address = f"{folder}/s"
+        server = subprocess.Popen([sys.executable, str(STAND_IN), address])
+        while not Path(address).exists() and server.poll() is None:
+            time.sleep(0.05)
+        yield address
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory) -> Iterator[KeptWorkers]:
+    kept = KeptWorkers(tmp_path_factory.mktemp("workers"))
+    yield kept
+    kept.end()
+
+
 @pytest.fixture
-def bench(tmp_path, monkeypatch) -> Bench:
-    return Bench(tmp_path, monkeypatch)
+def bench(tmp_path, monkeypatch, programs, workers) -> Bench:
+    monkeypatch.setattr(labeller_module, "Worker", workers)
+    return Bench(tmp_path, programs, monkeypatch)
 
 
 @pytest.mark.parametrize("calculator", [VASP, AIMS, ORCA, DFTB])
@@ -103,7 +150,7 @@ def test_energy_forces_and_stress_from_one_run(bench, calculator):
     atoms = atoms_for(calculator)
     outcome = bench.label(calculator, atoms=atoms)
     assert (outcome.status, outcome.reason) == ("ok", ""), outcome.record["log_tail"]
-    energy, forces, stress = reference(atoms)
+    energy, forces, stress = stand_in.reference(atoms)
     results = outcome.record["results"]
     assert results["energy"] == pytest.approx(energy, abs=1e-6)
     assert np.abs(np.array(results["forces"]) - forces).max() < 1e-6
@@ -171,6 +218,19 @@ def test_files_of_the_elements_count_by_content(bench, calculator, file, what):
     path.unlink()
     with pytest.raises(LabelError, match=what):
         key()
+
+
+@pytest.mark.parametrize(("calculator", "file"), [(VASP, "POTCAR"), (AIMS, "species"), (DFTB, "skf")])
+def test_a_label_names_the_files_of_its_elements(bench, calculator, file):
+    def files() -> str:
+        outcome = bench.label(calculator)
+        return attach_label(atoms_for(calculator), outcome, 0).info["label_files"]
+
+    path = bench.data[file]
+    before = files()
+    assert before == f"{'Si-Si' if calculator == DFTB else 'Si'}:{sha256_file(path)[:12]}"
+    path.write_text(path.read_text() + "another\n")
+    assert before != files()
 
 
 @pytest.mark.parametrize(
@@ -313,3 +373,24 @@ def test_abinit_gets_numbers_of_k_points(tmp_path, kpts, expected):
     assert {key: made.parameters[key] for key in ("kpts", "ngkpt", "nshiftk", "shiftk") if key in made.parameters} == (
         expected
     )
+
+
+@pytest.mark.parametrize(
+    ("calculator", "meshes"),
+    [("gpaw", [{"kpts": [3, 3, 3]}]), (VASP, [{"kpts": [3, 3, 3]}, {"KSPACING": 0.3}]), (AIMS, [{"k_grid": [3, 3, 3]}]),
+     (ESPRESSO, [{"kspacing": 0.2}, {"additional_cards": ["K_POINTS automatic", "3 3 3 0 0 0"]}]),
+     (CP2K, [{"kpts": {"density": 2}}, {"inp": "&FORCE_EVAL\n&DFT\n&KPOINTS\n&END\n&END\n&END"}]),
+     (DFTB, [{"Hamiltonian_KPointsAndWeights_": "SupercellFolding"}]), ("tblite.ase.TBLite", [])],
+)  # fmt: skip
+def test_gamma_alone_in_a_small_cell_is_told_for_every_code_that_begins_there(calculator, meshes):
+    def told(atoms: Atoms, parameters: dict) -> bool:
+        return any("Γ only" in warning for warning in find_traps(atoms, calculator, parameters))
+
+    slab = fcc111("Al", (1, 1, 3), vacuum=8.0)
+    molecule_in_a_box, atom_in_a_box = molecule("H2O"), Atoms("Si", cell=[9, 9, 9], pbc=True)
+    molecule_in_a_box.center(6.0)
+    for small in (bulk("Al"), bulk("Si", cubic=True), slab):
+        assert told(small, {"xc": "PBE"})
+        assert not any(told(small, mesh) for mesh in meshes)
+    for other in (bulk("Si", cubic=True) * 2, molecule("H2O"), molecule_in_a_box, atom_in_a_box):
+        assert not told(other, {"xc": "PBE"})

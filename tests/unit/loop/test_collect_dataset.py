@@ -177,3 +177,30 @@ def test_empty_iteration_keeps_the_old_data(tmp_path: Path) -> None:
     second = collect(tmp_path, range(0), previous=first, iteration=1)
     assert read_json(second / "dataset.json")["train"] == read_json(first / "dataset.json")["train"]
     assert read_structures(second / "new.extxyz") == []
+
+
+def collect_changed(folder: Path, change: dict[str, object], other: dict[str, object]) -> None:
+    for iteration, info in enumerate((change, other)):
+        shards, records = shard(folder / f"shards-{iteration}", range(8 * iteration, 8 * iteration + 8))
+        structures = read_structures(shards[0])
+        for atoms in structures:
+            atoms.info |= info
+        write_structures(shards[0], structures)
+        previous = folder / "collect-0" if iteration else None
+        collect_dataset(
+            shards, records, previous, iteration=iteration, settings=Collect(), energy_window=5.0,
+            max_failed_fraction=0.3, out=folder / f"collect-{iteration}",
+        )  # fmt: skip
+
+
+def test_another_file_of_an_element_is_a_change_of_settings(tmp_path: Path) -> None:
+    first = {"label_files": "O:0123456789ab Si:aaaaaaaaaaaa"}
+    collect_changed(tmp_path / "same", first, {"label_files": "C:ba9876543210 Si:aaaaaaaaaaaa"})
+    collect_changed(tmp_path / "unknown", first, {})
+    with pytest.raises(DatasetError, match=r"different settings do not mix: Si.*aaaaaaaaaaaa.*8 with the file bbbb"):
+        collect_changed(tmp_path / "other", first, {"label_files": "O:0123456789ab Si:bbbbbbbbbbbb"})
+
+
+def test_two_charges_of_one_composition_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"Si is there with charge -1 and 0 \(s-8, s-\d\).*structures"):
+        collect_changed(tmp_path, {}, {"charge": -1})

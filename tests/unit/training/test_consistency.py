@@ -26,6 +26,7 @@ from mlip.training.data import (
     resolve_cutoff,
 )
 from mlip.training.densities import build_dataset
+from mlip.training.slopes import work_slope
 
 QUICK = Train(n_channels=4, n_radial=6, l_max=2, hidden=(8,), committee_size=2, n_steps=2)
 
@@ -243,7 +244,7 @@ def verdict(structures: list[Atoms]) -> str:
     isolated = fit_isolated_energies(structures, basis, None)
     data = build_dataset(structures, pairs, basis, isolated, "cpu")
     try:
-        check_consistency(structures, data, 1)
+        check_consistency(structures, data, len(basis.species))
     except TrainingDataError as error:
         return str(error)
     return ""
@@ -269,3 +270,43 @@ def test_wrong_labels_of_several_phases_are_found(energy: float, force: float, t
         copy.calc = SinglePointCalculator(copy, **results)
         wrong.append(copy)
     assert told in verdict(wrong)
+
+
+def few_strained(n: int, seed: int) -> list[Atoms]:
+    """Rightly labelled small crystals of several volumes: forces alone hardly know what a volume costs."""
+    rng, found = np.random.default_rng(seed), []
+    ordered = bulk("Cu", cubic=True, a=3.8)
+    ordered.symbols[:2] = "Au"
+    for start in (bulk("Cu", cubic=True), bulk("Au", cubic=True), ordered):
+        for _ in range(n):
+            atoms = start.copy()
+            strain = np.eye(3) * rng.uniform(0.97, 1.04) + rng.normal(0, 0.01, (3, 3))
+            atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+            atoms.positions += rng.normal(0, rng.choice([0.03, 0.08, 0.16]), atoms.positions.shape)
+            found.append(label(atoms, EMT()))
+    return found
+
+
+@pytest.mark.parametrize("make", [several_phases, few_strained])
+@pytest.mark.parametrize("seed", range(3))
+def test_four_structures_of_each_phase_tell_wrong_labels_from_right_ones(
+    make: Callable[[int, int], list[Atoms]], seed: int
+) -> None:
+    right = make(4, seed)
+    assert verdict(right) == ""
+    faults = [({"energy": 1 / 27.2114}, "Hartree"), ({"energy": -1}, "wrong sign"), ({"energy": 23.06}, "kcal/mol")]
+    assert [told in verdict([change(a, **factors) for a in right]) for factors, told in faults] == [True] * 3
+
+
+def test_work_between_copies_of_one_structure() -> None:
+    groups = np.zeros(4, dtype=int)
+    strained = few_strained(4, 1)[:4]
+    assert work_slope(strained, groups, 3).value == pytest.approx(1.0, abs=0.25)
+    moved = [a.copy() for a in strained]
+    for atoms, source, k in zip(moved, strained, range(4), strict=True):
+        atoms.positions += [0.3 * k, 1.0, 0.0]
+        atoms.wrap()
+        atoms.calc = SinglePointCalculator(atoms, **source.calc.results)
+    assert work_slope(moved, groups, 3).value == pytest.approx(work_slope(strained, groups, 3).value, abs=1e-6)
+    shuffled = [atoms[[1, 2, 3, 0]] if k % 2 else atoms for k, atoms in enumerate(strained)]
+    assert not work_slope(shuffled[:2], groups[:2], 1).agreed, "other atoms at these places: nothing is known"

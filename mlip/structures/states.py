@@ -1,0 +1,72 @@
+"""Electronic states of one composition: a potential that sees nuclei alone learns the average of several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from ase import Atoms
+
+from mlip.structures.geometry import is_lone
+
+LONE = 5.0
+"""Å from its nearest image beyond which an atom is isolated: of its moment a solid's says nothing."""
+MOMENT = 0.05
+"""μB, mean size of an element's initial moments below which there are none."""
+PARALLEL, ANTIPARALLEL = 0.8, 0.2
+"""Net moment over the mean size of an element's moments: above the one and below the other the order is clear."""
+
+
+def find_conflicts(structures: Sequence[Atoms]) -> list[str]:
+    """Compositions that occur in several states, each with both states and the remedy.
+
+    Compared are the total charge, the multiplicity (without one, the lowest that the number of electrons allows), and
+    the order of the initial magnetic moments of each element: none, parallel or antiparallel. Crystals are of one
+    composition with equal shares of the elements, all else with equal formulas, and so is everything where the
+    multiplicity, that of all electrons together, is compared. Isolated atoms are left out of comparisons of spins.
+    """
+    states: dict[tuple[str, str], dict[str, str]] = {}
+    for index, atoms in enumerate(structures):
+        name = str(atoms.info.get("structure_id", f"structure {index}"))
+        for quantity, value in _states(atoms):
+            composition = _composition(atoms, whole=quantity == "multiplicity" or not atoms.pbc.all())
+            states.setdefault((composition, quantity), {}).setdefault(value, name)
+    return [
+        f"{composition} is there with {quantity} {' and '.join(sorted(found))}"
+        f" ({', '.join(found[value] for value in sorted(found))}), which the potential cannot tell apart; train one"
+        " potential for each"
+        for (composition, quantity), found in states.items()
+        if len(found) > 1
+    ]
+
+
+def _composition(atoms: Atoms, whole: bool) -> str:
+    formula = atoms.symbols.formula
+    return (formula if whole else formula.reduce()[0]).format("hill")
+
+
+def _states(atoms: Atoms) -> Iterable[tuple[str, str]]:
+    charge = float(atoms.info.get("charge") or 0.0)
+    yield "charge", f"{charge:g}"
+    if is_lone(atoms, LONE):
+        return
+    spin = atoms.info.get("spin", atoms.info.get("multiplicity"))
+    moments = atoms.get_initial_magnetic_moments()
+    if moments.ndim == 1 and not (np.abs(moments) > MOMENT).any():
+        lowest = 1 + round(float(atoms.numbers.sum()) - charge) % 2
+        yield "multiplicity", f"{lowest if spin is None else float(spin):g}"
+    if spin is None and moments.ndim == 1:
+        yield from _orders(atoms, moments)
+
+
+def _orders(atoms: Atoms, moments: np.ndarray) -> Iterable[tuple[str, str]]:
+    """The order of each element's moments [n_atoms] (μB), where it is clear."""
+    for symbol in sorted(set(atoms.symbols)):
+        own = moments[atoms.symbols == symbol]
+        size, net = float(np.abs(own).mean()), abs(float(own.mean()))
+        if size < MOMENT:
+            yield f"moments of {symbol}", "none"
+        elif net > PARALLEL * size:
+            yield f"moments of {symbol}", "parallel"
+        elif net < ANTIPARALLEL * size:
+            yield f"moments of {symbol}", "antiparallel"
