@@ -49,14 +49,24 @@ def _no_configuration(monkeypatch, tmp_path):
     monkeypatch.delenv("CP2K_DATA_DIR", raising=False)
 
 
-def test_a_bare_configuration_labels_and_counts_the_time_of_the_shell(tmp_path):
-    outcome = label(tmp_path, settings())
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> tuple[Path, Outcome]:
+    """Folder and outcome of the label of a bare configuration."""
+    folder = tmp_path_factory.mktemp("bare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASE_CONFIG_PATH", str(folder / "none.ini"))
+        patch.delenv("CP2K_DATA_DIR", raising=False)
+        return folder, label(folder, settings())
+
+
+def test_a_bare_configuration_labels_and_counts_the_time_of_the_shell(bare):
+    folder, outcome = bare
     assert outcome.status == "ok"
     assert outcome.record["results"]["energy"] == pytest.approx(-193.6958, abs=1e-3)
     assert np.shape(outcome.record["results"]["stress"]) == (6,)
     assert outcome.record["program"].startswith("CP2K ")
     assert outcome.record["core_seconds"] > 0.5
-    assert label(tmp_path, settings(print_level="MEDIUM", command="cp2k_shell.psmp")).cached
+    assert label(folder, settings(print_level="MEDIUM", command="cp2k_shell.psmp")).cached
 
 
 def test_unconverged_is_no_label_and_goes_up_the_ladder(tmp_path):
@@ -69,8 +79,8 @@ def test_unconverged_is_no_label_and_goes_up_the_ladder(tmp_path):
     assert (again.status, again.cached, len(again.record["attempts"])) == ("unconverged", True, 2)
 
 
-def test_the_second_step_of_the_ladder_converges_to_the_same(tmp_path):
-    plain = label(tmp_path, settings())
+def test_the_second_step_of_the_ladder_converges_to_the_same(tmp_path, bare):
+    plain = bare[1]
     slower = label(tmp_path, settings(max_scf=300, mixing={"METHOD": "BROYDEN_MIXING", "ALPHA": 0.1, "NBROYDEN": 8}))
     assert slower.status == "ok"
     assert slower.record["results"]["energy"] == pytest.approx(plain.record["results"]["energy"], abs=1e-3)
@@ -129,7 +139,11 @@ def test_a_killed_shell_is_a_crash_with_the_tail_of_its_output(tmp_path):
 
 
 def test_a_density_of_points_and_a_mesh_are_the_same_label(tmp_path):
-    mesh, density = (label(tmp_path, settings(kpts=kpts)) for kpts in ([2, 2, 2], {"density": 0.9, "even": True}))
+    coarse = {"cutoff": 400}  # eV; two labels with k-points at the other tests' would take a minute and a half
+    mesh, density = (
+        label(tmp_path, settings(kpts=kpts, **coarse)) for kpts in ([2, 2, 2], {"density": 0.9, "even": True})
+    )
     assert (mesh.status, density.status) == ("ok", "ok")
-    gamma = label(tmp_path, settings())
+    assert density.record["results"]["energy"] == pytest.approx(mesh.record["results"]["energy"], abs=1e-6)
+    gamma = label(tmp_path, settings(**coarse))
     assert abs(mesh.record["results"]["energy"] - gamma.record["results"]["energy"]) > 1.0
