@@ -227,7 +227,9 @@ class Labeller:
         if answer["status"] != "ok":
             end_if_told()
         text = _read_from(self._worker.output, printed)
-        return answer, read_outputs(folder, self.code.outputs) + text if answer["status"] != "ok" else text
+        if answer["status"] == "ok":
+            return answer, text
+        return answer, read_outputs(folder, answer.get("outputs", self.code.outputs)) + text
 
 
 def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:

@@ -299,17 +299,17 @@ def _check_settings(structures: Sequence[Atoms]) -> None:
             "`snakemake --cores N --configfile CONFIG --forcerun label_structures label_references "
             "label_isolated_atoms`."
         )
-    _check_files(own)
+    _check_files(labelled)
 
 
 def _check_files(structures: Sequence[Atoms]) -> None:
     """Refuse an element whose file, e.g. its POTCAR, has another content in some labels than in others."""
-    found: dict[str, Counter[str]] = {}
+    digests: dict[str, Counter[str]] = {}
     for atoms in structures:
         for entry in str(atoms.info.get("label_files", "")).split():
             name, _, digest = entry.rpartition(":")
-            found.setdefault(name, Counter())[digest] += 1
-    for name, counts in found.items():
+            digests.setdefault(name, Counter())[digest] += 1
+    for name, counts in digests.items():
         if len(counts) > 1:
             files = ", ".join(f"{n} with the file {digest}" for digest, n in counts.most_common())
             raise DatasetError(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from ase import Atoms
 
+from mlip.io.electrons import electronic_state
 from mlip.structures.geometry import is_lone
 
 LONE = 5.0
@@ -32,11 +33,11 @@ def find_conflicts(structures: Sequence[Atoms]) -> list[str]:
             composition = _composition(atoms, whole=quantity == "multiplicity" or not atoms.pbc.all())
             states.setdefault((composition, quantity), {}).setdefault(value, name)
     return [
-        f"{composition} is there with {quantity} {' and '.join(sorted(found))}"
-        f" ({', '.join(found[value] for value in sorted(found))}), which the potential cannot tell apart; train one"
+        f"{composition} is there with {quantity} {' and '.join(sorted(names))}"
+        f" ({', '.join(names[value] for value in sorted(names))}), which the potential cannot tell apart; train one"
         " potential for each"
-        for (composition, quantity), found in states.items()
-        if len(found) > 1
+        for (composition, quantity), names in states.items()
+        if len(names) > 1
     ]
 
 
@@ -46,15 +47,15 @@ def _composition(atoms: Atoms, whole: bool) -> str:
 
 
 def _states(atoms: Atoms) -> Iterable[tuple[str, str]]:
-    charge = float(atoms.info.get("charge") or 0.0)
+    state = electronic_state(atoms)
+    charge, spin = state.get("charge", 0), state.get("spin")
     yield "charge", f"{charge:g}"
     if is_lone(atoms, LONE):
         return
-    spin = atoms.info.get("spin", atoms.info.get("multiplicity"))
     moments = atoms.get_initial_magnetic_moments()
     if moments.ndim == 1 and not (np.abs(moments) > MOMENT).any():
-        lowest = 1 + round(float(atoms.numbers.sum()) - charge) % 2
-        yield "multiplicity", f"{lowest if spin is None else float(spin):g}"
+        lowest = 1 + round(float(atoms.numbers.sum() - charge)) % 2
+        yield "multiplicity", f"{lowest if spin is None else spin:g}"
     if spin is None and moments.ndim == 1:
         yield from _orders(atoms, moments)
 
@@ -62,8 +63,8 @@ def _states(atoms: Atoms) -> Iterable[tuple[str, str]]:
 def _orders(atoms: Atoms, moments: np.ndarray) -> Iterable[tuple[str, str]]:
     """The order of each element's moments [n_atoms] (μB), where it is clear."""
     for symbol in sorted(set(atoms.symbols)):
-        own = moments[atoms.symbols == symbol]
-        size, net = float(np.abs(own).mean()), abs(float(own.mean()))
+        of_element = moments[atoms.symbols == symbol]
+        size, net = float(np.abs(of_element).mean()), abs(float(of_element.mean()))
         if size < MOMENT:
             yield f"moments of {symbol}", "none"
         elif net > PARALLEL * size:

@@ -222,6 +222,8 @@ def test_a_users_own_wrapper_is_known_for_what_it_is(tmp_path, monkeypatch):
     }  # fmt: skip
     steps = ({"input_data": {"electrons": {"electron_maxstep": 100, "mixing_beta": 0.3}}},)
     own = Label(calculator="own_espresso.Espresso", parameters=parameters, escalations=steps)
+    (failed,) = label(tmp_path / "failed", own.model_copy(update={"escalations": ()}))
+    assert "--- espresso.pwo" in (tmp_path / "failed/store/logs" / f"{failed.key}.txt").read_text()
     (outcome,) = label(tmp_path, own)
     assert [a["status"] for a in outcome.record["attempts"]] == ["unconverged", "ok"]
     assert outcome.status == "ok"

@@ -154,7 +154,7 @@ def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
         os.chdir(home)
     sys.stdout.flush()
     sys.stderr.flush()
-    return answer
+    return answer | {"outputs": list(code.outputs)}  # of a wrapper, the parent does not know them
 
 
 def _read_failure(code: Code, folder: Path) -> Failure | None:
