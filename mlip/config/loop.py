@@ -106,7 +106,7 @@ class Walker(Section):
             raise ValueError(f"repeat must be at least 1 along each vector, got {list(self.repeat)}")
         if self.pressures is not None and self.pressure != 0:
             raise ValueError(f"give pressure ({self.pressure:g}) or pressures ({list(self.pressures)}), not both")
-        if self.ensemble == "nvt" and len(pressures_of(self)) > 1:
+        if self.ensemble == "nvt" and (len(pressures_of(self)) > 1 or any(pressures_of(self))):
             raise ValueError(f"pressures {list(pressures_of(self))} do nothing in nvt; set ensemble: npt")
         _check_schedule(self)
         return self

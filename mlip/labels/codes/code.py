@@ -23,6 +23,9 @@ SMALL_PERIOD = 10.0
 """Å, geometric mean of the periods: in larger cells Γ alone may do."""
 LONE = 5.0
 """Å from its nearest image at which an atom is isolated."""
+RUN_KEYS = ("task", "runtyp", "jobtype", "job_type", "calculationmode", "md.numcgsteps", "md.steps")
+"""Where codes are told to move atoms, in lower case: NWChem and CASTEP, GAMESS, Q-Chem, Octopus, SIESTA."""
+MOVING = re.compile(r"opt|relax|dynamics|saddle|^(go|md|td|ts|irc)$", re.IGNORECASE)
 
 
 class Code:
@@ -69,6 +72,11 @@ class Code:
         if unknown:
             known = f"{self.name} has {', '.join(sorted(self.profile_keys))}" if self.profile_keys else "it has none"
             raise LabelError(f"label.profile.{unknown[0]}: unknown to {self.name}; {known}")
+        reason = "moves atoms: labels are of given positions; remove it"
+        refuse(parameters, RUN_KEYS, _moves_atoms, reason)
+        refuse(parameters, ("opt", "optgeom"), lambda value: value is not None and not is_false(value), reason)
+        reason = "accepts an SCF that did not converge: wrong labels, status ok; remove it"
+        refuse(parameters, ("scf.mustconverge", "scfmustconverge"), is_false, reason)
         for key in sorted(OWN_PLACES & set(parameters)):
             raise LabelError(
                 f"label.parameters.{key}: set by the labeller itself, a private folder for each attempt; remove it"
@@ -135,6 +143,12 @@ class Code:
                 return []
         start = f"no `{self.mesh_names[0]}`" if self.mesh_names else f"{self.name} has no k-points"
         return [f"{start}: a small periodic cell is sampled at Γ only"]
+
+
+def _moves_atoms(value: Any) -> bool:
+    if isinstance(value, bool | int | float):
+        return bool(value)
+    return value is not None and not is_false(value) and (is_true(value) or bool(MOVING.search(str(value))))
 
 
 def place_calculator(calculator: Any, folder: Path) -> None:

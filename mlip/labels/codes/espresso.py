@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
+from mlip.labels.codes.magnetism import find_missing_moments, is_metal
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
 from mlip.labels.contents import content_of, normalise
 from mlip.labels.importing import LabelError
@@ -77,9 +78,34 @@ class Espresso(Program):
         refuse(parameters, ("scf_must_converge",), is_false, reason)
         reason = "is no single point: labels are `scf` of given positions; remove it"
         refuse(parameters, ("calculation",), lambda value: str(value).lower() != "scf", reason)
+        self._check_moments(parameters)
         for key in ("outdir", "wfcdir"):
             reason = "would be shared by labels that run at the same time; remove it, each has a private folder"
             refuse(parameters, (key,), lambda _: True, reason)
+
+    @staticmethod
+    def _check_moments(parameters: Values) -> None:
+        """ASE writes ``starting_magnetization`` of every species itself, over what is there, zero without moments."""
+        for key in parameters.get("input_data", {}).get("system", {}):
+            if key.startswith("starting_magnetization"):
+                raise LabelError(
+                    f"label.parameters.input_data.system.{key}: ASE replaces it by the structure's initial magnetic"
+                    " moments, by 0 where it has none; write these into the structure's file (initial_magmoms in"
+                    " extended XYZ), or set `nspin: 2` with `tot_magnetization`"
+                )
+
+    def traps(self, atoms: Any, parameters: Values) -> list[str]:
+        """Spin without moments, magnetic elements without spin, and metals with fixed occupations."""
+        system = parameters.get("input_data", {}).get("system", {})
+        moments = bool(atoms.get_initial_magnetic_moments().any()) or "tot_magnetization" in system
+        warnings = super().traps(atoms, parameters)
+        if str(system.get("nspin", 1)) == "2" and not moments:
+            warnings.append("nspin 2 without initial magnetic moments: pw.x begins, and stays, non-magnetic")
+        else:
+            warnings += find_missing_moments(atoms, moments)
+        if "occupations" not in system and is_metal(atoms):
+            warnings.append("no `occupations`: those of a metal are fixed; set occupations: smearing, and a degauss")
+        return warnings
 
     def ladder(self, parameters: Values) -> Ladder:
         """Slower mixing and more patience; never less of either than the user's own."""
@@ -190,6 +216,7 @@ def _nested(parameters: Values) -> dict[str, Values]:
     flat = {key: value for key, value in parameters.items() if key not in OTHER_KEYWORDS}
     for key, value in (parameters.get("input_data") or {}).items():
         if isinstance(value, dict):
+            _check_namelist(key)
             sections.setdefault(key.lower(), {}).update({name.lower(): item for name, item in value.items()})
         else:
             flat[key] = value
@@ -205,3 +232,14 @@ def _nested(parameters: Values) -> dict[str, Values]:
             )
         sections.setdefault(home, {})[key.lower()] = value
     return sections
+
+
+def _check_namelist(name: str) -> None:
+    from ase.io.espresso_namelist.keys import ALL_KEYS
+
+    known = sorted(ALL_KEYS["pw"])
+    if name.lower() not in known:
+        raise LabelError(
+            f"label.parameters.input_data.{name}: pw.x has no such namelist, and ASE would drop it; it has"
+            f" {', '.join(known)}"
+        )

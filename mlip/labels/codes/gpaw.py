@@ -9,10 +9,10 @@ from typing import Any
 
 from mlip.io.files import sha256_of
 from mlip.labels.codes.code import Code, Ladder, Values
+from mlip.labels.codes.magnetism import find_missing_moments
 from mlip.labels.importing import GPAW, LabelError
 
 MIN_ECUT = 50.0  # eV; below, plane waves cannot hold a valence orbital and the eigensolver fails
-MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
 
 GPAW_LADDER: Ladder = (
     {"mixer": {"backend": "pulay", "beta": 0.05, "nmaxold": 8, "weight": 100.0}, "maxiter": 400},
@@ -111,9 +111,7 @@ def _fitted(step: Values, parameters: Values) -> Values:
 
 def _find_traps(atoms: Any, parameters: Values) -> Iterable[str]:
     spin = bool(atoms.get_initial_magnetic_moments().any() or parameters.get("spinpol") or parameters.get("hund"))
-    magnetic = sorted(MAGNETIC & set(atoms.get_chemical_symbols()))
-    if magnetic and not spin:
-        yield f"{', '.join(magnetic)} without initial magnetic moments: the result is non-magnetic"
+    yield from find_missing_moments(atoms, spin)
     charge = parameters.get("charge", 0)
     charge = charge if isinstance(charge, int | float) else 0
     if not spin and round(sum(atoms.numbers) - charge) % 2:

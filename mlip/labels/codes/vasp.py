@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mlip.labels.codes.code import Ladder, Values, read_text, refuse
+from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
 from mlip.labels.codes.kmesh import mesh_for
+from mlip.labels.codes.magnetism import find_missing_moments, is_metal
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of
+from mlip.labels.contents import content_of, leaves
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
@@ -28,6 +29,10 @@ NUMERICAL = re.compile(r"EDDDAV|ZHEGV|ZPOTRF|EDDRMM|BRMIX", re.IGNORECASE)
 OF_SETTINGS = re.compile(r"INCAR|POTCAR|KPOINTS|TOO FEW BANDS|license|Error reading item|not found", re.IGNORECASE)
 ORDINARY = frozenset({"normal", "fast", "veryfast", "n", "f", "v"})
 PP_PATH = "VASP_PP_PATH"
+DEFAULT_EDIFF = 1e-4
+"""eV."""
+COARSE_EDIFF = 1e-5
+"""eV; what is larger is told."""
 
 VASP_LADDER: Ladder = (
     {"algo": "Normal", "nelm": 200},
@@ -68,6 +73,10 @@ class Vasp(Program):
         refuse(
             parameters, ("nsw",), lambda n: n not in (0, None), "moves atoms: labels are of given positions; remove it"
         )
+        reason = "computes vibrations or the response to a field: labels are of given positions; remove it"
+        refuse(parameters, ("ibrion",), lambda n: n in (5, 6, 7, 8), reason)
+        reason = "puts a machine-learned force field in the place of DFT; remove it"
+        refuse(parameters, ("ml_lmlff",), lambda value: not is_false(value), reason)
         refuse(parameters, ("icharg",), lambda n: n >= 10, "keeps the density fixed, unconverged; remove it")
 
     def command(self, profile: Values) -> str:
@@ -78,6 +87,18 @@ class Vasp(Program):
         if not profile.get("command") and not any(os.environ.get(name) for name in self.command_variables):
             profile = {"command": inner or (f"python {script}" if script else self.default_command)}
         return super().command(profile)
+
+    def traps(self, atoms: Any, parameters: Values) -> list[str]:
+        """A coarse EDIFF, tetrahedra in metals, and magnetic elements without spin."""
+        values = {path[-1].lower(): value for path, value in leaves(parameters)}
+        warnings = super().traps(atoms, parameters)
+        ediff = values.get("ediff") or DEFAULT_EDIFF
+        if isinstance(ediff, int | float) and ediff > COARSE_EDIFF:
+            warnings.append(f"ediff {ediff:g} eV leaves noise in the forces; 1.0e-6 is usual for labels")
+        if values.get("ismear") == -5 and is_metal(atoms):
+            warnings.append("ismear -5: forces and stresses of metals are not derivatives of the energy; use 1 or 0")
+        has_spin = values.get("ispin") == 2 or bool(values.get("lsorbit") or values.get("lnoncollinear"))
+        return warnings + find_missing_moments(atoms, has_spin or bool(atoms.get_initial_magnetic_moments().any()))
 
     def ladder(self, parameters: Values) -> Ladder:
         """Blocked Davidson, weaker mixing, then all bands at once; an algorithm for other than plain SCF is kept."""

@@ -55,6 +55,7 @@ def test_a_schedule_is_one_walker_that_begins_at_its_first_point() -> None:
         ({"repeat": [2, 0, 1]}, r"repeat must be at least 1 .*\[2, 0, 1\]"),
         ({"ensemble": "npt", "pressure": 3, "pressures": [0, 5]}, r"pressure \(3\) or pressures \(\[0.0, 5.0\]\), not"),
         ({"pressures": [0, 5]}, r"\[0.0, 5.0\] do nothing in nvt; set ensemble: npt"),
+        ({"pressure": 5}, r"\[5.0\] do nothing in nvt; set ensemble: npt"),
         ({"pressure": [0, 5]}, "several in `pressures`"),
         ({"schedule": [[0, 300], [900, 600]]}, r"a point needs names: \{time: 0, temperature: 300\}.*\[0, 300\]"),
         ({"schedule": RAMP[:1]}, r"two points or more .* got \[0.0\]"),

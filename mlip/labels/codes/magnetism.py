@@ -1,0 +1,26 @@
+"""What codes accept silently of metals and magnets: settings with which the labels are another material's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
+"""Elements whose metals or common compounds have moments."""
+NO_METALS = frozenset(
+    ("H", "He", "B", "C", "N", "O", "F", "Ne", "Si", "P", "S", "Cl", "Ar", "Ge", "As", "Se", "Br", "Kr", "Sb", "Te")
+    + ("I", "Xe", "At", "Rn")
+)
+"""Nonmetals and metalloids."""
+
+
+def find_missing_moments(atoms: Any, has_spin: bool) -> list[str]:
+    """That ``atoms`` of a magnetic element are treated without spin; nothing where ``has_spin``."""
+    magnetic = sorted(MAGNETIC & set(atoms.get_chemical_symbols()))
+    if not magnetic or has_spin:
+        return []
+    return [f"{', '.join(magnetic)} without initial magnetic moments: the result is non-magnetic"]
+
+
+def is_metal(atoms: Any) -> bool:
+    """Whether ``atoms`` are periodic and all of metallic elements."""
+    return bool(atoms.pbc.any()) and len(atoms) > 1 and not set(atoms.get_chemical_symbols()) & NO_METALS

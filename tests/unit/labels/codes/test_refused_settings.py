@@ -1,0 +1,86 @@
+"""Settings with which a code would label something else than was asked, and those that often mislead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+from mlip.config.label import Label
+from mlip.labels.checks import check_settings
+from mlip.labels.guards import find_traps
+from mlip.labels.importing import LabelError
+
+ESPRESSO, VASP = "ase.calculators.espresso.Espresso", "ase.calculators.vasp.Vasp"
+
+
+def without_moments(atoms: Atoms) -> Atoms:
+    """``atoms`` as most files have them; ASE's own iron has moments."""
+    del atoms.arrays["initial_magmoms"]
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("calculator", "parameters", "words"),
+    [
+        (ESPRESSO, {"input_data": {"system": {"starting_magnetization(1)": 0.4}}}, "ASE replaces it by"),
+        (ESPRESSO, {"starting_magnetization(1)": 0.4}, "initial_magmoms"),
+        (ESPRESSO, {"input_data": {"sytem": {"ecutwfc": 30}}}, r"input_data\.sytem: pw\.x has no such namelist"),
+        (VASP, {"ibrion": 6}, "ibrion: 6 computes vibrations"),
+        (VASP, {"custom": {"ML_LMLFF": ".TRUE."}}, "machine-learned force field"),
+        ("ase.calculators.siesta.Siesta", {"fdf_arguments": {"MD.NumCGsteps": 10}}, "NumCGsteps: 10 moves atoms"),
+        ("ase.calculators.siesta.Siesta", {"fdf_arguments": {"SCF.MustConverge": False}}, "accepts an SCF"),
+        ("ase.calculators.nwchem.NWChem", {"task": "optimize"}, "task: 'optimize' moves atoms"),
+        ("ase.calculators.octopus.Octopus", {"CalculationMode": "go"}, "'go' moves atoms"),
+        ("ase.calculators.gaussian.Gaussian", {"opt": "tight"}, "opt: 'tight' moves atoms"),
+        ("ase.calculators.castep.Castep", {"task": "GeometryOptimization"}, "moves atoms"),
+    ],
+)
+def test_what_labels_something_else_is_refused(calculator: str, parameters: dict[str, Any], words: str) -> None:
+    with pytest.raises(LabelError, match=words):
+        check_settings(Label(calculator=calculator, parameters=parameters))
+
+
+@pytest.mark.parametrize(
+    ("calculator", "parameters"),
+    [
+        (ESPRESSO, {"input_data": {"SYSTEM": {"nspin": 2, "tot_magnetization": 2}, "electrons": {"conv_thr": 1e-8}}}),
+        (VASP, {"ibrion": 2, "nsw": 0}),
+        (VASP, {"custom": {"ML_LMLFF": ".FALSE."}}),
+        ("ase.calculators.siesta.Siesta", {"fdf_arguments": {"MD.TypeOfRun": "CG", "MD.NumCGsteps": 0}}),
+        ("ase.calculators.nwchem.NWChem", {"task": "gradient"}),
+        ("ase.calculators.octopus.Octopus", {"CalculationMode": "gs"}),
+        ("ase.calculators.gaussian.Gaussian", {"method": "pbepbe", "force": None}),
+    ],
+)
+def test_a_single_point_is_not(calculator: str, parameters: dict[str, Any]) -> None:
+    check_settings(Label(calculator=calculator, parameters=parameters))
+
+
+@pytest.mark.parametrize(
+    ("system", "told"),
+    [
+        ({"occupations": "smearing"}, ["Fe without initial magnetic moments"]),
+        ({"occupations": "smearing", "nspin": 2}, ["nspin 2 without initial magnetic moments"]),
+        ({"nspin": 2, "tot_magnetization": 4}, ["no `occupations`"]),
+    ],
+)
+def test_espresso_tells_of_lost_spin_and_fixed_occupations(system: dict[str, Any], told: list[str]) -> None:
+    iron = without_moments(bulk("Fe", cubic=True))
+    parameters = {"kpts": [2, 2, 2], "input_data": {"system": system}}
+    found = find_traps(iron, ESPRESSO, parameters)
+    assert len(found) == len(told)
+    assert all(text.startswith(start) for text, start in zip(found, told, strict=True))
+    iron.set_initial_magnetic_moments(np.full(len(iron), 2.5))
+    assert not [text for text in find_traps(iron, ESPRESSO, parameters) if "moments" in text]
+
+
+def test_vasp_tells_of_noise_tetrahedra_and_lost_spin() -> None:
+    iron, silicon = without_moments(bulk("Fe", cubic=True)), bulk("Si")
+    found = find_traps(iron, VASP, {"kpts": [2, 2, 2], "ismear": -5})
+    assert [text.split()[0] for text in found] == ["ediff", "ismear", "Fe"]
+    assert find_traps(iron, VASP, {"kpts": [2, 2, 2], "ismear": 1, "ediff": 1e-6, "ispin": 2}) == []
+    assert find_traps(silicon, VASP, {"kpts": [2, 2, 2], "ismear": -5, "ediff": 1e-6}) == []
