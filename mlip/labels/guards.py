@@ -50,7 +50,10 @@ def check_results(results: dict[str, Any], n_atoms: int, guards: Guards) -> str 
         return f"largest force {largest:.3g} eV/Å exceeds label.guards.max_force ({guards.max_force:g})"
     drift = float(np.linalg.norm(forces.sum(axis=0))) / n_atoms
     if drift > guards.max_force_sum:
-        return f"forces sum to {drift:.3g} eV/Å per atom, label.guards.max_force_sum is {guards.max_force_sum:g}"
+        return (
+            f"forces sum to {drift:.3g} eV/Å per atom, label.guards.max_force_sum is {guards.max_force_sum:g};"
+            " the cutoff or grid is too coarse, raise it"
+        )
     return None
 
 

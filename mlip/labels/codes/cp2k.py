@@ -127,6 +127,14 @@ class Cp2k(Program):
 
     def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
         """``charge``, and ``multiplicity`` with unrestricted spins."""
+        if charge != int(charge):
+            raise LabelError(f"the structure carries a charge of {charge:g}, and CP2K takes whole ones; correct it")
+        given = re.search(r"^\s*(CHARGE|MULTIPLICITY)\b", str(parameters.get("inp", "")), re.IGNORECASE | re.MULTILINE)
+        if given:
+            raise LabelError(
+                f"label.parameters.inp: {given[1]} stands here for all structures, and this one carries a charge"
+                f" {charge:g} and multiplicity {multiplicity or 1} of its own; remove it from `inp`, or from the file"
+            )
         spin = {} if multiplicity is None else {"multiplicity": multiplicity, "uks": multiplicity != 1}
         return parameters | {"charge": int(charge)} | spin
 

@@ -11,6 +11,7 @@ from ase.build import bulk
 
 from mlip.config.label import Label
 from mlip.labels.checks import check_settings
+from mlip.labels.codes.registry import find_code
 from mlip.labels.guards import find_traps
 from mlip.labels.importing import LabelError
 
@@ -84,3 +85,28 @@ def test_vasp_tells_of_noise_tetrahedra_and_lost_spin() -> None:
     assert [text.split()[0] for text in found] == ["ediff", "ismear", "Fe"]
     assert find_traps(iron, VASP, {"kpts": [2, 2, 2], "ismear": 1, "ediff": 1e-6, "ispin": 2}) == []
     assert find_traps(silicon, VASP, {"kpts": [2, 2, 2], "ismear": -5, "ediff": 1e-6}) == []
+
+
+@pytest.mark.parametrize(
+    ("charge", "multiplicity", "inp", "words"),
+    [
+        (0.5, None, "", "charge of 0.5, and CP2K takes whole ones"),
+        (0.0, 3, "&FORCE_EVAL\n&DFT\nMULTIPLICITY 1\n&END DFT\n&END FORCE_EVAL", "MULTIPLICITY stands here for all"),
+        (1.0, None, "&FORCE_EVAL\n  &DFT\n    charge -1\n  &END DFT\n&END FORCE_EVAL", "charge stands here for all"),
+    ],
+)
+def test_cp2k_refuses_a_state_that_it_cannot_take(
+    charge: float, multiplicity: int | None, inp: str, words: str
+) -> None:
+    with pytest.raises(LabelError, match=words):
+        find_code("ase.calculators.cp2k.CP2K").with_state({"inp": inp}, charge, multiplicity)
+
+
+def test_cp2k_takes_a_state() -> None:
+    code = find_code("ase.calculators.cp2k.CP2K")
+    parameters = code.with_state({"inp": "&FORCE_EVAL\n&DFT\nUKS\n&END DFT\n&END FORCE_EVAL"}, -1.0, 2)
+    assert {key: parameters[key] for key in ("charge", "multiplicity", "uks")} == {
+        "charge": -1,
+        "multiplicity": 2,
+        "uks": True,
+    }
