@@ -126,7 +126,8 @@ def _tiles(loop: LoopRecord, summary: dict[str, Any]) -> list[dict[str, str]]:
     failed = f"{summary['failed_labels']} failed" if summary["failed_labels"] else "none failed"
     splits = loop.last.assessment.get("dataset") or {}
     parts = [f"{splits[key]} {word}" for key, word in (("train", "train"), ("test", "test")) if splits.get(key)]
-    note = "; ".join([failed, *parts])
+    existing = [f"beside {count} of existing data" for name, count in loop.origins().items() if name == "data"]
+    note = "; ".join([failed, *existing, *parts])
     return [
         *tiles,
         {"name": "labels", "value": str(summary["labels"]), "unit": "", "note": note},

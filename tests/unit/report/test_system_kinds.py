@@ -248,7 +248,7 @@ def test_a_molecule_has_no_lattice_and_a_loop_may_have_studies(tmp_path):
         write_json(path, json.loads(path.read_text()) | {"properties": {}, "audit": AUDIT, "test": TEST})
         (path.parent / "eos.nc").unlink()
     path = root / "iter_01" / "collect_dataset" / "dataset.json"
-    write_json(path, json.loads(path.read_text()) | {"origins": {"rattle": 4, "walker": 20}})
+    write_json(path, json.loads(path.read_text()) | {"origins": {"rattle": 4, "walker": 20, "data": 3}})
     quantity = {"name": "diffusivity", "unit": "Å²/ps", "value": 1.25, "statistical_error": 0.1, "reference": 1.5}
     result = {"study": "diffusion", "passed": False, "quantities": [quantity]}
     write_json(root / "studies" / "diffusion" / "result.json", result)
@@ -269,7 +269,9 @@ def test_a_molecule_has_no_lattice_and_a_loop_may_have_studies(tmp_path):
     assert re.findall(r"<td>(.*?)</td><td class=\"num\">(\d+)</td>", origins) == [
         ("frame of a walker", "20"),
         ("rattle", "4"),
+        ("data", "3"),
     ]
+    assert "beside 3 of existing data" in text.partition("<h2>Criteria</h2>")[0]
     (classes,) = re.findall(r'<table id="classes">.*?</table>', text, flags=re.DOTALL)
     assert re.findall(r"<tr><td>(\w+)</td><td class=\"num\">(\d+)</td>", classes) == [
         ("rejected", "1"),
