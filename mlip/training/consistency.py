@@ -30,7 +30,7 @@ from mlip.training.sanity import (
     check_neighbours,
     check_twins,
 )
-from mlip.training.slopes import NORMAL, Slope, pair_slope, work_slope
+from mlip.training.slopes import NORMAL, Slope, pair_slope, stress_slope, work_slope
 
 MAX_ATOMS = 4000
 MIN_STRUCTURES = 8
@@ -162,6 +162,8 @@ def _judge_slopes(
     modelled = energy.agreed
     if not modelled:  # few structures, or in small cells that are strained
         energy = work_slope(structures, groups, MIN_STRUCTURES - 1)
+    if not virial.agreed:
+        virial = stress_slope(structures, groups, MIN_STRUCTURES - 1)
     # Both off by one factor: not energies and stresses are in another unit, but the forces they are held against.
     shared = energy.wrong and virial.wrong and 1 / NORMAL < virial.value / energy.value < NORMAL
     verdicts = []

@@ -14,6 +14,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.calculators.tersoff import Tersoff
 from ase.cluster import Octahedron
+from ase.units import GPa
 
 from mlip.config.train import Train
 from mlip.loop.train_committee import TrainingRequest, train_committee
@@ -310,3 +311,17 @@ def test_work_between_copies_of_one_structure() -> None:
     assert work_slope(moved, groups, 3).value == pytest.approx(work_slope(strained, groups, 3).value, abs=1e-6)
     shuffled = [atoms[[1, 2, 3, 0]] if k % 2 else atoms for k, atoms in enumerate(strained)]
     assert not work_slope(shuffled[:2], groups[:2], 1).agreed, "other atoms at these places: nothing is known"
+
+
+@pytest.mark.parametrize("factor", [1.0, -1.0, -10 / GPa])
+def test_stresses_of_hardly_strained_small_cells_are_told_without_a_model(factor: float) -> None:
+    """Four atoms, volumes within 9 %: forces say too little of the stress for a model to judge it."""
+    rng = np.random.default_rng(3)
+    structures = []
+    for _ in range(40):
+        atoms = bulk("Cu", cubic=True)
+        atoms.set_cell(atoms.cell * (1 + rng.uniform(-0.03, 0.03)), scale_atoms=True)
+        atoms.rattle(0.05, rng=rng)
+        structures.append(change(label(atoms, EMT()), stress=factor))
+    message = verdict(structures)
+    assert ("stresses" in message and "wrong sign" in message) if factor < 0 else not message
