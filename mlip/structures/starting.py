@@ -122,7 +122,7 @@ def _read_file(path: Path, source: StartingStructure) -> Atoms:
     if size > MAX_FILE_BYTES:
         raise StructureError(
             f"structures: {path} has {size / 1e6:.0f} MB, more than any single structure needs (limit"
-            f" {MAX_FILE_BYTES / 1e6:.0f} MB); take the structures out of it into a file of their own"
+            f" {MAX_FILE_BYTES / 1e6:.0f} MB); take one structure out of it, or some, into a file of their own"
         )
     _check_encoding(path)
     problems = []

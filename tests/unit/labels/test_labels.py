@@ -385,7 +385,7 @@ import json, sys
 from pathlib import Path
 sys.path[:0] = json.loads(sys.argv[2])
 from ase import Atoms
-from mlip.config.system import Label
+from mlip.config.label import Label
 from mlip.loop.label_structures import label_structures
 folder = Path(sys.argv[1])
 structures = [Atoms(f"Si{n}", [[2.5 * i, 0, 0] for i in range(n)], info={"structure_id": str(n)}) for n in range(2, 8)]

@@ -65,12 +65,13 @@ import sys, time, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from ase.io import read
-from mlip.config.system import Train
+from mlip.config.train import Train
 from mlip.loop.train_committee import TrainingRequest, train_committee
 folder = Path(sys.argv[1])
 settings = Train.model_validate_json((folder / "settings.json").read_text())
-train_committee(read(folder / "train.extxyz", ":"), [], settings, folder / "killed", seed=5,
-                checkpoint=folder / "checkpoint", progress=lambda entry: time.sleep(0.5))
+train = read(folder / "train.extxyz", ":")
+train_committee(TrainingRequest(train, [], settings, folder / "killed", seed=5, checkpoint=folder / "checkpoint",
+                                progress=lambda entry: time.sleep(0.5)))
 """
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a script's background
 sys.path[:0] = json.loads(sys.argv[2])
 from ase import Atoms
-from mlip.config.system import Label
+from mlip.config.label import Label
 from mlip.loop.label_structures import label_structures
 folder, fsync = Path(sys.argv[1]), os.fsync
 def slow_fsync(descriptor):

@@ -282,7 +282,7 @@ def test_table_names_failures_and_gives_reasons(measured, tmp_path) -> None:
     text = (tmp_path / "table.md").read_text()
     assert text.startswith("**Not right yet.** Not met: relative error of the bulk modulus")
     assert "| bulk modulus | 110 | 100 | GPa |" in text
-    assert "| relative error of the bulk modulus | 0.1 | ≤ 0.05 | **no** |" in text
+    assert "| relative error of the bulk modulus | 10 % | ≤ 5 % | **no** |" in text
     assert "Not checked: elastic constants of the labeller: not cubic." in text
 
 
