@@ -219,7 +219,10 @@ def _assess_fresh(request: AssessmentRequest) -> dict[str, Any]:
     errors = compare_with_labels(new, predictions)
     calibration = {"coverage": errors.pop("coverage"), "expected": NOMINAL_COVERAGE, "spearman": errors.pop("spearman")}
     audit = _audit(audited, n_planned, request.settings.confidence)
-    return {"fresh": errors, "audit": audit, "calibration": calibration}
+    confidence = request.settings.confidence
+    interval = force_interval(_squared_errors(zip(new, predictions, strict=True)), confidence)
+    fresh = errors | {"interval": interval, "confidence": confidence}
+    return {"fresh": fresh, "audit": audit, "calibration": calibration}
 
 
 def _assess_test(potential: Potential, structures: Sequence[Atoms], confidence: float) -> dict[str, Any] | None:
