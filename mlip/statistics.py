@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,13 +178,18 @@ def statistical_inefficiency(series: np.ndarray) -> float:
     return max(1.0, float(1 + 2 * np.sum((1 - lags / n) * correlation[1:end])))
 
 
-def autocorrelation(values: np.ndarray) -> np.ndarray:
-    """Σ_i values_i values_(i+t) / (n - t) for t = 0 … n - 1, [n, …] over the first axis, by Fourier transform."""
+def autocorrelation(values: np.ndarray, n_lags: int | None = None) -> np.ndarray:
+    """Σ_i values_i values_(i+t) / (n - t) for t = 0 … n_lags - 1, [n_lags, …] over the first axis of length n.
+
+    The mean is not subtracted. By the Wiener–Khinchin theorem; without ``n_lags``, all n.
+    """
     n = len(values)
-    # Padded with as many zeros, so that the end does not correlate with the beginning.
-    transform = np.fft.rfft(values, 2 * n, axis=0)
-    product = np.fft.irfft(np.abs(transform) ** 2, 2 * n, axis=0)[:n]
-    return product / (n - np.arange(n)).reshape(-1, *[1] * (values.ndim - 1))
+    n_lags = n if n_lags is None else n_lags
+    # Padded with as many zeros, so that the end does not correlate with the beginning; a power of two is fastest.
+    size = 2 ** math.ceil(math.log2(2 * n))
+    transform = np.fft.rfft(values, size, axis=0)
+    product = np.fft.irfft(np.abs(transform) ** 2, size, axis=0)[:n_lags]
+    return product / (n - np.arange(n_lags)).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def detect_equilibration(series: np.ndarray) -> Equilibration:

@@ -10,19 +10,20 @@ from mlip.jobs.resources import pick_device
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.loop.explore_walkers import explore_walker
+    from mlip.loop.explore_walkers import WalkerRequest, explore_walker
 
     torch.set_num_threads(snakemake.threads)
-    explore_walker(
+    request = WalkerRequest(
         Path(snakemake.input.potential[0]).parent,
         WalkerPlan(**snakemake.params.plan),
         Explore(**snakemake.params.settings),
+        Path(snakemake.output.trajectory),
         seed=snakemake.params.seed,
         iteration=int(snakemake.wildcards.iteration),
         walker=int(snakemake.wildcards.walker),
-        out=Path(snakemake.output.trajectory),
         last=[Path(path) for path in snakemake.input.last],
         uncertain=[Path(path) for path in snakemake.input.uncertain],
         device=pick_device(),
         progress=report_progress(),
     )
+    explore_walker(request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,57 +33,63 @@ ROOM = 100.0
 """Å of vacuum on both sides of what has no cell there, while its cell breathes in other directions."""
 
 
-def explore_walker(
-    potential: Path,
-    plan: WalkerPlan,
-    settings: Explore,
-    *,
-    seed: int,
-    iteration: int,
-    walker: int,
-    out: Path,
-    last: Sequence[Path] = (),
-    uncertain: Sequence[Path] = (),
-    device: str = "cpu",
-    progress: Progress | None = None,
-) -> None:
-    """Run one walker until it is finished, uncertain or exploded; keep its sane frames.
+@dataclass(frozen=True)
+class WalkerRequest:
+    """What :func:`explore_walker` runs.
 
-    Args:
+    Attributes:
         potential: Folder of the committee.
         plan: What to simulate.
         settings: Time step, length, sampling, limits.
+        out: NetCDF trajectory written.
         seed: Seed of the configuration; iteration and walker number are mixed in.
         iteration: Number of the iteration, for the frames' identity.
         walker: Number of the walker.
-        out: NetCDF trajectory written.
         last: Trajectories of the previous iteration, where ``plan`` starts from their last frames.
         uncertain: Structures chosen in the previous iteration, where it starts from uncertain ones.
         device: Torch device.
         progress: Called with ``{"step", "n_steps", "time_fs"}`` at every sample.
     """
+
+    potential: Path
+    plan: WalkerPlan
+    settings: Explore
+    out: Path
+    seed: int
+    iteration: int
+    walker: int
+    last: Sequence[Path] = ()
+    uncertain: Sequence[Path] = ()
+    device: str = "cpu"
+    progress: Progress | None = None
+
+
+def explore_walker(request: WalkerRequest) -> None:
+    """Run one walker until it is finished, uncertain or exploded; keep its sane frames in ``request.out``."""
     from mlip.potential.calculator import load_calculator
 
-    names = ("explore_walkers", iteration, walker)
-    start = begin_walker(plan, derive_rng(seed, *names, "start"), last=last, uncertain=uncertain)
+    plan, settings = request.plan, request.settings
+    names = ("explore_walkers", request.iteration, request.walker)
+    rng = derive_rng(request.seed, *names, "start")
+    start = begin_walker(plan, rng, last=request.last, uncertain=request.uncertain)
     atoms = start.atoms.copy()
-    atoms.calc = load_calculator(potential, device=device, precision="single")
-    rng = derive_rng(seed, *names)
+    atoms.calc = load_calculator(request.potential, device=request.device, precision="single")
+    rng = derive_rng(request.seed, *names)
     # Equipartition: half of the kinetic energy of an ideal crystal flows into its potential energy.
     thermalize_momenta(atoms, (2 if start.kind == "ideal" else 1) * plan.temperature, rng=rng)
     if not atoms.constraints:
         Stationary(atoms)
-    frames, reason = run_walker(atoms, plan, settings, rng, progress, anatomy=start.anatomy)
+    frames, reason = run_walker(atoms, plan, settings, rng, request.progress, anatomy=start.anatomy)
     attributes = {
-        "walker": walker,
-        "structure_id": f"iter_{iteration:02d}-walker_{walker:02d}",
+        "walker": request.walker,
+        "structure_id": f"iter_{request.iteration:02d}-walker_{request.walker:02d}",
         "stop_reason": reason,
         "stop_time_fs": frames[-1].time if frames else 0.0,
         "planned_time_fs": settings.n_steps * settings.timestep,
         "timestep_fs": settings.timestep,
-        "seed": seed,
+        "seed": request.seed,
     }
-    write_trajectory(out, start.atoms, frames, attributes | _describe(plan, start))
+    write_trajectory(request.out, start.atoms, frames, attributes | _describe(plan, start))
 
 
 def _describe(plan: WalkerPlan, start: WalkerStart) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mlip.training.launch import train_with_processes
 from mlip.training.request import TrainingRequest
 from mlip.training.restart import NOT_FOLLOWED
 
-__all__ = ["TrainingRequest", "train_committee", "train_from_files"]
+__all__ = ["TrainingFiles", "TrainingRequest", "train_committee", "train_from_files"]
 
 
 def train_committee(request: TrainingRequest) -> dict[str, Any]:
@@ -41,59 +41,71 @@ def train_committee(request: TrainingRequest) -> dict[str, Any]:
     return result
 
 
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Files of an iteration that a training reads and writes.
+
+    Attributes:
+        train: Labelled structures to train on.
+        valid: Those held out for calibration and early stopping.
+        isolated: JSON of the energy of an isolated atom per element, eV; an empty object has them fitted.
+        out: Folder written; its checkpoint, which a killed training goes on from, is no output of a rule,
+            because Snakemake deletes those when a job starts again.
+        previous: Folder of the potential to start from, with ``restart: previous``; another is made from
+            scratch, with a warning, where it does not fit.
+        initial: Folder of the potential that the user has named to start from, which has to fit.
+    """
+
+    train: Path
+    valid: Path
+    isolated: Path
+    out: Path
+    previous: Path | None = None
+    initial: Path | None = None
+
+
 def train_from_files(
-    train: Path,
-    valid: Path,
-    isolated: Path,
+    files: TrainingFiles,
     settings: Train,
-    out: Path,
     *,
     seed: int,
     device: str,
     n_gpus: int = 1,
-    previous: Path | None = None,
-    initial: Path | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """:func:`train_committee` of an iteration's files, with a process on each GPU where there are several.
 
     Args:
-        train: Labelled structures to train on.
-        valid: Those held out for calibration and early stopping.
-        isolated: JSON of the energy of an isolated atom per element, eV; an empty object has them fitted.
+        files: Where the data are and the potential goes.
         settings: Section ``train`` of the configuration.
-        out: Folder written; its checkpoint, which a killed training goes on from, is no output of a rule,
-            because Snakemake deletes those when a job starts again.
         seed: See :class:`TrainingRequest`, as for all that follow.
         device: Torch device.
         n_gpus: GPUs of this job; backends that can use only one use one.
-        previous: Folder of the potential to start from, with ``settings.restart: previous``; another is made from
-            scratch, with a warning, where it does not fit.
-        initial: Folder of the potential that the user has named to start from, which has to fit.
         progress: Called with each entry of the history; several processes write it themselves.
 
     Raises:
-        TrainingDataError: for data that cannot be trained on, and when ``initial`` does not fit.
+        TrainingDataError: for data that cannot be trained on, and when ``files.initial`` does not fit.
     """
-    if initial is not None:
-        settings, previous = settings.model_copy(update={"restart": "previous"}), initial
+    previous = files.previous
+    if files.initial is not None:
+        settings, previous = settings.model_copy(update={"restart": "previous"}), files.initial
     if n_gpus > 1 and BACKENDS[settings.backend].several_processes:
-        places = {"isolated": isolated, "previous": previous}
-        train_with_processes(n_gpus, train, valid, settings, out, seed=seed, device=device, **places)
+        places = {"isolated": files.isolated, "previous": previous}
+        train_with_processes(n_gpus, files.train, files.valid, settings, files.out, seed=seed, device=device, **places)
         return
     request = TrainingRequest(
-        read_structures(train),
-        read_structures(valid),
+        read_structures(files.train),
+        read_structures(files.valid),
         settings,
-        out,
+        files.out,
         seed=seed,
         device=device,
-        isolated_energies=read_json(isolated) or None,
+        isolated_energies=read_json(files.isolated) or None,
         previous=previous,
-        checkpoint=out / "checkpoint",
+        checkpoint=files.out / "checkpoint",
         progress=progress,
     )
-    with _insist() if initial is not None else contextlib.nullcontext():
+    with _insist() if files.initial is not None else contextlib.nullcontext():
         train_committee(request)
 
 

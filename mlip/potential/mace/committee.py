@@ -8,7 +8,7 @@ mace-torch and its e3nn 0.4.4 live in an environment of their own (docs/mace.md)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,23 @@ MAX_PAIRS = 20_000
 """Pairs evaluated at once; bounds memory."""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network is evaluated.
+
+    Attributes:
+        head: Index of the head.
+        dtype: Precision, "float32" or "float64".
+        cueq: Use cuEquivariance where possible.
+        device: Where.
+    """
+
+    head: int = 0
+    dtype: str = "float64"
+    cueq: bool = True
+    device: str = "cpu"
+
+
 class MACEPotential(Potential):
     """Committee of MACE networks.
 
@@ -46,11 +63,8 @@ class MACEPotential(Potential):
         species: elements that it was trained on, a subset of the architecture's.
         isolated_energies: E0 of each element, eV.
         calibration: uncertainty scales.
-        head: index of the head that is evaluated.
-        dtype: precision of the evaluation, "float32" or "float64".
-        cueq: use cuEquivariance where possible.
+        evaluation: head, precision and device.
         descriptor_scale: factor that brings distances between descriptors to order one.
-        device: where to evaluate.
         details: anything else worth keeping in ``potential.json``.
     """
 
@@ -64,28 +78,24 @@ class MACEPotential(Potential):
         species: Sequence[str],
         isolated_energies: dict[str, float],
         calibration: Calibration,
+        evaluation: Evaluation = Evaluation(),
         *,
-        head: int = 0,
-        dtype: str = "float64",
-        cueq: bool = True,
         descriptor_scale: float = 1.0,
-        device: str = "cpu",
         details: dict[str, Any] | None = None,
     ) -> None:
-        self.architecture, self.head, self.device, self.cueq = architecture, head, device, cueq
+        self.architecture, self.evaluation, self.device = architecture, evaluation, evaluation.device
         self.species, self.cutoff, self.n_members = tuple(species), architecture.r_max, n_members
         self.isolated_energies, self.calibration, self.details = dict(isolated_energies), calibration, details or {}
-        self.descriptor_scale, self.dtype = descriptor_scale, dtype
-        self.state = state
-        self._dtype: torch.dtype = getattr(torch, dtype)
-        self._networks, fused = [], cueq and architecture.has_cueq_form
+        self.descriptor_scale, self.state = descriptor_scale, state
+        self._dtype: torch.dtype = getattr(torch, evaluation.dtype)
+        self._networks, fused = [], evaluation.cueq and architecture.has_cueq_form
         for weights in split_states(state, n_members):
             network = build_network(architecture)
             try:
                 network.load_state_dict(weights)
             except RuntimeError as error:
                 raise ValueError(f"weights do not fit the description: {error}") from None
-            self._networks.append(accelerate(network.to(self._dtype), device, fused).requires_grad_(False).eval())
+            self._networks.append(accelerate(network.to(self._dtype), self.device, fused).requires_grad_(False).eval())
 
     def predict(self, structures: Sequence[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
         """Predictions in the order of ``structures``; see :class:`Prediction`."""
@@ -130,11 +140,8 @@ class MACEPotential(Potential):
             self.species,
             self.isolated_energies,
             self.calibration,
-            head=self.head,
-            dtype=self.dtype,
-            cueq=self.cueq,
+            self.evaluation,
             descriptor_scale=self.descriptor_scale,
-            device=self.device,
         )
 
     def save(self, folder: Path) -> None:
@@ -142,17 +149,19 @@ class MACEPotential(Potential):
         description = {
             "architecture": asdict(self.architecture),
             "n_members": self.n_members,
-            "head": self.head,
+            "head": self.evaluation.head,
             "isolated_energies": self.isolated_energies,
             "details": self.details,
-            "dtype": self.dtype,
-            "cueq": self.cueq,
+            "dtype": self.evaluation.dtype,
+            "cueq": self.evaluation.cueq,
             "descriptor_scale": self.descriptor_scale,
         }
         write_files(self, Path(folder), self.state, description)
 
     def _inputs(self, graphs: Sequence[Graph]) -> dict[str, Any]:
-        return join_graphs(graphs, len(self.architecture.atomic_numbers), self.head, self.device, self._dtype)
+        return join_graphs(
+            graphs, len(self.architecture.atomic_numbers), self.evaluation.head, self.device, self._dtype
+        )
 
     def _chunks(self, structures: Sequence[Atoms]) -> Iterator[tuple[Sequence[Atoms], list[Graph]]]:
         graphs, start, size = list[Graph](), 0, 0
@@ -184,10 +193,7 @@ def load_mace(description: dict[str, Any], state: dict[str, Tensor], device: str
         description["species"],
         description["isolated_energies"],
         Calibration.from_json(description["calibration"]),
-        head=description["head"],
-        dtype=description["dtype"],
-        cueq=description["cueq"],
+        Evaluation(description["head"], description["dtype"], description["cueq"], device),
         descriptor_scale=description["descriptor_scale"],
-        device=device,
         details=description.get("details"),
     )

@@ -18,7 +18,7 @@ from mlip.studies.diffusion.transport import (
     Curves,
     Diffusion,
     Estimate,
-    autocorrelation,
+    average_autocorrelation,
     estimate_diffusion,
     estimate_viscosity,
     remove_drift,
@@ -116,12 +116,12 @@ def gather(atoms: Atoms, blocks: Iterable[Block], settings: Settings) -> Transpo
         positions, velocities = remove_drift(block.positions, masses), remove_drift(block.velocities, masses)
         for k, kind in enumerate(species):
             forces = block.forces[:, kind.indices]
-            transport.vacf[k].append(autocorrelation(velocities[:, kind.indices], n_lags))
+            transport.vacf[k].append(average_autocorrelation(velocities[:, kind.indices], n_lags))
             transport.msd[k].append(square_displacement(positions[:, kind.indices], n_lags))
             transport.squared_forces[k].append(float((forces**2).mean()))
             transport.force_times[k].append(correlation_time(forces, transport.interval) if forces.any() else math.nan)
         if block.stresses is not None:
-            transport.shear.append(autocorrelation(shear_series(block.stresses), n_lags))
+            transport.shear.append(average_autocorrelation(shear_series(block.stresses), n_lags))
         transport.temperatures.append(block.temperature)
         transport.drifts.append(block.drift)
         _keep_frames(transport, block, number, settings)

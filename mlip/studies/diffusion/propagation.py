@@ -26,7 +26,7 @@ import numpy as np
 from ase import units
 from scipy.signal import lfilter
 
-from mlip.studies.diffusion.transport import DiffusionError, autocorrelation
+from mlip.studies.diffusion.transport import DiffusionError, average_autocorrelation
 
 MASS = 1 / units.fs**2
 """eV·fs²/Å² in one u."""
@@ -137,7 +137,7 @@ def correlation_time(errors: np.ndarray, interval: float) -> float:
     """
     if len(errors) < 4:
         raise DiffusionError(f"a correlation time needs at least 4 successive samples, got {len(errors)}")
-    products = autocorrelation(errors, len(errors) // 2)
+    products = average_autocorrelation(errors, len(errors) // 2)
     if not products[0] > 0:
         raise DiffusionError("all force errors are zero: they have no correlation time")
     normalised = products / products[0]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from mlip.statistics import autocorrelation
+
 CM2_PER_S = 0.1
 """cm²/s in one Å²/fs."""
 
@@ -118,11 +120,8 @@ def remove_drift(values: np.ndarray, masses: np.ndarray) -> np.ndarray:
     return values - centre[:, None]
 
 
-def autocorrelation(series: np.ndarray, n_lags: int) -> np.ndarray:
-    """Autocorrelation <x(0) x(t)> of ``series`` [n_samples, …] averaged over the other axes, [n_lags].
-
-    The mean is not subtracted; each lag is divided by the number of its products. By the
-    Wiener–Khinchin theorem, padded with zeros against wrapping around.
+def average_autocorrelation(series: np.ndarray, n_lags: int) -> np.ndarray:
+    """:func:`mlip.statistics.autocorrelation` of ``series`` [n_samples, …] averaged over the other axes, [n_lags].
 
     Raises:
         DiffusionError: for more lags than samples.
@@ -131,24 +130,23 @@ def autocorrelation(series: np.ndarray, n_lags: int) -> np.ndarray:
     if not 0 < n_lags <= n:
         raise DiffusionError(f"{n_lags} lags were asked of {n} samples; run longer or sample more often")
     flat = series.reshape(n, -1)
-    size = 2 ** math.ceil(math.log2(2 * n))  # at least 2n, and a power of two, which transforms fastest
-    total = np.zeros(size)
+    total = np.zeros(n_lags)
     # 64 columns at a time: the padded transform of all atoms at once would need several times the trajectory's memory.
     for part in np.array_split(flat, max(1, flat.shape[1] // 64), axis=1):
-        total += np.fft.irfft((np.abs(np.fft.rfft(part, size, axis=0)) ** 2).sum(1), size)
-    return total[:n_lags] / (n - np.arange(n_lags)) / flat.shape[1]
+        total += autocorrelation(part, n_lags).sum(1)
+    return total / flat.shape[1]
 
 
 def square_displacement(positions: np.ndarray, n_lags: int) -> np.ndarray:
     """Mean square displacement of unwrapped ``positions`` [n_samples, n_atoms, 3], [n_lags], Å².
 
     Averaged over origins and atoms; (a - b)² = a² + b² - 2ab with the products from
-    :func:`autocorrelation` (V. Calandrini et al., Collection SFN 12, 201 (2011)).
+    :func:`average_autocorrelation` (V. Calandrini et al., Collection SFN 12, 201 (2011)).
     """
     n = len(positions)
     # Displacements from the start, so that large coordinates do not cancel.
     moved = positions - positions[:1]
-    products = 3 * autocorrelation(moved, n_lags)
+    products = 3 * average_autocorrelation(moved, n_lags)
     squares = (moved**2).sum(2).mean(1)
     # Sums of a² over the origins 0 … n - t - 1 and of b² over t … n - 1, from one cumulative sum.
     total = np.concatenate([[0.0], np.cumsum(squares)])

@@ -21,7 +21,7 @@ from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import write_json
 from mlip.io.netcdf import TrajectoryError, read_netcdf
 from mlip.io.trajectory import read_frames, write_trajectory
-from mlip.loop.explore_walkers import explore_walker, run_walker
+from mlip.loop.explore_walkers import WalkerRequest, explore_walker, run_walker
 from mlip.loop.score_frames import score_frames
 from mlip.loop.select_candidates import select_candidates
 
@@ -171,7 +171,7 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
         monkeypatch.setattr(
             "mlip.potential.calculator.load_calculator", lambda folder, device, precision, calc=calculator: calc
         )
-        explore_walker(tmp_path, plan, settings, seed=1, iteration=0, walker=number, out=path)
+        explore_walker(WalkerRequest(tmp_path, plan, settings, path, seed=1, iteration=0, walker=number))
     score_frames(walkers, tmp_path, tmp_path / "train.extxyz", out=tmp_path / "frames.nc")
     select_candidates(
         tmp_path / "frames.nc",

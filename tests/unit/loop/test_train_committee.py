@@ -14,7 +14,7 @@ from mlip.config.system import ConfigError, parse_config
 from mlip.config.train import Train
 from mlip.io.extxyz import write_structures
 from mlip.io.files import write_json
-from mlip.loop.train_committee import train_from_files
+from mlip.loop.train_committee import TrainingFiles, train_from_files
 from mlip.potential import load_potential
 from mlip.potential.evaluation import evaluate_potential
 from mlip.training.data import TrainingDataError
@@ -40,7 +40,7 @@ def train(folder: Path, structures: list[Atoms], settings: Train, initial: Path 
     write_structures(folder / "valid.extxyz", structures[:3])
     write_json(folder / "isolated.json", {})
     files = [folder / name for name in ("train.extxyz", "valid.extxyz", "isolated.json")]
-    train_from_files(*files, settings, folder / "potential", seed=1, device="cpu", initial=initial)
+    train_from_files(TrainingFiles(*files, folder / "potential", initial=initial), settings, seed=1, device="cpu")
     return folder / "potential"
 
 

@@ -22,7 +22,7 @@ from mlip.io.files import read_table, write_json
 from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.io.trajectory import Frame, read_frames
 from mlip.loop.assess_potential import find_unaudited, list_criteria
-from mlip.loop.explore_walkers import explore_walker, run_walker
+from mlip.loop.explore_walkers import WalkerRequest, explore_walker, run_walker
 from mlip.loop.score_frames import score_frames
 from mlip.loop.select_candidates import screen_frames, select_candidates
 from mlip.structures.cutting import cut_block
@@ -84,7 +84,7 @@ def explore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: WalkerPlan, *
     monkeypatch.setattr("mlip.potential.calculator.load_calculator", lambda folder, device, precision: CertainEMT())
     settings = Explore(n_steps=20, sample_every=10, timestep=2.0)
     values = {"seed": 1, "iteration": 1, "walker": 0, "out": tmp_path / "walker.nc", **options}
-    explore_walker(tmp_path, plan, settings, **values)
+    explore_walker(WalkerRequest(tmp_path, plan, settings, **values))
     return read_frames(values["out"])
 
 
@@ -180,7 +180,7 @@ def test_heavier_atoms_are_slower_by_the_root_of_the_mass(tmp_path, monkeypatch)
             source=StartingStructure(file=str(path)), ensemble="nvt", temperature=300.0, volume=0.0, pressure=0.0
         )
         settings = Explore(n_steps=1, sample_every=1, timestep=0.1)
-        explore_walker(tmp_path, plan, settings, seed=1, iteration=0, walker=0, out=tmp_path / "walker.nc")
+        explore_walker(WalkerRequest(tmp_path, plan, settings, tmp_path / "walker.nc", seed=1, iteration=0, walker=0))
         speeds[name] = float(np.sqrt(np.mean(seen[0] ** 2)))
     # The same random numbers; the drift that is taken from all atoms differs a little.
     assert speeds["H"] / speeds["D"] == pytest.approx(np.sqrt(2.014 / 1.008), rel=0.01)

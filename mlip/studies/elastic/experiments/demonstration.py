@@ -17,7 +17,7 @@ from mlip.labels.importing import import_calculator
 from mlip.potential.ace.committee import ACEPotential
 from mlip.properties.symmetry import SYMMETRY_PRECISION
 from mlip.studies.elastic.attribution.causes import Fit, measure_reference
-from mlip.studies.elastic.experiments.mending import FaultName, Mending, mend, plant_fault
+from mlip.studies.elastic.experiments.mending import FaultName, Mending, MendingLimits, mend, plant_fault
 from mlip.studies.experiments import Page, Task
 from mlip.training.data import resolve_cutoff
 
@@ -107,7 +107,11 @@ def demonstrate_fault(
     reference = measure_reference(calculator, cell)
     settings = resolve_cutoff([label(crystal)], settings, None).model_copy(update={"consistency": "off"})
     training, faulty, wrong = plant_fault(fault, crystal, N_STRUCTURES, settings, label, mislabel, seed)
-    return wrong, mend(training, faulty, cell, reference, label, fit, n_labels=n_labels, seed=seed), reference
+    return (
+        wrong,
+        mend(training, faulty, cell, reference, label, fit, MendingLimits(n_labels=n_labels), seed=seed),
+        reference,
+    )
 
 
 def record(fault: FaultName, wrong: Sequence[int], mending: Mending, reference: xr.Dataset) -> dict[str, Any]:

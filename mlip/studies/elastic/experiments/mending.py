@@ -104,6 +104,23 @@ def plant_fault(
     return [mislabel(a) if k in wrong else label(a) for k, a in enumerate(structures)], settings, wrong
 
 
+@dataclass(frozen=True)
+class MendingLimits:
+    """What :func:`mend` may do.
+
+    Attributes:
+        tolerance: RMS relative error that needs no mending.
+        n_labels: Strained structures that may be labelled.
+        strain: Their largest strain.
+        rattle: Displacements of their atoms, Å.
+    """
+
+    tolerance: float = 0.05
+    n_labels: int = 12
+    strain: float = 0.04
+    rattle: float = 0.03
+
+
 def mend(
     training: Sequence[Atoms],
     settings: Train,
@@ -111,11 +128,8 @@ def mend(
     reference: xr.Dataset,
     label: LabelFunction,
     fit: Fit,
+    limits: MendingLimits = MendingLimits(),
     *,
-    tolerance: float = 0.05,
-    n_labels: int = 12,
-    strain: float = 0.04,
-    rattle: float = 0.03,
     seed: int = 0,
 ) -> Mending:
     """Train, measure, find the cause, repair it, train and measure again.
@@ -127,10 +141,7 @@ def mend(
         reference: constants of the labeller.
         label: the labeller.
         fit: trains a potential.
-        tolerance: RMS relative error that needs no mending.
-        n_labels: strained structures that may be labelled.
-        strain: their largest strain.
-        rattle: displacements of their atoms, Å.
+        limits: what may be labelled, and when that is needless.
         seed: of what is random.
 
     Raises:
@@ -141,17 +152,16 @@ def mend(
     elasticity, before = measure_potential(potential, crystal)
     attribution = attribute(potential, training, settings, elasticity)
     paths = [samples.path for samples in elasticity.samples["clamped"]]
-    frames = offer_strained(crystal, paths, strain, rattle, seed)
-    cause = find_cause(
-        potential, training, settings, elasticity, attribution, reference, frames, tolerance=tolerance, seed=seed
-    )
+    frames = offer_strained(crystal, paths, limits.strain, limits.rattle, seed)
+    evidence = (potential, training, settings, elasticity, attribution, reference, frames)
+    cause = find_cause(*evidence, tolerance=limits.tolerance, seed=seed)
     taken = 0
     if cause.name == "wrong labels":
         taken = len(cause.suspects)
         training = [label(a) if k in cause.suspects else a for k, a in enumerate(training)]
     elif cause.name == "missing strains":
         wanted = [a for a in frames if a.info["path"] in cause.paths]
-        chosen = choose_informative(potential, attribution, wanted, settings, n_labels)
+        chosen = choose_informative(potential, attribution, wanted, settings, limits.n_labels)
         taken = len(chosen)
         training += [label(wanted[k]) for k in chosen]
     elif cause.name == "descriptor":

@@ -13,7 +13,7 @@ from mlip.studies.diffusion.transport import (
     Curves,
     DiffusionError,
     Estimate,
-    autocorrelation,
+    average_autocorrelation,
     estimate_diffusion,
     estimate_viscosity,
     find_plateau,
@@ -35,7 +35,7 @@ def ou_curves(n_blocks, n_particles, n_steps, timestep, rng, *, every=1):
         positions = running_integral(velocities.T, timestep).T
         velocities, positions = (x[::every].reshape(-1, n_particles, 3) for x in (velocities, positions))
         n_lags = len(velocities) // 2
-        vacf.append(autocorrelation(velocities, n_lags))
+        vacf.append(average_autocorrelation(velocities, n_lags))
         msd.append(square_displacement(positions, n_lags))
     return particle, Curves(timestep * every, np.array(vacf), np.array(msd))
 
@@ -46,10 +46,10 @@ def test_autocorrelation_and_displacement_equal_their_definitions():
     lags = range(20)
     direct = [np.mean([np.mean(x[s] * x[s + k]) for s in range(37 - k)]) for k in lags]
     moved = [np.mean([((x[s + k] - x[s]) ** 2).sum(1).mean() for s in range(37 - k)]) for k in lags]
-    assert autocorrelation(x, 20) == pytest.approx(direct, rel=1e-10)
+    assert average_autocorrelation(x, 20) == pytest.approx(direct, rel=1e-10)
     assert square_displacement(x, 20) == pytest.approx(moved, rel=1e-9, abs=1e-9)
     with pytest.raises(DiffusionError, match="38 lags"):
-        autocorrelation(x, 38)
+        average_autocorrelation(x, 38)
 
 
 def test_displacement_of_free_flight_is_quadratic():
@@ -133,7 +133,7 @@ def test_viscosity_of_exponentially_relaxing_stress():
         series = np.zeros_like(noise)
         for k in range(1, len(noise)):
             series[k] = decay * series[k - 1] + math.sqrt(1 - decay**2) * noise[k]
-        blocks.append(autocorrelation(series[400:], 600))
+        blocks.append(average_autocorrelation(series[400:], 600))
     found, _, decayed = estimate_viscosity(np.array(blocks), interval, volume=volume, kt=kt)
     assert decayed
     assert found.error < 0.12 * modulus * tau
