@@ -117,6 +117,14 @@ class Potential(ABC):
     def describe(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
         """Invariant descriptors of the atomic environments, each [n_atoms, n_features]."""
 
+    def embed(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
+        """What the read-out sees of every atom, each [n_atoms, n_features] float32, invariant.
+
+        Inputs of the last layer, in which an atomic energy is (nearly) linear: two environments that are close
+        here are one to the trained model. The descriptors, unless a backend has a last layer.
+        """
+        return [table.astype(np.float32) for table in self.describe(structures)]
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write ``potential.safetensors`` and ``potential.json`` into ``folder``."""

@@ -183,6 +183,9 @@ def test_rotation_inversion_translation_and_permutation(trained: Path, alloys: l
     np.testing.assert_allclose(a.forces_members[:, order] @ matrix.T, b.forces_members, atol=1e-9)
     first, second = potential.describe([atoms, other])
     np.testing.assert_allclose(first[order], second, atol=1e-8)
+    first, second = potential.embed([atoms, other])
+    assert first.dtype == np.float32
+    np.testing.assert_allclose(first[order], second, atol=1e-5)
 
 
 def test_energies_are_extensive_and_atoms_alone_have_their_own(trained: Path, alloys: list[Atoms]) -> None:

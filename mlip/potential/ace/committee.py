@@ -138,6 +138,22 @@ class ACEPotential(Potential):
             result.extend(np.split(table.cpu().numpy(), np.cumsum([len(a) for a in chunk])[:-1]))
         return result
 
+    @torch.inference_mode()
+    def embed(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
+        """What the first member's last layer sees, [n_atoms, n_last] float32: hidden units, then features.
+
+        The energy of an atom is linear in them; their scales are those of the network's own features.
+        """
+        result: list[np.ndarray] = []
+        for chunk, pairs in self._chunks(structures):
+            table = torch.empty(len(pairs.species), self.size.n_last, device=self.device)
+            for rows, _, environments in self._rows(pairs):
+                table[rows.start + environments.atoms] = self.network.embed(
+                    environments, compute_density(environments)
+                ).float()
+            result.extend(np.split(table.cpu().numpy(), np.cumsum([len(a) for a in chunk])[:-1]))
+        return result
+
     def in_precision(self, precision: Precision) -> ACEPotential:
         """This potential, evaluated in ``precision``."""
         if precision == self.precision:

@@ -170,12 +170,18 @@ class CommitteeNetwork(nn.Module):
             last: fill :attr:`Atomic.last`.
         """
         neighbour_density = density.transpose(0, 1)  # [LM, N, C]: of the neighbours alone, without messages
-        layers: list[Layer] = []
-        for t in range(self.size.n_layers):
-            layers.append(self._layer(t, neighbour_density, environments, layers))
-        features = torch.cat([layer.features for layer in layers if layer.features is not None], -1)
+        layers, features = self._run_layers(neighbour_density, environments)
         atomic = self.read_out(features, neighbour_density, environments, members=members, last=last)
         return atomic, self._derive_edges(environments, layers, atomic)
+
+    def embed(self, environments: Environments, density: Tensor) -> Tensor:
+        """The first member's :attr:`Atomic.last` [N, n_last] from the density [N, LM, C], without any force."""
+        neighbour_density = density.transpose(0, 1)
+        _, features = self._run_layers(neighbour_density, environments)
+        last = self.read_out(features, neighbour_density, environments, members=False, last=True).last
+        if last is None:
+            raise RuntimeError("a read-out without the last layer's features, though they were asked for")
+        return last[0]
 
     def atomic_energies(
         self, density: Tensor, environments: Environments, *, members: bool = False
@@ -192,6 +198,13 @@ class CommitteeNetwork(nn.Module):
         return atomic.energies, self._add_rho(gradient, atomic.d_rho)
 
     # The way there.
+
+    def _run_layers(self, neighbour_density: Tensor, environments: Environments) -> tuple[list[Layer], Tensor]:
+        """All layers, and the features x [N, F] of all of them, from A [LM, N, C]."""
+        layers: list[Layer] = []
+        for t in range(self.size.n_layers):
+            layers.append(self._layer(t, neighbour_density, environments, layers))
+        return layers, torch.cat([layer.features for layer in layers if layer.features is not None], -1)
 
     def _layer(self, t: int, density: Tensor, environments: Environments, before: Sequence[Layer]) -> Layer:
         messages = radial = radial_slope = None

@@ -118,18 +118,26 @@ class MACEPotential(Potential):
 
         Scaled such that two atoms of one element in the training data are a distance of order one apart.
         """
+        return [torch.cat(parts, 1).double().cpu().numpy() for parts in self._node_features(structures)]
+
+    def embed(self, structures: Sequence[Atoms]) -> list[np.ndarray]:
+        """Inputs of the first member's read-outs, [n_atoms, n_features] float32: invariant features of every layer."""
+        return [features.float().cpu().numpy() for features, _ in self._node_features(structures)]
+
+    def _node_features(self, structures: Sequence[Atoms]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scaled invariant features [n_atoms, n_features] and elements [n_atoms, n_elements] of each structure."""
         from e3nn.o3 import Irreps
 
-        irreps, result = Irreps(self.architecture.hidden_irreps), list[np.ndarray]()
+        irreps = Irreps(self.architecture.hidden_irreps)
         starts = irreps.dim * np.arange(self.architecture.num_interactions)
         columns = (starts[:, None] + np.arange(irreps[0].mul)).ravel()
         for chunk, graphs in self._chunks(structures):
-            inputs = self._inputs(graphs)
+            inputs, sizes = self._inputs(graphs), [len(atoms) for atoms in chunk]
             with torch.no_grad():
                 features = self._networks[0](inputs, compute_force=False)["node_feats"][:, columns]
-            table = torch.cat((features * self.descriptor_scale, inputs["node_attrs"]), 1).double().cpu().numpy()
-            result.extend(np.split(table, np.cumsum([len(a) for a in chunk])[:-1]))
-        return result
+            yield from zip(
+                (features * self.descriptor_scale).split(sizes), inputs["node_attrs"].split(sizes), strict=True
+            )
 
     def member(self, index: int) -> MACEPotential:
         """Member ``index`` alone."""

@@ -13,6 +13,7 @@ from scipy.special import sph_harm_y
 
 from mlip.potential import Potential, UnknownSpeciesError, load_potential
 from mlip.potential.ace.basis import clamp_distance, radial_basis, sphere_quadrature, spherical_harmonics
+from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.zbl import repulsion
 from mlip.testing import make_crystal
 
@@ -38,6 +39,28 @@ def test_descriptors_are_invariant_and_tell_environments_apart(potential: Potent
     assert first.shape[0] == len(crystal)
     np.testing.assert_allclose(first, second, atol=1e-8)
     assert np.linalg.norm(first - third, axis=1).min() > 0.02
+
+
+def test_what_the_last_layer_sees_is_invariant_and_gives_the_energy(potential: Potential, crystal: Atoms) -> None:
+    q = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
+    order = np.random.default_rng(3).permutation(len(crystal))
+    turned = crystal[order]
+    turned.set_cell(crystal.cell.array @ q.T)
+    turned.positions = turned.positions @ q.T
+    first, second = potential.embed([crystal, turned])
+    assert first.dtype == np.float32
+    assert len(first) == len(crystal)
+    np.testing.assert_allclose(first[order], second, atol=1e-5)
+    assert isinstance(potential, ACEPotential)
+    _, pairs, evaluation = next(potential.last_features([crystal]))
+    assert evaluation.last is not None
+    np.testing.assert_allclose(evaluation.last[0].numpy(), first, atol=1e-6)
+    rises = [potential.network.output[:, 0, :, 0], potential.network.linear[:, 0, :, 0]]
+    weights = torch.cat(rises, 1)[pairs.species]
+    shift = potential.network.shift[pairs.species]
+    energies = evaluation.energies[0] - potential._reference[pairs.species]
+    # No pair is near enough for the repulsion, and no atom so lone that its energy fades.
+    np.testing.assert_allclose((weights * torch.from_numpy(first)).sum(1) + shift, energies, atol=1e-3)
 
 
 def test_unknown_species_is_named(potential: Potential) -> None:
