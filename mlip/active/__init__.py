@@ -1,4 +1,4 @@
 """What to label and when to stop, as numbers: no atoms, no files.
 
-May import: ``mlip.statistics`` and ``mlip.seeds``.
+May import: ``mlip.config``, ``mlip.io``, ``mlip.seeds``, ``mlip.statistics`` and ``mlip.criteria``.
 """
