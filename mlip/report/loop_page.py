@@ -143,7 +143,7 @@ def _error_tiles(loop: LoopRecord, error: ForceError | None) -> list[dict[str, s
     sure = f" at {100 * error.confidence:.0f} %" if error.confidence else ""
     note = f"on {error.rests_on}" + (f"; {span}{sure}" if span else "")
     tiles = [{"name": "force RMSE", "value": number_text(error.rmse), "unit": "eV/Å", "note": note}]
-    entries = {record.number: record.assessment for record in loop.iterations}[error.iteration]
+    entries = {record.number: record.assessment for record in loop.iterations}.get(error.iteration, {})
     basis: Basis = "test" if error.basis == "test" else "fresh"  # audit frames alone have no energy error
     entry = entries.get(basis) or {}
     if entry.get("energy_rmse") is not None:

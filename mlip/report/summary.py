@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 def build_summary(config: Config, loop: LoopRecord, reason: str | None = None) -> dict[str, Any]:
     """The content of ``summary.json``; see docs/design.md.
 
-    The force RMSE is the latest of audit frames or of the test set, whichever rests on more structures, or,
-    without either, the one on all newly labelled structures (:func:`mlip.report.headline.choose_force_error`).
+    The force RMSE is the one that the page shows first (:func:`mlip.report.headline.choose_of_assessments`).
     """
     last, error = loop.last.assessment, choose_force_error(loop)
     properties = last.get("properties") or {}

@@ -21,6 +21,7 @@ from mlip.io.layout import (
 )
 from mlip.io.partial import count_labels, error_in, mapping, modified, number_or_none, read_failures, read_object
 from mlip.jobs.slurm.queue import QueuedJob
+from mlip.report.headline import choose_of_assessments, compare_errors
 from mlip.status.costs import JobCounts, Spending, read_costs
 from mlip.status.studies import StudyStatus, read_studies
 
@@ -67,7 +68,7 @@ class IterationStatus:
     """The steps of one iteration and its labels.
 
     Attributes:
-        force_rmse: of the potential before on this iteration's labels, eV/Å.
+        force_rmse: the error that this iteration's assessment alone would show first, eV/Å.
         uncertainty: mean force uncertainty of the explored frames, eV/Å.
     """
 
@@ -95,6 +96,9 @@ class LoopStatus:
 
     Attributes:
         current: number of the iteration under way, or of the last one when the loop has ended.
+        force_rmse: the error that the report shows first (:func:`mlip.report.headline.choose_of_assessments`).
+        force_rmse_on: the structures on which it was measured, such as ``12 test structures``.
+        disagreement: in words, which errors are far apart; empty where they agree.
         stop_reason: why the loop ended; None while it has not, or while a part of it is being done again.
         seconds_left: at most: the loop may converge earlier.
         failures: failed labels: iteration, structure_id, status, reason.
@@ -108,6 +112,8 @@ class LoopStatus:
     current: int
     force_rmse: float | None = None
     force_rmse_interval: tuple[float, float] | None = None
+    force_rmse_on: str = ""
+    disagreement: str = ""
     uncertainty: float | None = None
     stop_reason: str | None = None
     next_steps: tuple[str, ...] = ()
@@ -162,7 +168,7 @@ def read_status(
         iterations = iterations[: stop_at + 1]
     open_ones = [entry.number for entry in iterations if not entry.finished]
     current = open_ones[0] if open_ones else iterations[-1].number
-    rmse, interval, uncertainty = _errors(assessments)
+    error = choose_of_assessments(assessments)
     report = output_path(root, "report_system", "report.html")
     ended = stop_reason is not None
     planned = iterations[current].labels_planned
@@ -172,9 +178,11 @@ def read_status(
         max_iterations=config.max_iterations,
         iterations=iterations,
         current=current,
-        force_rmse=rmse,
-        force_rmse_interval=interval,
-        uncertainty=uncertainty,
+        force_rmse=error.rmse if error else None,
+        force_rmse_interval=error.interval if error else None,
+        force_rmse_on=error.rests_on if error else "",
+        disagreement=compare_errors(assessments),
+        uncertainty=_uncertainty(assessments),
         stop_reason=stop_reason,
         next_steps=_next_steps(root, iterations[current], ended),
         seconds_left=0.0 if ended else _forecast(config, root, iterations[current], now),
@@ -271,28 +279,15 @@ def _find_stop(
 
 
 def _with_errors(iteration: IterationStatus, assessment: dict[str, Any]) -> IterationStatus:
-    rmse, _, uncertainty = _errors([assessment])
-    return replace(iteration, force_rmse=rmse, uncertainty=uncertainty)
+    error = choose_of_assessments([assessment])
+    uncertainty = _uncertainty([assessment])
+    return replace(iteration, force_rmse=error.rmse if error else None, uncertainty=uncertainty)
 
 
-def _errors(assessments: list[dict[str, Any]]) -> tuple[float | None, tuple[float, float] | None, float | None]:
-    """Latest force RMSE (audit if there is one), its interval, and mean uncertainty of the exploration."""
-    uncertainty = None
-    for assessment in reversed(assessments):
-        exploration, audit, fresh = (mapping(assessment, name) for name in ("exploration", "audit", "fresh"))
-        uncertainty = number_or_none(exploration.get("mean_uncertainty")) if uncertainty is None else uncertainty
-        rmse = number_or_none(audit.get("force_rmse"))
-        if rmse is not None:
-            ends = audit.get("interval")
-            values = (
-                [number_or_none(end) for end in ends] if isinstance(ends, list) and len(ends) == 2 else [None, None]
-            )
-            low, high = values
-            return rmse, None if low is None or high is None else (low, high), uncertainty
-        rmse = number_or_none(fresh.get("force_rmse"))
-        if rmse is not None:
-            return rmse, None, uncertainty
-    return None, None, uncertainty
+def _uncertainty(assessments: list[dict[str, Any]]) -> float | None:
+    """Latest mean force uncertainty of the exploration, eV/Å."""
+    found = (number_or_none(mapping(entry, "exploration").get("mean_uncertainty")) for entry in reversed(assessments))
+    return next((value for value in found if value is not None), None)
 
 
 def _forecast(config: Config, root: Path, iteration: IterationStatus, now: float) -> float | None:

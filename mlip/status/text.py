@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 
@@ -45,6 +46,7 @@ def progress_line(status: LoopStatus) -> str:
 def render_status(status: LoopStatus) -> str:
     """The loop as plain text of at most 30 lines: progress, jobs, costs, steps, failures, studies, what comes next."""
     lines = [status.system, progress_line(status), *_jobs_line(status), *_cost_line(status), "", *_table(status)]
+    lines += _error_lines(status)
     broken = [s for entry in status.iterations for s in entry.steps if s.state == "failed"]
     lines += [f"✗ {s.name}: {s.message}" for s in broken[:2]]
     if status.failures:
@@ -57,6 +59,13 @@ def render_status(status: LoopStatus) -> str:
     if status.report is not None:
         lines.append(f"report: {status.report}")
     return "\n".join(lines)
+
+
+def _error_lines(status: LoopStatus) -> list[str]:
+    """What the force RMSE rests on, and which errors disagree with it."""
+    if not status.force_rmse_on:
+        return []
+    return textwrap.wrap(" · ".join(filter(None, [f"error: on {status.force_rmse_on}", status.disagreement])), 110)
 
 
 def _jobs_line(status: LoopStatus) -> list[str]:
@@ -105,7 +114,7 @@ def _study_line(status: LoopStatus, study: StudyStatus) -> str:
 
 
 COLUMNS = ("error", "uncert.", "core-h")
-"""Beside the steps: force RMSE of the potential before, mean force uncertainty (both eV/Å), core-hours."""
+"""Beside the steps: force RMSE as the report chooses it, mean force uncertainty (both eV/Å), core-hours."""
 
 
 def _table(status: LoopStatus) -> list[str]:

@@ -131,6 +131,7 @@ def test_walkers_say_their_conditions():
 AUDIT = {"n_structures": 2, "force_rmse": 0.01, "interval": [0.0, 0.02], "confidence": 0.9}
 TEST = {"n_structures": 12, "force_rmse": 0.1, "interval": [0.08, 0.12], "confidence": 0.9, "energy_rmse": 0.003}
 FRESH = {"n_structures": 8, "force_rmse": 0.2, "energy_rmse": 0.004}
+MANY = FRESH | {"n_structures": 40}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,37 @@ def test_audit_frames_and_test_set_that_disagree_are_named(tmp_path):
     assert "max_iterations" in worse
     assert not find_disagreement(loop_of(tmp_path, {"audit": AUDIT | {"force_rmse": 0.08}, "test": TEST}))
     assert not find_disagreement(loop_of(tmp_path, {"audit": AUDIT, "test": None}))
+
+
+@pytest.mark.parametrize(
+    ("assessment", "basis"),
+    [
+        ({"audit": AUDIT | {"n_structures": 3}, "fresh": FRESH | {"interval": [0.0, 0.3]}}, "fresh"),
+        (
+            {"audit": AUDIT | {"n_structures": 3}, "fresh": FRESH | {"interval": [0.0, 0.03], "force_rmse": 0.015}},
+            "audit",
+        ),
+        (
+            {"audit": AUDIT | {"n_structures": 12}, "fresh": FRESH | {"interval": [0.1, 0.3], "n_structures": 40}},
+            "audit",
+        ),
+        ({"audit": AUDIT | {"n_structures": 4}, "test": TEST | {"n_structures": 4}}, "test"),
+    ],
+)
+def test_a_handful_of_easy_frames_does_not_hide_what_more_structures_say(tmp_path, assessment, basis):
+    assert choose_force_error(loop_of(tmp_path, assessment)).basis == basis
+
+
+def test_new_labels_that_contradict_a_handful_of_frames_are_named(tmp_path):
+    few = AUDIT | {"n_structures": 3}
+    text = find_disagreement(loop_of(tmp_path, {"audit": few, "test": None, "fresh": FRESH}))
+    assert text.startswith("Errors disagree: 0.01 eV/Å on 3 audit frames, 0.2 eV/Å on 8 newly labelled structures, 20")
+    assert "select.n_audit" in text
+    many = AUDIT | {"n_structures": 12}
+    assert not find_disagreement(
+        loop_of(tmp_path, {"audit": many, "test": None, "fresh": FRESH | {"n_structures": 40}})
+    )
+    assert not find_disagreement(loop_of(tmp_path, {"audit": few, "fresh": FRESH | {"force_rmse": 0.019}}))
 
 
 def criterion(name: str, value: float | None, target: float) -> dict:

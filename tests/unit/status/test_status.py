@@ -132,6 +132,17 @@ def test_half_written_files_never_stop_it(loop, content):
     assert status.force_rmse is None
 
 
+def test_the_error_is_the_one_of_the_report(loop):
+    path = loop / "iter_01" / "assess_potential" / "assessment.json"
+    audit = {"n_structures": 3, "force_rmse": 0.028, "interval": [0.0, 0.041], "confidence": 0.9}
+    fresh = {"n_structures": 9, "force_rmse": 0.19, "interval": [0.0, 0.3], "confidence": 0.9}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"audit": audit, "fresh": fresh, "test": None}))
+    status = read_status(synthetic_config(), loop)
+    assert "force RMSE 0.19 eV/Å [0–0.3]" in progress_line(status)
+    text = " ".join(render_status(status).split())
+    assert "error: on 9 newly labelled structures · Errors disagree: 0.028 eV/Å on 3 audit frames" in text
+
+
 def test_step_done_again_reopens_a_finished_loop(tmp_path):
     root = tmp_path / "silicon"
     synthetic_results(root, 3)
