@@ -71,7 +71,7 @@ def _system(config: Config, loop: LoopRecord, found: Sequence[Described]) -> dic
     labels = describe_labels(config.label, periodic=periodic, versions=versions)
     at_last = config.at_iteration(loop.last.number)
     return {
-        "subtitle": " · ".join([summarise_structures(found), *summarise_labels(labels)]),
+        "subtitle": " · ".join([summarise_structures(found), *summarise_labels(labels, config.label)]),
         "structures": found[:MAX_STRUCTURES],
         "n_structures": len(found),
         "label_facts": [*labels, *describe_potential(at_last, loop.cutoff)],
@@ -180,6 +180,8 @@ def _packages(loop: LoopRecord) -> dict[str, str]:
 
 def _footer(config: Config, loop: LoopRecord) -> str:
     packages = _packages(loop)
-    shown = [f"{name} {packages[name]}" for name in ("ouroboros", "gpaw", "torch", "ase") if packages.get(name)]
+    labeller = config.label.calculator.partition(".")[0]
+    names = dict.fromkeys(("ouroboros", labeller, "torch", "ase"))
+    shown = [f"{name} {packages[name]}" for name in names if packages.get(name)]
     parts = [f"seed {config.seed}", *(text for text in shown if "not installed" not in text)]
     return " · ".join(parts)

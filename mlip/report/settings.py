@@ -10,6 +10,8 @@ import yaml
 from mlip.config.label import Label
 from mlip.labels.codes.code import leaf
 from mlip.labels.codes.registry import OTHER, find_code
+from mlip.labels.importing import LabelError
+from mlip.report.page import join_words
 
 
 class Fact(NamedTuple):
@@ -22,6 +24,7 @@ class Fact(NamedTuple):
 FUNCTIONALS = ("xc", "input_dft", "functional", "metagga", "gga", "method", "orcasimpleinput", "hamiltonian")
 CUTOFFS = {"ecut": "eV", "encut": "eV", "ecutwfc": "Ry", "cutoff": "eV", "mesh_cutoff": "eV"}
 """Keys of ASE's calculators in lower case, and their units."""
+OF_FILES = "that of the pseudopotentials"
 DEFAULT_MESH = "not given: the code's own default, often Γ alone"
 BASES = ("basis", "basis_set", "species_dir", "h")
 MESHES = ("kpts", "k_grid", "kspacing", "k_grid_density")
@@ -41,7 +44,7 @@ def describe_labels(label: Label, *, periodic: bool, versions: dict[str, str]) -
     if functional is not None:
         facts.append(Fact("functional", _plain(functional[1])))
     elif parameters.get("pseudopotentials"):
-        facts.append(Fact("functional", "that of the pseudopotentials"))
+        facts.append(Fact("functional", _functional_of_files(label) or OF_FILES))
     size = describe_size(parameters)
     if size:
         facts.append(Fact("cutoff, basis", size))
@@ -53,10 +56,28 @@ def describe_labels(label: Label, *, periodic: bool, versions: dict[str, str]) -
     return facts
 
 
-def summarise_labels(facts: Sequence[Fact]) -> list[str]:
-    """What of :func:`describe_labels` belongs to the head of the page."""
+def _functional_of_files(label: Label) -> str:
+    """What the code reads from its pseudopotentials, where they are on this machine."""
+    code = find_code(label.calculator)
+    try:
+        return code.functional(*code.split(label.parameters, label.profile))
+    except LabelError:  # the settings are wrong, which is not the page's to say
+        return ""
+
+
+def summarise_labels(facts: Sequence[Fact], label: Label | None = None) -> list[str]:
+    """What of :func:`describe_labels` belongs to the head of the page; ``label`` names its pseudopotentials."""
+    words = {"k-points": "k-points {}"}
     shown = [fact for fact in facts if fact.value != DEFAULT_MESH]
-    return [f"k-points {fact.value}" if fact.name == "k-points" else fact.value for fact in shown]
+    return [
+        _of_files(label) if fact.value == OF_FILES else words.get(fact.name, "{}").format(fact.value) for fact in shown
+    ]
+
+
+def _of_files(label: Label | None) -> str:
+    names = label.parameters.get("pseudopotentials") if label else None
+    listed = join_words(sorted(set(map(str, names.values())))) if isinstance(names, dict) else ""
+    return "functional set by the pseudopotentials" + (f" ({listed})" if listed else "")
 
 
 def name_code(label: Label, versions: dict[str, str]) -> str:

@@ -62,6 +62,11 @@ class Code:
         """Parameters and profile, each with what belongs to it; the same for every way to write them."""
         return dict(parameters), dict(profile)
 
+    def functional(self, parameters: Values, profile: Values) -> str:
+        """The functional that the code's files, not its parameters, choose; empty where that is not known."""
+        del parameters, profile
+        return ""
+
     def check(self, parameters: Values, profile: Values) -> None:
         """Refuse what cannot work or would corrupt labels silently.
 

@@ -32,6 +32,24 @@ ESPRESSO_LADDER: Ladder = (
     {"input_data": {"electrons": {"mixing_beta": 0.1, "mixing_ndim": 12, "electron_maxstep": 400}}},
     {"input_data": {"electrons": {"diagonalization": "cg", "mixing_mode": "local-TF"}}},
 )
+UPF_HEADER = 200_000
+"""Characters that hold the header, behind the input of the generating program."""
+UPF_FUNCTIONAL = re.compile(
+    r"\bfunctional\s*=\s*[\"']([^\"']+)[\"']|^(.*\S)\s+Exchange-Correlation functional", re.MULTILINE
+)
+NAMED_FUNCTIONALS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("SLA", "PZ", "NOGX", "NOGC"): ("LDA", "(PZ)"),
+    ("PZ",): ("LDA", "(PZ)"),
+    ("SLA", "PW", "NOGX", "NOGC"): ("LDA", "(PW)"),
+    ("SLA", "PW", "PBX", "PBC"): ("PBE",),
+    ("SLA", "PW", "PBE", "PBE"): ("PBE",),
+    ("SLA", "PW", "PSX", "PSC"): ("PBEsol",),
+    ("PBESOL",): ("PBEsol",),
+    ("SLA", "PW", "REVX", "PBC"): ("revPBE",),
+    ("SLA", "LYP", "B88", "BLYP"): ("BLYP",),
+    ("SLA", "PW", "TPSS", "TPSS"): ("TPSS",),
+}
+"""Of Quantum ESPRESSO's short names (funct.f90) by the parts that they stand for; others are shown as they are."""
 OTHER_KEYWORDS = frozenset(
     {"input_data", "pseudopotentials", "kpts", "kspacing", "koffset", "nspin", "additional_cards"}
     | {"crystal_coordinates", "force_ortho"}
@@ -132,6 +150,13 @@ class Espresso(Program):
         identity["parameters"] |= normalise({"pseudopotentials": contents})
         return identity
 
+    def functional(self, parameters: Values, profile: Values) -> str:
+        """That of the headers of the pseudopotentials, which pw.x takes; empty where one cannot be read."""
+        folder = self.pseudo_dir(parameters, profile)
+        names = (parameters.get("pseudopotentials") or {}).values()
+        found = sorted({read_functional(folder / str(name)) for name in names})
+        return ", ".join(found) if all(found) else ""
+
     @staticmethod
     def _without_names(parameters: Values) -> Values:
         return {key: value for key, value in parameters.items() if key != "pseudopotentials"}
@@ -182,6 +207,20 @@ class Espresso(Program):
         if finished and CONVERGED not in text:
             return Failure("crashed", f"pw.x ended, but {OUTPUT} does not say `{CONVERGED}`")
         return None
+
+
+def read_functional(path: Path) -> str:
+    """The functional in the header of a pseudopotential in UPF; empty where there is no such file or line.
+
+    The format names it as one word, or as the names of exchange, correlation and their gradient corrections.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            found = UPF_FUNCTIONAL.search(stream.read(UPF_HEADER))
+    except OSError:
+        return ""
+    words = tuple((found[1] or found[2]).upper().split()) if found else ()
+    return " ".join(NAMED_FUNCTIONALS.get(words[:4], words))
 
 
 def _classify(words: str) -> Failure:

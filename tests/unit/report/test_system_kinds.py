@@ -79,6 +79,35 @@ def test_the_head_of_the_page_leaves_out_what_is_not_given():
     assert summarise_labels(facts) == ["GPAW", "PBE"]
 
 
+UPF_1 = "<PP_HEADER>\n   0  Version Number\n SLA  PW   PBE  PBE   PBE  Exchange-Correlation functional\n</PP_HEADER>\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "functional"),
+    [
+        ('<PP_HEADER element="Si"\n functional=" SLA  PZ   NOGX NOGC"/>', "LDA (PZ)"),
+        ('<PP_HEADER functional="SLA PW PBX PBC"/>', "PBE"),
+        ('<PP_HEADER functional="PBESOL"/>', "PBEsol"),
+        ('<PP_HEADER functional="SCAN"/>', "SCAN"),
+        (UPF_1, "PBE"),
+    ],
+)
+def test_the_functional_of_quantum_espresso_is_read_from_its_pseudopotentials(tmp_path, header, functional):
+    (tmp_path / "Si.UPF").write_text(f"<UPF>\n{header}\n")
+    calculator = "ase.calculators.espresso.Espresso"
+    label = Label(calculator=calculator, parameters=PW, profile={"pseudo_dir": str(tmp_path)})
+    facts = describe_labels(label, periodic=True, versions={})
+    assert dict(facts)["functional"] == functional
+    assert functional in summarise_labels(facts, label)
+
+
+def test_pseudopotentials_that_are_elsewhere_are_named(tmp_path):
+    place = {"pseudo_dir": str(tmp_path)}
+    label = Label(calculator="ase.calculators.espresso.Espresso", parameters=PW, profile=place)
+    head = summarise_labels(describe_labels(label, periodic=True, versions={}), label)
+    assert "functional set by the pseudopotentials (Si.UPF)" in head
+
+
 def test_structures_are_named_with_kind_and_cell(tmp_path):
     slab = fcc111("Cu", (2, 2, 4), vacuum=8.0, periodic=True)
     add_adsorbate(slab, "O", 1.2, "fcc")
