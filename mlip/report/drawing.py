@@ -168,6 +168,13 @@ def note(axes: Axes, text: str) -> None:
     axes.annotate(text, (0.97, 0.05), xycoords="axes fraction", ha="right", color=INK)
 
 
+def legend_above(axes: Axes) -> None:
+    """A legend in one line above ``axes``, so that it covers nothing."""
+    n_entries = len(axes.get_legend_handles_labels()[1])
+    spacing = {"handlelength": 1.4, "handletextpad": 0.4, "columnspacing": 1.0, "borderaxespad": 0.2, "borderpad": 0.1}
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=max(1, n_entries), **spacing)
+
+
 def limit_line(axes: Axes, value: float, text: str = "", side: str = "right") -> None:
     """A dashed horizontal line at ``value``, named at its right or left end."""
     axes.axhline(value, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)

@@ -22,6 +22,7 @@ from mlip.report.drawing import (
     Panel,
     Picture,
     diagonal,
+    legend_above,
     limit_line,
     note,
     plain_numbers,
@@ -92,8 +93,7 @@ def _draw_forces(axes: Axes, fresh: Any, audit: Any, test: Points, target: float
         values += [*y, *ranges.ravel()]
     positive_axis(axes, values)
     axes.set(xlabel="labels in the training data", ylabel="force RMSE (eV/Å)")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.legend(loc="best")
+    _finish_curve(axes)
 
 
 def _interval(audit: dict[str, Any]) -> tuple[float, float]:
@@ -108,10 +108,17 @@ def _draw_energies(axes: Axes, fresh: Any, test: Points) -> None:
         axes.plot([n for n, _ in fresh], values, "o-", color=BLUE, label="all new labels")
     values += _draw_test(axes, test, "energy_rmse", 1000)
     positive_axis(axes, values)
-    if test:
-        axes.legend(loc="best")
     axes.set(xlabel="labels in the training data", ylabel="energy RMSE (meV/atom)")
+    _finish_curve(axes)
+
+
+def _finish_curve(axes: Axes) -> None:
+    """Whole numbers of labels, and the legend above, where no interval can lie behind it."""
+    low, high = axes.get_xlim()
+    if high - low < 2:  # of a single potential
+        axes.set_xlim((low + high) / 2 - 2, (low + high) / 2 + 2)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    legend_above(axes)
 
 
 def _last_parity(loop: LoopRecord) -> tuple[int, xr.Dataset] | None:

@@ -350,3 +350,22 @@ def test_no_iteration_is_an_error(tmp_path):
         render(tmp_path, [])
     with pytest.raises(ValueError, match="assess_potential again"):
         render(tmp_path, [0])
+
+
+def test_no_legend_lies_over_an_interval():
+    from matplotlib.figure import Figure
+
+    from mlip.report.drawing import style
+    from mlip.report.error_figures import _draw_forces
+
+    audit = [(12, {"force_rmse": 0.06, "interval": [0.0, 0.09], "confidence": 0.9})]
+    test = [(12, {"force_rmse": 0.11}), (18, {"force_rmse": 0.09})]
+    with style():
+        figure = Figure(figsize=(4.3, 3.0), layout="constrained")
+        axes = figure.add_subplot()
+        _draw_forces(axes, fresh=[(12, {"force_rmse": 0.1})], audit=audit, test=test, target=0.15)
+        figure.draw_without_rendering()
+        legend = axes.get_legend().get_window_extent()
+        assert not legend.overlaps(axes.get_window_extent().shrunk(0.99, 0.99))
+        assert figure.bbox.x0 <= legend.x0
+        assert legend.x1 <= figure.bbox.x1
