@@ -12,6 +12,9 @@ from mlip.config.base import Fraction, Positive, Section
 from mlip.config.structures import Pressure, RelativeVolume, Temperature, Triple
 from mlip.config.study import study_names
 
+MOST_EXPLORED_ATOMS = 20_000
+"""Atoms of a walker, half an hour for 1000 steps of silicon on a core, beyond which a supercell is likely a mistake."""
+
 AnySection = TypeVar("AnySection", bound=Section)
 
 
@@ -55,6 +58,12 @@ class Walker(Section):
         description="Supercell of the starting structure that is explored; frames larger than `select.max_atoms` are "
         "cut down to it for the label, or left.",
     )
+    max_atoms: int = Field(
+        MOST_EXPLORED_ATOMS,
+        ge=1,
+        description="Atoms of the supercell beyond which it is taken for a mistake; raise it for more.",
+    )
+    n_steps: int | None = Field(None, ge=1, description="MD steps of these walkers; `explore.n_steps` if absent.")
     temperatures: tuple[Temperature, ...] = Field((300.0, 600.0), min_length=1, description="Temperatures, K.")
     volumes: tuple[RelativeVolume, ...] = Field(
         (0.0,),
@@ -151,15 +160,17 @@ class Explore(Section):
         (Walker(ensemble="nvt"), Walker(ensemble="npt")), min_length=1, description="Walker groups, each a ladder."
     )
     timestep: float = Field(1.0, ge=0.02, le=10, description="MD time step, fs.")
-    n_steps: int = Field(1000, ge=1, description="MD steps of a walker.")
+    n_steps: int = Field(
+        1000, ge=1, description="MD steps of a walker; a group of walkers may have `n_steps` of its own."
+    )
     sample_every: int = Field(20, ge=1, description="Steps between kept frames.")
     friction: Positive = Field(0.01, le=1, description="Langevin friction, 1/fs.")
     max_uncertainty: Positive = Field(1.0, description="Calibrated force uncertainty at which a walker stops, eV/Å.")
 
     @model_validator(mode="after")
     def _schedules_end_in_time(self) -> Explore:
-        length = self.n_steps * self.timestep
         for number, walker in enumerate(self.walkers):
+            length = (walker.n_steps or self.n_steps) * self.timestep
             end = walker.schedule[-1].time if walker.schedule else 0.0
             if end > length * (1 + 1e-9):
                 raise ValueError(

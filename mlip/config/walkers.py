@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlip.config.base import Section
-from mlip.config.loop import Stage, Walker, pressures_of
+from mlip.config.loop import MOST_EXPLORED_ATOMS, Stage, Walker, pressures_of
 from mlip.config.structures import StartingStructure, Triple
+from mlip.config.system import Config
 
 
 class WalkerPlan(Section):
@@ -17,6 +18,8 @@ class WalkerPlan(Section):
         temperature: K.
         volume: relative change of the starting volume.
         pressure: GPa; NPT only.
+        max_atoms: atoms of the supercell beyond which it is refused.
+        n_steps: MD steps; None for those of the section ``explore``.
     """
 
     source: StartingStructure
@@ -28,6 +31,8 @@ class WalkerPlan(Section):
     repeat: Triple = (1, 1, 1)
     schedule: tuple[Stage, ...] = ()
     start: str = "ideal"
+    max_atoms: int = MOST_EXPLORED_ATOMS
+    n_steps: int | None = None
 
 
 def plan_walkers(sources: Sequence[StartingStructure], groups: Sequence[Walker]) -> list[WalkerPlan]:
@@ -43,6 +48,8 @@ def plan_walkers(sources: Sequence[StartingStructure], groups: Sequence[Walker])
             repeat=group.repeat,
             schedule=group.schedule,
             start=group.start,
+            max_atoms=group.max_atoms,
+            n_steps=group.n_steps,
         )
         for number, source in enumerate(sources)
         for group in groups
@@ -71,22 +78,33 @@ class Demand(Section):
 
     Attributes:
         is_pressed: whether a pressure other than 0 acts on its cell.
+        max_atoms: atoms that its supercell may have.
     """
 
     source_number: int
     ensemble: str
     repeat: Triple
     is_pressed: bool
+    max_atoms: int = MOST_EXPLORED_ATOMS
 
     @classmethod
     def of(cls, plan: WalkerPlan) -> Demand:
         """What ``plan`` asks."""
         pressures = [plan.pressure, *(stage.pressure for stage in plan.schedule)]
         is_pressed = plan.ensemble != "nvt" and any(pressures)
-        return cls(source_number=plan.source_number, ensemble=plan.ensemble, repeat=plan.repeat, is_pressed=is_pressed)
+        return cls(
+            is_pressed=is_pressed, **plan.model_dump(include={"source_number", "ensemble", "repeat", "max_atoms"})
+        )
 
 
 def list_demands(plans: Sequence[WalkerPlan]) -> list[Demand]:
     """What ``plans`` ask of their structures, each once, in a fixed order."""
-    demands = {(d.source_number, d.ensemble, d.repeat, d.is_pressed): d for d in map(Demand.of, plans)}
+    demands = {(d.source_number, d.ensemble, d.repeat, d.is_pressed, d.max_atoms): d for d in map(Demand.of, plans)}
     return [demands[key] for key in sorted(demands)]
+
+
+def list_all_demands(config: Config) -> list[Demand]:
+    """What walkers of any iteration ask of the starting structures."""
+    changes = {0, *(override.from_iteration for override in config.overrides if override.explore)}
+    groups = [config.at_iteration(iteration).explore.walkers for iteration in sorted(changes)]
+    return list_demands([plan for walkers in groups for plan in plan_walkers(config.structures, walkers)])

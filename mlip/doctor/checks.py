@@ -267,10 +267,22 @@ def check_config(path: Path) -> list[Check]:
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
     sizes = ", ".join(f"{atoms.get_chemical_formula()}" for atoms in structures)
     valid = Check("configuration", "ok", f"{path}: {config.system}, starting from {sizes}")
-    checks = [valid, _guarded("labeller", lambda: check_labeller(config, elements))]
+    checks = [valid, *_check_structures(config, structures)]
+    checks.append(_guarded("labeller", lambda: check_labeller(config, elements)))
     if len(structures) > 1:
         checks.append(_guarded("k-points", lambda: check_k_points(config, structures)))
     return checks + ([_guarded("MACE", check_mace)] if config.train.backend == "mace" else [])
+
+
+def _check_structures(config: Config, structures: Sequence[Atoms]) -> list[Check]:
+    """What walkers and ``prepare`` cannot do with the starting structures; nothing where all fits."""
+    from mlip.doctor.structures import find_complaints
+
+    try:
+        complaints = find_complaints(config, structures)
+    except ValueError as error:  # StructureError among them
+        return [Check("structures", "fail", str(error), "Correct `structures` as the message says.")]
+    return [Check(c.name, "fail" if c.fatal else "warn", c.detail, c.remedy) for c in complaints]
 
 
 def check_k_points(config: Config, structures: Sequence[Atoms]) -> Check:

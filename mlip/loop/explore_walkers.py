@@ -68,7 +68,8 @@ def explore_walker(request: WalkerRequest) -> None:
     """Run one walker until it is finished, uncertain or exploded; keep its sane frames in ``request.out``."""
     from mlip.potential.calculator import load_calculator
 
-    plan, settings = request.plan, request.settings
+    plan = request.plan
+    settings = request.settings.model_copy(update={"n_steps": plan.n_steps or request.settings.n_steps})
     names = ("explore_walkers", request.iteration, request.walker)
     rng = derive_rng(request.seed, *names, "start")
     start = begin_walker(plan, rng, last=request.last, uncertain=request.uncertain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,10 @@ from ase import Atoms
 
 from mlip.config.structures import Prepare, StartingStructure
 from mlip.config.walkers import Demand
-from mlip.io.electrons import electronic_state, unusual_state
+from mlip.io.electrons import electronic_state
 from mlip.io.extxyz import write_structures
 from mlip.seeds import derive_rng
+from mlip.structures.allowed import allow_kinds, find_unmet_kinds
 from mlip.structures.builders import (
     add_interstitial,
     cut_cluster,
@@ -37,6 +39,8 @@ from mlip.structures.perturbations import (
 )
 from mlip.structures.starting import StructureError, load_starting_structure, name_source
 from mlip.structures.walkability import check_walkable
+
+_log = logging.getLogger(__name__)
 
 POOL_FACTOR = 4
 """Random candidates drawn for each structure kept, so that the kept ones can be diverse."""
@@ -64,7 +68,8 @@ def prepare_structures(
         has_eos: Whether an equation of state of the first structure is asked for.
 
     Raises:
-        StructureError: when a starting structure is unusable or they are more than ``n_structures``.
+        StructureError: when a starting structure is unusable, they are more than ``n_structures``, or none allows any
+            kind that has a weight.
     """
     if 0 < settings.n_structures < len(sources):
         raise StructureError(
@@ -72,6 +77,8 @@ def prepare_structures(
         )
     chosen: list[Atoms] = []
     phases = _load_phases(sources, settings)
+    if settings.n_structures:
+        _check_kinds(sources, settings)
     for index, source in enumerate(sources):
         quota = settings.n_structures // len(sources) + (index < settings.n_structures % len(sources))
         start = load_starting_structure(source)
@@ -88,6 +95,17 @@ def prepare_structures(
         atoms.info["structure_id"] = f"iter_00-{atoms.info['origin']}-{number:03d}"
         atoms.info.update(iteration=0, reason="initial")
     write_structures(out, chosen)
+
+
+def _check_kinds(sources: Sequence[StartingStructure], settings: Prepare) -> None:
+    """Say which kinds are asked for in vain, and refuse to go on where that is all of them."""
+    originals = [Original.of(load_starting_structure(source)) for source in sources]
+    unmet = find_unmet_kinds(originals, settings)
+    for sentence in unmet:
+        _log.warning(sentence)
+    if not any(allow_kinds(original, settings, has_phases=bool(settings.phases)) for original in originals):
+        wanted = unmet or ["prepare.kinds: none with a weight is possible"]
+        raise StructureError(f"no starting structure allows any of the kinds wanted: {'; '.join(wanted)}")
 
 
 def _check_explorable(start: Atoms, name: str, demands: Sequence[Demand]) -> None:
@@ -176,34 +194,26 @@ Maker = Callable[[np.random.Generator], Atoms | None]
 
 def _makers(original: Original, settings: Prepare, min_ratio: float, phases: Sequence[Atoms]) -> dict[str, Maker]:
     """What makes each kind that has a weight and that ``original`` allows, in an order that never changes."""
-    kind, free, plain = original.anatomy.kind, original.is_free, original.is_plain_bulk
-    perturbed: dict[str, tuple[bool, Perturbation]] = {
-        "volume_scan": (kind == "bulk" and free, scale),
-        "strain": (kind != "molecule" and free, strain),
-        "rattle": (True, rattle),
-        "vacancy": (settings.vacancies and len(original.atoms) > 1 and len(original.sites) > 0, remove_atom),
-        "swap": (bool(settings.kinds.swap) and len(original.swaps) > 0, swap),
-        "interstitial": (plain, add_interstitial),
-        "surface": (plain and free, cut_surface),
-        "cluster": (kind == "bulk" and free, cut_cluster),
-        "dimer": (True, partial(make_dimer, min_ratio=min_ratio)),
-        "random": (plain and free, place_randomly),
-        "melt": (plain, disorder),
-        "mode": (True, displace_mode),
-        "phase": (len(phases) > 0 and kind == "bulk", partial(take_phase, phases=phases)),
+    makers: dict[str, Perturbation] = {
+        "volume_scan": scale,
+        "strain": strain,
+        "rattle": rattle,
+        "vacancy": remove_atom,
+        "swap": swap,
+        "interstitial": add_interstitial,
+        "surface": cut_surface,
+        "cluster": cut_cluster,
+        "dimer": partial(make_dimer, min_ratio=min_ratio),
+        "random": place_randomly,
+        "melt": disorder,
+        "mode": displace_mode,
+        "phase": partial(take_phase, phases=phases),
     }
-    unusual = bool(unusual_state(original.atoms))
-    return {
-        name: partial(perturb, original, settings)
-        for name, (allowed, perturb) in perturbed.items()
-        if allowed and getattr(settings.kinds, name) > 0 and not (unusual and name in OF_OTHER_ATOMS)
-    }
+    allowed = allow_kinds(original, settings, has_phases=len(phases) > 0)
+    return {name: partial(make, original, settings) for name, make in makers.items() if name in allowed}
 
 
 Perturbation = Callable[[Original, Prepare, np.random.Generator], Atoms | None]
-
-OF_OTHER_ATOMS = ("vacancy", "interstitial", "surface", "cluster", "dimer", "phase")
-"""Kinds that consist of other atoms than their starting structure: its charge and spin are not theirs."""
 
 NEW_BODIES = ("cluster", "dimer", "phase")
 """Kinds whose structures do not consist of the molecules that their starting structure has."""

@@ -21,6 +21,7 @@ from mlip.report.system import (
     describe_potential,
     describe_structures,
     describe_walkers,
+    list_unmet_kinds,
     summarise_structures,
 )
 
@@ -74,6 +75,7 @@ def _system(config: Config, loop: LoopRecord, found: Sequence[Described]) -> dic
         "subtitle": " · ".join([summarise_structures(found), *summarise_labels(labels, config.label)]),
         "structures": found[:MAX_STRUCTURES],
         "n_structures": len(found),
+        "unmet": list_unmet_kinds(config),
         "label_facts": [*labels, *describe_potential(at_last, loop.cutoff)],
         "label_settings": list_settings(config.label),
         "walkers": describe_walkers(at_last.explore, [structure.name for structure in found]),

@@ -15,7 +15,9 @@ from mlip.config.structures import StartingStructure
 from mlip.config.system import Config
 from mlip.report.page import join_words
 from mlip.report.settings import Fact
+from mlip.structures.allowed import find_unmet_kinds
 from mlip.structures.kinds import Anatomy, dissect
+from mlip.structures.perturbations import Original
 from mlip.structures.starting import load_starting_structure
 
 ENSEMBLES = {"nvt": "NVT", "npt": "NPT", "npt-flexible": "NPT with flexible cell"}
@@ -54,6 +56,17 @@ def describe_structure(source: StartingStructure) -> Described:
     cell = describe_cell(atoms, anatomy)
     elements = tuple(sorted(set(atoms.get_chemical_symbols())))
     return Described(name, formula, len(atoms), name_kind(anatomy), cell, anatomy.kind != "molecule", elements)
+
+
+def list_unmet_kinds(config: Config) -> list[str]:
+    """Kinds of ``prepare`` that were asked for in vain; none where the structures cannot be read any more."""
+    if not config.prepare.n_structures:
+        return []
+    try:
+        originals = [Original.of(load_starting_structure(source)) for source in config.structures]
+    except (ValueError, OSError):  # StructureError among them
+        return []
+    return find_unmet_kinds(originals, config.prepare)
 
 
 def name_structure(source: StartingStructure) -> str:
@@ -117,13 +130,20 @@ def list_elements(species: Sequence[str], found: Sequence[Described]) -> str:
 
 def describe_walkers(explore: Explore, names: Sequence[str]) -> list[Fact]:
     """Groups of walkers and how long each runs."""
-    facts = [
-        Fact(ENSEMBLES.get(group.ensemble, group.ensemble), describe_conditions(group, names))
-        for group in explore.walkers
-    ]
-    length = explore.n_steps * explore.timestep
-    span = f"{length / 1000:g} ps" if length >= 1000 else f"{length:g} fs"
-    return [*facts, Fact("each walker", f"up to {span} in steps of {explore.timestep:g} fs")]
+    facts = []
+    for group in explore.walkers:
+        own = f"; up to {_span(group.n_steps * explore.timestep)}" if group.n_steps else ""
+        facts.append(Fact(ENSEMBLES.get(group.ensemble, group.ensemble), describe_conditions(group, names) + own))
+    who = "other walkers" if any(group.n_steps for group in explore.walkers) else "each walker"
+    if all(group.n_steps for group in explore.walkers):
+        return [*facts, Fact("time step", f"{explore.timestep:g} fs")]
+    span = _span(explore.n_steps * explore.timestep)
+    return [*facts, Fact(who, f"up to {span} in steps of {explore.timestep:g} fs")]
+
+
+def _span(length: float) -> str:
+    """``length`` in fs as text."""
+    return f"{length / 1000:g} ps" if length >= 1000 else f"{length:g} fs"
 
 
 def describe_conditions(group: Walker, names: Sequence[str]) -> str:

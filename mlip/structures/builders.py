@@ -17,6 +17,7 @@ from mlip.structures.geometry import make_supercell, scale_volume
 from mlip.structures.kinds import dissect
 from mlip.structures.neighbors import find_pairs
 from mlip.structures.perturbations import Original, displace
+from mlip.structures.states import typical_moments
 
 VACUUM_WIDTH = 6.0
 """Å of vacuum on each side of a slab, cluster or dimer that is put into a cell."""
@@ -49,7 +50,8 @@ def add_interstitial(original: Original, settings: Prepare, rng: np.random.Gener
     voids = find_voids(original.atoms)
     atoms = original.atoms.copy()
     symbol = str(rng.choice(sorted(set(atoms.get_chemical_symbols()))))
-    atoms += Atoms(symbol, positions=[voids[int(rng.integers(len(voids)))]])
+    new = Atoms(symbol, positions=[voids[int(rng.integers(len(voids)))]])
+    atoms += _magnetised(new, original.atoms)
     moving = np.append(original.moving, [[True] * 3], axis=0)
     noise = rng.normal(0.0, min(settings.rattle), atoms.positions.shape)
     atoms.positions += np.where(moving, noise, 0.0)
@@ -128,7 +130,8 @@ def make_dimer(original: Original, settings: Prepare, rng: np.random.Generator, 
     distance = ratio * float(covalent_radii[pair].sum())
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    return _in_box(Atoms(pair, positions=[np.zeros(3), distance * direction]), original.atoms)
+    alone = Atoms(pair, positions=[np.zeros(3), distance * direction])
+    return _in_box(_magnetised(alone, original.atoms), original.atoms)
 
 
 def _close_pair(bulk: Atoms, ratio: float, rng: np.random.Generator) -> Atoms:
@@ -199,6 +202,14 @@ def push_apart(atoms: Atoms, ratio: float, moving: np.ndarray, n_steps: int = 10
         moves = np.zeros_like(atoms.positions)
         np.add.at(moves, pairs.centers[near], -push)
         atoms.positions += np.where(moving, moves, 0.0)
+
+
+def _magnetised(new: Atoms, like: Atoms) -> Atoms:
+    """``new`` with the initial magnetic moments that its elements have in ``like``, where they have any."""
+    moments = typical_moments(like, new.numbers.tolist())
+    if moments is not None:
+        new.set_initial_magnetic_moments(moments)
+    return new
 
 
 def _in_box(atoms: Atoms, like: Atoms) -> Atoms:

@@ -71,3 +71,22 @@ def _orders(atoms: Atoms, moments: np.ndarray) -> Iterable[tuple[str, str]]:
             yield f"moments of {symbol}", "parallel"
         elif net < ANTIPARALLEL * size:
             yield f"moments of {symbol}", "antiparallel"
+
+
+def typical_moments(atoms: Atoms, numbers: Sequence[int]) -> np.ndarray | None:
+    """Initial moments, ``[n]`` or ``[n, 3]`` μB, for new atoms of ``numbers`` as their elements have them in ``atoms``.
+
+    Each is the largest of its element; where these are antiparallel, every other new atom's points the other way, so
+    that the order is that of ``atoms``. None where ``atoms`` have no moments.
+    """
+    moments = np.asarray(atoms.get_initial_magnetic_moments(), float)
+    if not np.abs(moments).max(initial=0.0) > MOMENT:
+        return None
+    found: list[np.ndarray] = []
+    for place, number in enumerate(numbers):
+        of_element = moments[atoms.numbers == number]
+        sizes = np.linalg.norm(of_element.reshape(len(of_element), -1), axis=1)
+        opposed = np.linalg.norm(of_element.mean(axis=0)) < ANTIPARALLEL * sizes.mean()
+        turned = opposed and list(numbers[:place]).count(number) % 2 == 1
+        found.append(of_element[sizes.argmax()] * (-1 if turned else 1))
+    return np.array(found)

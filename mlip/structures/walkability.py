@@ -12,14 +12,33 @@ from mlip.io.electrons import describe_state, unusual_state
 from mlip.structures.kinds import Anatomy
 from mlip.structures.starting import StructureError
 
+FORCES_BYTES = 10_000
+"""Per atom, for forces and uncertainties of an ACE potential on a CPU: 38 MB for 4096 atoms of Si or NaCl."""
+FRAME_BYTES = 200
+"""Per atom, for a kept frame and its copy when the trajectory is written."""
+
+
+def _check_size(n_atoms: int, demand: Demand, name: str) -> None:
+    """Refuse a supercell beyond the limit of its walkers, which is a mistake or needs another machine."""
+    total = n_atoms * math.prod(demand.repeat)
+    if total > demand.max_atoms:
+        raise StructureError(
+            f"{name}: explore.walkers repeat {list(demand.repeat)} makes {total} atoms of {n_atoms}, more than"
+            f" max_atoms: {demand.max_atoms}; MD of so many takes some {total * FORCES_BYTES / 1e9:.2g} GB of memory"
+            f" for the forces and {total * FRAME_BYTES / 1e6:.2g} MB for every frame kept, more on a GPU or with"
+            " backend mace."
+            " Repeat less, or set `max_atoms` of these walkers higher"
+        )
+
 
 def check_walkable(start: Atoms, anatomy: Anatomy, demand: Demand, name: str) -> None:
     """Refuse what walkers cannot do with the starting structure ``start``, called ``name``.
 
     Raises:
-        StructureError: for a supercell across vacuum or of what has a charge or spin, NPT where no cell can breathe,
-            and pressure on free surfaces.
+        StructureError: for a supercell across vacuum, of too many atoms or of what has a charge or spin, NPT where no
+            cell can breathe, and pressure on free surfaces.
     """
+    _check_size(len(start), demand, name)
     state = unusual_state(start)
     if state and math.prod(demand.repeat) > 1:
         raise StructureError(

@@ -80,11 +80,9 @@ def most_atoms(wildcards):
 
 def demands_of_walkers(wildcards):
     """What walkers of any iteration ask of the starting structures."""
-    from mlip.config.walkers import list_demands
+    from mlip.config.walkers import list_all_demands
 
-    changes = {0, *(override.from_iteration for override in CONFIG.overrides if override.explore)}
-    plans = [plan for iteration in sorted(changes) for plan in plans_at(iteration)]
-    return [demand.model_dump(mode="json") for demand in list_demands(plans)]
+    return [demand.model_dump(mode="json") for demand in list_all_demands(CONFIG)]
 
 
 def walker_settings(wildcards):

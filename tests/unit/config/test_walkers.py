@@ -3,7 +3,7 @@
 import pytest
 
 from mlip.config.system import Config, ConfigError, parse_config
-from mlip.config.walkers import list_demands, plan_walkers, walkers_before
+from mlip.config.walkers import list_all_demands, list_demands, plan_walkers, walkers_before
 
 RAMP = [{"time": 0, "temperature": 300}, {"time": 500, "temperature": 2500}, {"time": 1000, "temperature": 300}]
 
@@ -98,3 +98,16 @@ def test_what_walkers_ask_of_structures_does_not_depend_on_their_temperatures() 
     )
     assert cold == hot
     assert [(d.source_number, d.is_pressed) for d in cold] == [(0, False), (0, True), (1, False), (1, True)]
+
+
+def test_a_group_runs_as_long_as_it_says() -> None:
+    config = parse({"schedule": RAMP, "n_steps": 1000}, {"temperatures": [300]}, n_structures=1, n_steps=200)
+    assert [plan.n_steps for plan in plans(config)] == [1000, None]
+    with pytest.raises(ConfigError, match=r"ends at 1000 fs, .* = 900 fs; raise n_steps to 1000"):
+        parse({"schedule": RAMP, "n_steps": 900}, n_steps=5000)
+
+
+def test_demands_of_every_iteration_are_listed_once() -> None:
+    later = {"from_iteration": 1, "explore": {"walkers": [{"repeat": [3, 3, 3], "max_atoms": 50_000}]}}
+    demands = list_all_demands(parse({"repeat": [2, 2, 2]}, n_structures=1, overrides=(later,)))
+    assert [(d.repeat, d.max_atoms) for d in demands] == [((2, 2, 2), 20_000), ((3, 3, 3), 50_000)]

@@ -1,6 +1,7 @@
 """The doctor finds what is broken and says how to mend it."""
 
 import importlib.util
+import json
 import stat
 from pathlib import Path
 
@@ -261,3 +262,27 @@ def test_table_shows_remedies_and_brackets_as_they_are():
     text = render_checks([Check("Slurm", "fail", "asks for [gpu]", "Edit it."), Check("torch", "ok", "2.13")])
     assert "asks for [gpu]" in text
     assert "→ Edit it." in text
+
+
+def write_copper(tmp_path: Path, **sections: object) -> Path:
+    path = tmp_path / "copper.yaml"
+    values = {"system": "copper", "structures": [{"bulk": {"name": "Cu"}}]}
+    path.write_text(json.dumps(values | {"label": {"calculator": "ase.calculators.emt.EMT"}} | sections))
+    return path
+
+
+def test_walkers_that_cannot_begin_are_found(tmp_path):
+    walkers = [{"ensemble": "nvt", "repeat": [30, 30, 30]}]
+    found = {check.name: check for check in check_config(write_copper(tmp_path, explore={"walkers": walkers}))}
+    assert found["walkers"].status == "fail"
+    assert "makes 108000 atoms" in found["walkers"].detail
+    later = [{"from_iteration": 1, "explore": {"walkers": [{"ensemble": "nvt", "repeat": [30, 30, 30]}]}}]
+    assert "walkers" in {check.name for check in check_config(write_copper(tmp_path, overrides=later))}
+    assert "walkers" not in {check.name for check in check_config(write_copper(tmp_path))}
+
+
+def test_kinds_wanted_in_vain_are_found(tmp_path):
+    kinds = {"swap": 1}
+    found = {check.name: check for check in check_config(write_copper(tmp_path, prepare={"kinds": kinds}))}
+    assert found["prepare.kinds"].status == "warn"
+    assert "prepare.kinds.swap: 1 is left out: it needs two elements" in found["prepare.kinds"].detail

@@ -351,6 +351,19 @@ def test_pressure_on_vacuum_is_refused(tmp_path: Path, ensemble: str) -> None:
     prepare(repeat=(2, 2, 1))
 
 
+def test_a_supercell_of_walkers_that_is_a_mistake_is_refused_before_any_label(tmp_path: Path) -> None:
+    sources = [StartingStructure(bulk=Bulk(name="Cu"))]
+
+    def prepare(**walker: object) -> None:
+        demands = list_demands(plan_walkers(sources, [Walker(**walker)]))
+        out = tmp_path / "candidates.extxyz"
+        prepare_structures(sources, Prepare(n_structures=4), seed=1, min_ratio=0.6, out=out, demands=demands)
+
+    with pytest.raises(StructureError, match=r"repeat \[30, 30, 30\] makes 108000 atoms .* 1.1 GB .* `max_atoms`"):
+        prepare(repeat=(30, 30, 30))
+    prepare(repeat=(30, 30, 30), max_atoms=200_000)
+
+
 def test_an_equation_of_state_of_a_molecule_is_refused_with_the_remedy(tmp_path: Path) -> None:
     water = molecule("H2O")
     water.center(vacuum=4)
@@ -361,3 +374,35 @@ def test_an_equation_of_state_of_a_molecule_is_refused_with_the_remedy(tmp_path:
     with pytest.raises(StructureError, match=r"a molecule has no volume .* assess: \{eos_volumes: \[\]\}"):
         prepare_structures(sources, Prepare(), seed=1, min_ratio=0.6, out=out, has_eos=True)
     assert not out.exists()
+
+
+def test_a_kind_that_no_structure_allows_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, out = tmp_path / "slab.vasp", tmp_path / "candidates.extxyz"
+    write(path, oxygen_on_copper())
+    sources = [StartingStructure(file=str(path))]
+
+    def prepare(kinds: PrepareKinds, *more: StartingStructure) -> None:
+        prepare_structures([*sources, *more], Prepare(n_structures=6, kinds=kinds), seed=1, min_ratio=0.6, out=out)
+
+    prepare(PrepareKinds())
+    assert not caplog.text  # what is on by default goes without saying
+    prepare(PrepareKinds(surface=1))
+    assert "prepare.kinds.surface: 1 is left out: it needs a bulk without molecules and fixed atoms" in caplog.text
+    caplog.clear()
+    prepare(PrepareKinds(surface=1), StartingStructure(bulk=Bulk(name="Cu")))
+    assert not caplog.text
+    with pytest.raises(StructureError, match=r"any of the kinds wanted: prepare\.kinds\.surface: 1 .* needs a bulk"):
+        prepare(only(surface=1))
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1)])
+def test_new_atoms_of_a_magnet_have_the_moments_of_their_element(signs: tuple[int, int]) -> None:
+    iron = bulk("Fe", cubic=True)
+    iron.set_initial_magnetic_moments([2.2 * sign for sign in signs])
+    iron = iron.repeat(2)
+    found = perturb(iron, 40, kinds=only(dimer=1, interstitial=1, surface=1, cluster=1, vacancy=0))
+    for atoms in found:
+        np.testing.assert_allclose(np.abs(atoms.get_initial_magnetic_moments()), 2.2)
+    pairs = [atoms.get_initial_magnetic_moments() for atoms in found if len(atoms) == 2]
+    assert pairs
+    assert all(np.prod(np.sign(moments)) == np.prod(signs) for moments in pairs)

@@ -376,3 +376,11 @@ def test_an_adsorbate_does_not_make_a_slab_something_else() -> None:
     add_adsorbate(atoms, "O", 1.3, "fcc")
     assert dissect(atoms).kind == "slab"
     assert np.allclose(dissect(atoms).projector, np.diag([1, 1, 0]))
+
+
+def test_a_walker_runs_as_long_as_its_group_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = WalkerPlan(source=COPPER, ensemble="nvt", temperature=300.0, volume=0.0, pressure=0.0, n_steps=30)
+    told: list[dict] = []
+    frames, data = explore(tmp_path, monkeypatch, plan, progress=told.append)
+    assert (len(frames), data.attrs["planned_time_fs"]) == (4, 60.0)
+    assert told[-1]["n_steps"] == 30

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from synthetic_results import synthetic_config, synthetic_results, write_json
 
 from mlip.config.label import Label
-from mlip.config.loop import Walker
+from mlip.config.loop import Explore, Walker
 from mlip.config.structures import StartingStructure
 from mlip.jobs.ledger import read_ledger
 from mlip.report import report_system, summary_table
@@ -26,7 +26,13 @@ from mlip.report.page import describe_criterion
 from mlip.report.scope import describe_scope
 from mlip.report.settings import describe_labels, summarise_labels
 from mlip.report.sources import IterationRecord, LoopRecord
-from mlip.report.system import describe_conditions, describe_structures, summarise_structures
+from mlip.report.system import (
+    describe_conditions,
+    describe_structures,
+    describe_walkers,
+    list_unmet_kinds,
+    summarise_structures,
+)
 
 GPAW = {"mode": {"name": "pw", "ecut": 250}, "xc": "PBE", "kpts": {"size": [3, 3, 3], "gamma": True}}
 PW = {"input_data": {"system": {"ecutwfc": 60.0}}, "pseudopotentials": {"Si": "Si.UPF"}, "kpts": [2, 2, 1]}
@@ -132,6 +138,12 @@ def test_structures_are_named_with_kind_and_cell(tmp_path):
     assert summarise_structures(found[:1]) == "Si₁₆, bulk"
 
 
+def test_kinds_wanted_in_vain_are_told():
+    (told,) = list_unmet_kinds(synthetic_config(prepare={"kinds": {"swap": 2}}))
+    assert told.startswith("prepare.kinds.swap: 2 is left out: it needs two elements")
+    assert not list_unmet_kinds(synthetic_config())
+
+
 def test_each_structure_of_a_file_has_its_number():
     config = synthetic_config(structures=[{"file": "many.extxyz", "index": ":2"}])
     assert [structure.name for structure in describe_structures(config.structures)] == [
@@ -155,6 +167,16 @@ def test_walkers_say_their_conditions():
     assert describe_conditions(melt, ["a", "b"]) == (
         "300 → 2000 K over 0.5 ps; 0, 5 GPa; in supercells 2×2×2; of b; from the last frames before"
     )
+
+
+def test_walkers_say_how_long_they_run():
+    groups = ({"temperatures": [300]}, {"temperatures": [900], "n_steps": 3000})
+    facts = describe_walkers(Explore(walkers=groups, n_steps=500, timestep=2.0), ["a"])
+    assert [tuple(fact) for fact in facts] == [
+        ("NVT", "300 K"),
+        ("NVT", "900 K; up to 6 ps"),
+        ("other walkers", "up to 1 ps in steps of 2 fs"),
+    ]
 
 
 AUDIT = {"n_structures": 2, "force_rmse": 0.01, "interval": [0.0, 0.02], "confidence": 0.9}
