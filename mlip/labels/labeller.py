@@ -33,6 +33,11 @@ from mlip.labels.triage import LabelStatus
 LOG_TAIL = 4096  # characters of a failed label's log that its record keeps
 OUTPUT_TAIL = 20_000  # bytes of each of the code's outputs that the log of a failed label keeps
 
+WRAPPED = (
+    "`{path}` makes ASE's calculator of {code}: convergence is read from its outputs, but without `label.escalations`"
+    " nothing is tried again, and its program gets one thread"
+)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -117,9 +122,17 @@ class Labeller:
         if record is None or not cached:
             with store_first():
                 record = self._compute(key, atoms, files)
+                self._hold_together(record, files)
                 self.store.put(key, record)
         status, reason = self._judge(atoms, record)
         return Outcome(key, self._settings_id_of(record), status, reason, cached, record)
+
+    def _hold_together(self, record: dict[str, Any], files: dict[str, Any]) -> None:
+        """Refuse a label of another program, or of other files, than those of the same settings before it."""
+        facts = {"program": record["ran"]} if record.get("ran") else {}
+        if not files:  # else they are in the key
+            facts |= {f"file-{name}": c["sha256"] for name, c in record.get("element_files", {}).items()}
+        self.store.agree(self.settings_id, facts)
 
     def _element_files(self, atoms: Atoms) -> dict[str, Any]:
         files = self.code.element_files(sorted(set(atoms.get_chemical_symbols())), self.parameters, self.profile)
@@ -185,7 +198,9 @@ class Labeller:
         record["changed"] = difference(first, parameters)
         for name in ("core_seconds", "wall_seconds"):
             record[name] = sum(attempt[name] for attempt in record["attempts"])
-        record |= {"status": answer["status"], "reason": answer.get("reason", "")}
+        record |= {"status": answer["status"], "reason": answer.get("reason", "")} | _told(answer)
+        if "wraps" in answer:
+            record["warnings"].append(WRAPPED.format(path=self.settings.calculator, code=answer["wraps"]))
         if answer["status"] == "ok":
             self._accept(answer["results"], atoms, record)
         if record["status"] != "ok":
@@ -232,6 +247,11 @@ class Labeller:
         return answer, read_outputs(folder, answer.get("outputs", self.code.outputs)) + text
 
 
+def _told(answer: dict[str, Any]) -> dict[str, Any]:
+    """What could not be known before the run: the program's version, and the files of a user's own calculator."""
+    return {name: answer[name] for name in ("ran", "element_files") if answer.get(name)}
+
+
 def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:
     """A copy of ``atoms``, constraints included, that carries the label as ASE results and its origin in ``info``."""
     results = outcome.record["results"]
@@ -245,6 +265,8 @@ def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:
     files = outcome.record.get("element_files")
     if files:  # no part of `label_settings`: structures of other elements share these all the same
         labelled.info["label_files"] = " ".join(f"{name}:{content['sha256'][:12]}" for name, content in files.items())
+    if outcome.record.get("ran"):
+        labelled.info["label_program"] = outcome.record["ran"]
     values = {name: results[name] for name in ("energy", "forces", "stress") if results[name] is not None}
     labelled.calc = SinglePointCalculator(labelled, **values)
     return labelled

@@ -102,6 +102,28 @@ class LabelStore:
         content = json.dumps(record | {"checksum": sha256_of(record)}, ensure_ascii=False) + "\n"
         write_atomic(self.path(key), content)
 
+    def agree(self, settings_id: str, facts: dict[str, str]) -> None:
+        """Remember what runs with the settings ``settings_id`` told of themselves, and refuse another answer.
+
+        Args:
+            settings_id: of labels that must belong together.
+            facts: what only a run can tell, by name, e.g. the program's version.
+
+        Raises:
+            LabelError: when an earlier label of these settings had another value.
+        """
+        for name, value in facts.items():
+            path = self.folder / "told" / settings_id / f"{name}.txt"
+            if not path.exists():
+                write_atomic(path, f"{value}\n")
+            first = path.read_text(encoding="utf-8").strip()  # of two writers at once, the last one's for both
+            if first != value:
+                raise LabelError(
+                    f"label: {name} is now {value}, and was {first} in labels of the same settings in {self.folder};"
+                    " their keys cannot tell them apart, as only a run tells it. Put the earlier one back, or set"
+                    " MLIP_LABEL_STORE to another folder and label everything anew"
+                )
+
     def keep_log(self, key: str, text: str) -> Path:
         """Keep the whole log of a failed label; returns its path."""
         write_atomic(self.log_path(key), text)

@@ -299,7 +299,20 @@ def _check_settings(structures: Sequence[Atoms]) -> None:
             "`snakemake --cores N --configfile CONFIG --forcerun label_structures label_references "
             "label_isolated_atoms`."
         )
+    _check_programs(labelled)
     _check_files(labelled)
+
+
+def _check_programs(structures: Sequence[Atoms]) -> None:
+    """Refuse labels of several versions of a program that tells its version only when it has run."""
+    versions = Counter(str(atoms.info["label_program"]) for atoms in structures if "label_program" in atoms.info)
+    if len(versions) > 1:
+        told = ", ".join(f"{n} of {name}" for name, n in versions.most_common())
+        raise DatasetError(
+            f"collect_dataset: labels of different settings do not mix: {told}. Go back to the program of the first"
+            " labels, or label everything anew in another label store (MLIP_LABEL_STORE) with `snakemake --cores N"
+            " --configfile CONFIG --forcerun label_structures label_references label_isolated_atoms`."
+        )
 
 
 def _check_files(structures: Sequence[Atoms]) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 from mlip.labels.codes.code import Values, read_text, refuse
 from mlip.labels.codes.kmesh import mesh_for
+from mlip.labels.codes.magnetism import find_fixed_occupations
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of
+from mlip.labels.contents import content_of, leaves
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
 LOG = "abinit.log"
 UNCONVERGED = re.compile(r"ScfConvergenceWarning|nstep=\s*\d+ was not enough SCF cycles to converge")
-CONVERGED = re.compile(r"At SCF step\s+\d+\s*,?[^\n]*converged|is converged", re.IGNORECASE)
+CONVERGED = re.compile(r"At SCF step\s+\d+[^\n]*converged", re.IGNORECASE)
 ERROR = re.compile(r"--- !(?:ERROR|BUG)\n(.*?)\n\.\.\.", re.DOTALL)
 MESSAGE = re.compile(r"message:\s*\|?\s*\n?(.*)", re.DOTALL)
 OF_SETTINGS = re.compile(
@@ -35,7 +36,7 @@ class Abinit(Program):
     default_command = "abinit"
     program_pattern = r"abinit\S*"
     version_arguments = ("--version",)
-    version_pattern = r"^\s*(\d\S*)"
+    version_pattern = r"(?:\A\s*|\.Version\s+)(\d\S*)"  # when asked, and in its outputs
     profile_keys = frozenset({"command", "pp_paths"})
     outputs = ("abinit.err", "abinit.abo", LOG)
     inert = COMMON_INERT | {
@@ -44,10 +45,23 @@ class Abinit(Program):
     }  # fmt: skip
 
     def check(self, parameters: Values, profile: Values) -> None:
-        """Refuse what moves atoms."""
+        """Refuse what moves atoms, and what is no self-consistent ground state."""
         super().check(parameters, profile)
         reason = "is no single point: labels are of given positions; remove it"
-        refuse(parameters, ("ionmov", "optcell", "geoopt", "moldyn"), lambda value: value not in (0, None), reason)
+        names = ("ionmov", "optcell", "geoopt", "moldyn", "imgmov", "optdriver", "rfphon", "rfelfd", "rfstrs")
+        refuse(parameters, names, lambda value: value not in (0, None, "none"), reason)
+        reason = "computes several data sets, of which ASE reads one; remove it"
+        refuse(parameters, ("ndtset",), lambda value: value not in (0, 1, None), reason)
+        reason = "keeps the density fixed: it is not self-consistent; remove it"
+        refuse(parameters, ("iscf",), lambda value: isinstance(value, int) and value < 0, reason)
+
+    def traps(self, atoms: Any, parameters: Values) -> list[str]:
+        """Metals with fixed occupations, the default."""
+        given = {path[-1].lower(): value for path, value in leaves(parameters)}
+        warnings = super().traps(atoms, parameters)
+        if given.get("occopt", 1) in (0, 1, 2):
+            warnings += find_fixed_occupations(atoms, f"occopt {given.get('occopt', 1)}", "occopt: 3, and a tsmear")
+        return warnings
 
     def pp_paths(self, parameters: Values, profile: Values) -> list[str]:
         """Folders of the pseudopotentials."""
@@ -73,6 +87,10 @@ class Abinit(Program):
                 ) from None
             found[symbol] = content_of(Path(path))
         return found
+
+    def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:
+        """The pseudopotentials of an ``Abinit`` of a user's own."""
+        return self.element_files(symbols, dict(calculator.parameters), {"pp_paths": calculator.profile.pp_paths})
 
     def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
         """ABINIT's ``charge`` and ``spinmagntarget``."""

@@ -16,13 +16,15 @@ from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
 OUTPUT = "aims.out"
-UNCONVERGED = re.compile(r"SELF-CONSISTENCY CYCLE (DID NOT CONVERGE|NOT CONVERGED)", re.IGNORECASE)
+UNCONVERGED = re.compile(r"SELF-CONSISTENCY CYCLE DID NOT CONVERGE|scf_solver: SCF cycle not converged")
 CONVERGED = "Self-consistency cycle converged."
 END = "Have a nice day."
-ERROR = re.compile(
-    r"^ *\*+ *((?:error|aborted|unknown|keyword|species|the keyword|line)[^\n]*)", re.IGNORECASE | re.MULTILINE
-)
+STARRED = re.compile(r"^ *\*+ *(\w[^\n]*)", re.MULTILINE)
+LAST_WORDS = 4000  # characters; before, lines with stars are warnings that it went on after
 OF_SETTINGS = re.compile(r"keyword|control\.in|species|unknown|not known|syntax|missing|conflict", re.IGNORECASE)
+
+ASKED_FOR = frozenset({"compute_forces", "compute_analytical_stress"})
+"""By this module, whatever the settings say: without them there is no label."""
 
 AIMS_LADDER: Ladder = (
     {"sc_iter_limit": 300, "charge_mix_param": 0.1},
@@ -83,6 +85,11 @@ class Aims(Program):
             found[symbol] = content_of(paths[0])
         return found
 
+    def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:
+        """The species' defaults of an ``Aims`` of a user's own."""
+        given = getattr(calculator.profile, "default_species_directory", None)
+        return self.element_files(symbols, dict(calculator.parameters), {"species_dir": given} if given else {})
+
     def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
         """``charge`` and ``fixed_spin_moment``."""
         spin = {} if multiplicity is None else {"spin": "collinear", "fixed_spin_moment": multiplicity - 1}
@@ -92,11 +99,10 @@ class Aims(Program):
         """Energy, forces and, in crystals, the stress."""
         from ase.calculators.aims import AimsProfile
 
-        chosen: Values = (
-            {"compute_forces": True} | parameters | {"species_dir": str(self.species_dir(parameters, profile))}
-        )
+        chosen: Values = parameters | {"species_dir": str(self.species_dir(parameters, profile))}
+        chosen = {key: value for key, value in chosen.items() if key.lower() not in ASKED_FOR} | {"compute_forces": True}
         if atoms.pbc.all():
-            chosen = {"compute_analytical_stress": True} | chosen
+            chosen |= {"compute_analytical_stress": True}
         if isinstance(chosen.get("kpts"), dict):
             chosen["k_grid"] = mesh_for(chosen.pop("kpts"), atoms)[0]
         return factory(**chosen, profile=AimsProfile(command=self.command(profile)), directory=folder)
@@ -108,9 +114,9 @@ class Aims(Program):
             return Failure("unconverged", f"FHI-aims: {UNCONVERGED.search(text)[0]}")  # type: ignore[index]
         if CONVERGED in text and END in text:
             return None
-        errors = ERROR.findall(text)
+        errors = STARRED.findall(text[-LAST_WORDS:])
         if errors:
-            words = "; ".join(" ".join(line.split()) for line in errors[:4])
+            words = "; ".join(" ".join(line.split()) for line in errors[-4:])
             if OF_SETTINGS.search(words):
                 return Failure("config_error", f"label.parameters: FHI-aims refuses them ({words})")
             return Failure("crashed", f"FHI-aims: {words}")

@@ -41,6 +41,7 @@ class Code:
         profile_keys: what ``label.profile`` may hold.
         inert: parameters, at any depth and in lower case, that never change a label's value.
         outputs: patterns of the code's own outputs; a failure keeps their tails.
+        version_pattern: of the program's version, its first group, in one of ``outputs``; None: it is not known.
         numerics: the only parameters that an escalation may change; None: all but known physics.
         takes_moments: whether initial magnetic moments of a structure reach it.
         mesh_names: beginnings of parameters (lower case, at any depth) that choose k-points; without any of them
@@ -55,6 +56,7 @@ class Code:
     profile_keys: ClassVar[frozenset[str]] = frozenset()
     inert: ClassVar[frozenset[str]] = frozenset()
     outputs: ClassVar[tuple[str, ...]] = ()
+    version_pattern: ClassVar[str | None] = None
     numerics: ClassVar[frozenset[str] | None] = None
     mesh_names: ClassVar[tuple[str, ...] | None] = None
 
@@ -139,6 +141,23 @@ class Code:
         del folder, finished
         return None
 
+    def read_program(self, folder: Path) -> str | None:
+        """Name and version of the program that wrote the outputs in ``folder``; None where they do not say."""
+        for path in (path for pattern in self.outputs for path in sorted(folder.glob(pattern))):
+            match = re.search(self.version_pattern, read_head(path)) if self.version_pattern else None
+            if match:
+                return f"{self.name} {' '.join(match[1].split())}"
+        return None
+
+    def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:
+        """Content of the files that ``calculator``, made by a function or class of a user's own, reads for ``symbols``.
+
+        Raises:
+            Exception: whatever a calculator that is set up otherwise than ASE's leads to.
+        """
+        del calculator, symbols
+        return {}
+
     def traps(self, atoms: Any, parameters: Values) -> list[str]:
         """Settings that the code accepts silently and that often give wrong labels: here, Γ alone in a small cell."""
         if self.mesh_names is None or not is_small_cell(atoms):
@@ -204,6 +223,15 @@ def read_text(path: Path, most: int = 50_000_000) -> str:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - most))
             return stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def read_head(path: Path, most: int = 200_000) -> str:
+    """The first ``most`` bytes of an output; empty when there is none."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(most).decode("utf-8", errors="replace")
     except OSError:
         return ""
 

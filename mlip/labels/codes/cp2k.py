@@ -6,11 +6,13 @@ import os
 import re
 import shlex
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mlip.labels.codes.code import Ladder, Values, read_text
 from mlip.labels.codes.kmesh import mesh_for
+from mlip.labels.codes.magnetism import find_fixed_occupations
 from mlip.labels.codes.program import COMMON_INERT, Program, absolute_words, ase_section, ask_version
 from mlip.labels.contents import content_of, is_file, normalise
 from mlip.labels.importing import LabelError
@@ -28,6 +30,7 @@ OF_SETTINGS = re.compile(
     re.IGNORECASE,
 )
 FILE_NAMES = re.compile(r"(?im)^\s*(\w*FILE_NAME)\s+(\S+)")
+OT = re.compile(r"&OT\b", re.IGNORECASE)
 SHELLS = ("cp2k_shell.psmp", "cp2k_shell", "cp2k_shell.ssmp", "cp2k.psmp -s", "cp2k -s")
 FILES = {"basis_set_file": "BASIS_MOLOPT", "potential_file": "POTENTIAL"}
 
@@ -75,16 +78,24 @@ class Cp2k(Program):
             raise LabelError(
                 "label.parameters.inp: IGNORE_CONVERGENCE_FAILURE accepts an SCF that did not converge; remove it"
             )
-        run = re.search(r"RUN_TYPE\s+(\S+)", text, re.IGNORECASE)
-        if run and run[1].upper() not in ("ENERGY", "ENERGY_FORCE", "NONE"):
-            raise LabelError(f"label.parameters.inp: RUN_TYPE {run[1]} is no single point; remove it")
+        for run in re.findall(r"^\s*(?:RUN_TYPE|PROGRAM_NAME)\s+(\S+)", text, re.IGNORECASE | re.MULTILINE):
+            if run.upper() not in ("ENERGY", "ENERGY_FORCE", "NONE", "CP2K"):
+                raise LabelError(f"label.parameters.inp: RUN_TYPE {run} is no single point; remove it")
+
+    def traps(self, atoms: Any, parameters: Values) -> list[str]:
+        """Metals without smearing; OT has none."""
+        text = str(parameters.get("inp", ""))
+        setting = "&OT" if OT.search(text) else "no &SMEAR"
+        smeared = re.search(r"&SMEAR\b(?!\s+(\.?F|NO|OFF))", text, re.IGNORECASE)
+        remedy = "&SMEAR and ADDED_MOS in the section SCF of `inp`"
+        return super().traps(atoms, parameters) + ([] if smeared else find_fixed_occupations(atoms, setting, remedy))
 
     def ladder(self, parameters: Values) -> Ladder:
         """More steps, then slower mixing; with orbital transformation, which has none, more steps only."""
         own = parameters.get("max_scf")
         floor = own if isinstance(own, int) else 0
         steps = [step | {"max_scf": max(step["max_scf"], floor)} for step in CP2K_LADDER]
-        if re.search(r"&OT\b", str(parameters.get("inp", "")), re.IGNORECASE):
+        if OT.search(str(parameters.get("inp", ""))):
             steps = [{"max_scf": step["max_scf"]} for step in steps]
         return tuple(steps)
 
@@ -124,6 +135,12 @@ class Cp2k(Program):
                 candidates = [Path(built)] if built else []
                 return next((f for f in [*candidates, share / "data", share] if f.is_dir()), share)
         return Path("/usr/share/cp2k")
+
+    def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:
+        """Basis sets and potentials of a ``CP2K`` of a user's own: files of all elements."""
+        del symbols
+        named = {key: calculator.parameters.get(key, default) for key, default in FILES.items()}
+        return {key: content_of(self._data_file(key, str(name), {})) for key, name in named.items() if name}
 
     def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
         """``charge``, and ``multiplicity`` with unrestricted spins."""
@@ -186,7 +203,7 @@ class Cp2k(Program):
             if OF_SETTINGS.search(words):
                 return Failure("config_error", f"label.parameters: CP2K refuses them; correct them (CP2K: {words})")
             return Failure("crashed", f"CP2K: {words}")
-        if finished and STARTED in text and not CONVERGED.search(text):
+        if finished and (STARTED in text or not text) and not CONVERGED.search(text):
             return Failure("unconverged", f"CP2K: {OUTPUT} does not say that the SCF run converged")
         return None
 

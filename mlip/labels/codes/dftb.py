@@ -34,7 +34,7 @@ class DftbPlus(Program):
     default_command = "dftb+"
     program_pattern = r"dftb\+?\S*"
     version_arguments = ()
-    version_pattern = r"DFTB\+ (?:release|development version)?\s*\(?v?(\d[\w.]*)"
+    version_pattern = r"DFTB\+ (?:\(?[Rr]elease |development version \()([^\n)]+)"
     profile_keys = frozenset({"command", "slako_dir"})
     outputs = ("detailed.out", OUTPUT)
     inert = COMMON_INERT | {"slako_dir", "options_writedetailedxml", "options_writeresultstag", "parallel_groups"}
@@ -68,6 +68,10 @@ class DftbPlus(Program):
             found["-".join(pair)] = content_of(path)
         return found
 
+    def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:
+        """The Slater-Koster files of a ``Dftb`` of a user's own."""
+        return self.element_files(symbols, dict(calculator.parameters), {"slako_dir": calculator.slako_dir})
+
     def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
         """The Hamiltonian's charge; a multiplicity is refused."""
         if multiplicity is not None:
@@ -97,4 +101,6 @@ class DftbPlus(Program):
         error = ERROR.search(text)
         if error:
             return Failure("config_error", f"label.parameters: DFTB+ refuses them; correct them (DFTB+: {error[1]})")
+        if finished and not text:
+            return Failure("crashed", f"DFTB+: there is no {OUTPUT}, so whether the SCC converged cannot be read")
         return None

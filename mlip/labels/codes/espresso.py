@@ -6,11 +6,12 @@ import os
 import re
 import shlex
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
-from mlip.labels.codes.magnetism import find_missing_moments, is_metal
+from mlip.labels.codes.magnetism import find_fixed_occupations, find_missing_moments
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
 from mlip.labels.contents import content_of, normalise
 from mlip.labels.importing import LabelError
@@ -121,8 +122,10 @@ class Espresso(Program):
             warnings.append("nspin 2 without initial magnetic moments: pw.x begins, and stays, non-magnetic")
         else:
             warnings += find_missing_moments(atoms, moments)
-        if "occupations" not in system and is_metal(atoms):
-            warnings.append("no `occupations`: those of a metal are fixed; set occupations: smearing, and a degauss")
+        given = system.get("occupations")
+        if given is None or str(given).strip("'\" ").lower() == "fixed":
+            setting = "no `occupations`" if given is None else "occupations fixed"
+            warnings += find_fixed_occupations(atoms, setting, "occupations: smearing, and a degauss")
         return warnings
 
     def ladder(self, parameters: Values) -> Ladder:
@@ -174,6 +177,13 @@ class Espresso(Program):
                 candidates.append(Path(program).parents[1] / "share" / "espresso" / "pseudo")
         names = [str(name) for name in (parameters.get("pseudopotentials") or {}).values()]
         return next((f for f in candidates if all((f / name).is_file() for name in names)), candidates[0])
+
+    def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:
+        """The pseudopotentials of an ``Espresso`` of a user's own."""
+        parameters, profile = self.split(dict(calculator.parameters), {})
+        folder = Path(profile.get("pseudo_dir") or calculator.profile.pseudo_dir)
+        names = parameters.get("pseudopotentials") or {}
+        return {symbol: _pseudopotential(symbol, folder / str(names[symbol])) for symbol in symbols if symbol in names}
 
     def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
         """``tot_charge`` and ``tot_magnetization`` of the namelist SYSTEM."""

@@ -21,6 +21,11 @@ def find_missing_moments(atoms: Any, has_spin: bool) -> list[str]:
     return [f"{', '.join(magnetic)} without initial magnetic moments: the result is non-magnetic"]
 
 
+def find_fixed_occupations(atoms: Any, setting: str, remedy: str) -> list[str]:
+    """That ``setting`` fixes the occupations of a metal, and ``remedy`` smears them; nothing for what has a gap."""
+    return [f"{setting}: the occupations of a metal are fixed; set {remedy}"] if is_metal(atoms) else []
+
+
 def is_metal(atoms: Any) -> bool:
     """Whether ``atoms`` are periodic and all of metallic elements."""
     return bool(atoms.pbc.any()) and len(atoms) > 1 and not set(atoms.get_chemical_symbols()) & NO_METALS

@@ -13,7 +13,8 @@ from mlip.labels.triage import Failure
 
 OUTPUT = "orca.out"
 UNCONVERGED = re.compile(
-    r"SCF NOT CONVERGED[^\n]*|WAVEFUNCTION IS NOT FULLY CONVERGED|SCF.{0,20}did not converge", re.IGNORECASE
+    r"SCF NOT CONVERGED[^\n]*|Wavefunction (?:is )?not fully converged|SCF is NOT converged|SCF.{0,20}did not converge",
+    re.IGNORECASE,
 )
 END = "ORCA TERMINATED NORMALLY"
 ERROR = re.compile(
@@ -22,7 +23,7 @@ ERROR = re.compile(
 OF_SETTINGS = re.compile(r"INPUT ERROR|UNRECOGNIZED|basis|keyword|not available|not found", re.IGNORECASE)
 INERT_BLOCKS = re.compile(r"%pal\b.*?\bend\b|%maxcore\s+\d+", re.IGNORECASE | re.DOTALL)
 ACCEPTS_UNCONVERGED = re.compile(r"ConvForced\s+(false|0)|IgnoreConv|NoConvForced", re.IGNORECASE)
-MOVES = re.compile(r"(?<![\w-])(\w*opt|md|neb\S*|irc|scan)(?![\w-])", re.IGNORECASE)
+MOVES = re.compile(r"(?<!\S)([\w-]*opt(?:ts|h)?|md|l-md|neb\S*|irc|scan(?:ts)?|goat\S*)(?!\S)", re.IGNORECASE)
 INERT_WORDS = re.compile(r"(?<!\S)(pal\d+|\w*print|engrad)(?!\S)", re.IGNORECASE)
 
 

@@ -16,6 +16,10 @@ from mlip.labels.codes.code import Code, Values
 from mlip.labels.importing import LabelError
 
 VERSION_SECONDS = 60.0
+# SIESTA, Octopus, Elk, NWChem and Gaussian: each says it at the head of its output.
+OWN_WORDS = (
+    r"(?i)(?:siesta version\s*:\s*|\n\s*Version\s*:\s*|\belk (?:code )?version\s+|\(NWChem\)\s+|\bGaussian \d\d:\s+)(\S+)"
+)
 COMMON_INERT = frozenset({"command", "directory", "label", "profile", "txt"})
 
 
@@ -40,7 +44,6 @@ class Program(Code):
     command_variables: ClassVar[tuple[str, ...]] = ()
     program_pattern: ClassVar[str] = r".*"
     version_arguments: ClassVar[tuple[str, ...] | None] = None
-    version_pattern: ClassVar[str] = r"(\S+)"
 
     def split(self, parameters: Values, profile: Values) -> tuple[Values, Values]:
         """A ``profile`` among the parameters, as in ASE's documentation, belongs to the profile."""
@@ -89,7 +92,7 @@ class Program(Code):
             return None
         program = words[found[-1]]
         require_program(program, command)
-        if self.version_arguments is None:
+        if self.version_arguments is None or self.version_pattern is None:
             return None
         alone = ask_version((program, *self.version_arguments), self.version_pattern)
         return alone or ask_version((*words[: found[-1] + 1], *self.version_arguments), self.version_pattern)
@@ -100,6 +103,8 @@ class AnyProgram(Program):
 
     name = "the program"
     profile_keys = frozenset()
+    outputs = ("*.err", "*.out", "*.log", "INFO.OUT", "log")
+    version_pattern = OWN_WORDS
 
     def check(self, parameters: Values, profile: Values) -> None:
         """Nothing is known of its profile: ASE's class says what is wrong."""
@@ -108,7 +113,7 @@ class AnyProgram(Program):
             raise LabelError("label.profile: `command` is missing; write e.g. {command: srun octopus}")
 
     def identity(self, parameters: Values, profile: Values) -> Values:
-        """Without a version: it is not known how to ask."""
+        """Without a version: it is not known how to ask, and read after the run."""
         words = absolute_words(profile.get("command", "")).split()
         if words:
             require_program(words[0], profile["command"])

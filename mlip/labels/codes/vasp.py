@@ -12,7 +12,7 @@ from typing import Any
 
 from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
 from mlip.labels.codes.kmesh import mesh_for
-from mlip.labels.codes.magnetism import find_missing_moments, is_metal
+from mlip.labels.codes.magnetism import find_fixed_occupations, find_missing_moments, is_metal
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
 from mlip.labels.contents import content_of, leaves
 from mlip.labels.importing import LabelError
@@ -21,12 +21,17 @@ from mlip.labels.triage import Failure
 EDIFF_REACHED = "aborting loop because EDIFF is reached"
 UNCONVERGED = re.compile(r"EDIFF was not reached \(unconverged\)|self-consistency was not achieved")
 ITERATION = re.compile(r"Iteration\s+\d+\(\s*(\d+)\)")
+ERROR_BOX = re.compile(r"\| +E{7}  R     R[^\n]*\n(.*?)(?:-+> +I REFUSE|\n ?-{40,})", re.DOTALL)
+"""VASP 5 and 6: `ERROR` in large letters, of which this is the last line, and the words below."""
 FATAL = re.compile(
-    r"[^\n]*(VERY BAD NEWS|internal error in|fatal error|I REFUSE TO CONTINUE|Error reading item|ERROR:|Error EDDDAV"
-    r"|LAPACK: Routine ZPOTRF failed|TOO FEW BANDS|POSMAP internal|not a valid INCAR tag|license)[^\n]*",
+    r"[^\n]*(VERY BAD NEWS|internal error|internal ERROR|fatal error|fatal internal|I REFUSE TO CONTINUE"
+    r"|Error reading item|ERROR:|ERROR RSPHER|ERROR EDDIAG|ERROR in subspace rotation|Error EDDDAV"
+    r"|LAPACK: Routine ZPOTRF failed|TOO FEW BANDS|not a valid INCAR tag)[^\n]*",
 )
-NUMERICAL = re.compile(r"EDDDAV|ZHEGV|ZPOTRF|EDDRMM|BRMIX", re.IGNORECASE)
-OF_SETTINGS = re.compile(r"INCAR|POTCAR|KPOINTS|TOO FEW BANDS|license|Error reading item|not found", re.IGNORECASE)
+NUMERICAL = re.compile(r"EDDDAV|EDDIAG|ZHEGV|ZHEEV|ZPOTRF|PSSYEVX|EDDRMM|BRMIX", re.IGNORECASE)
+OF_SETTINGS = re.compile(
+    r"INCAR|POTCAR|KPOINTS|TOO FEW BANDS|number of bands is not sufficient|Error reading item|not found", re.IGNORECASE
+)
 ORDINARY = frozenset({"normal", "fast", "veryfast", "n", "f", "v"})
 PP_PATH = "VASP_PP_PATH"
 DEFAULT_EDIFF = 1e-4
@@ -36,9 +41,12 @@ COARSE_EDIFF = 1e-5
 
 VASP_LADDER: Ladder = (
     {"algo": "Normal", "nelm": 200},
-    {"amix": 0.1, "bmix": 0.01, "nelm": 300},
+    {"amix": 0.2, "bmix": 0.0001, "amix_mag": 0.8, "bmix_mag": 0.0001, "nelm": 300},
     {"algo": "All", "nelm": 400},
 )
+"""The second step is linear mixing, which the VASP wiki (AMIX_MAG) has for slabs, magnets and insulators."""
+TETRAHEDRA = (-4, -5, -14, -15)
+"""ISMEAR of methods that are not variational: VASP warns that ALGO = All tends to fail with them."""
 
 
 class Vasp(Program):
@@ -49,6 +57,7 @@ class Vasp(Program):
     tells_convergence = True
     mesh_names = ("kpts", "kspacing")
     default_command = "vasp_std"
+    version_pattern = r"(?:\A|\n) *vasp\.(\d\S*)"
     program_pattern = r"vasp\S*"
     command_variables = ("ASE_VASP_COMMAND", "VASP_COMMAND")
     profile_keys = frozenset({"command", "pp_path"})
@@ -73,11 +82,12 @@ class Vasp(Program):
         refuse(
             parameters, ("nsw",), lambda n: n not in (0, None), "moves atoms: labels are of given positions; remove it"
         )
-        reason = "computes vibrations or the response to a field: labels are of given positions; remove it"
-        refuse(parameters, ("ibrion",), lambda n: n in (5, 6, 7, 8), reason)
+        reason = "computes vibrations, a response to a field or a path: labels are of given positions; remove it"
+        refuse(parameters, ("ibrion",), lambda n: n in (5, 6, 7, 8, 40, 44), reason)
         reason = "puts a machine-learned force field in the place of DFT; remove it"
         refuse(parameters, ("ml_lmlff",), lambda value: not is_false(value), reason)
         refuse(parameters, ("icharg",), lambda n: n >= 10, "keeps the density fixed, unconverged; remove it")
+        refuse(parameters, ("isif",), lambda n: n in (0, 1), "leaves out the stress, or half of it; remove it, it is 2")
 
     def command(self, profile: Values) -> str:
         """Also ``VASP_SCRIPT``, a Python script that starts VASP."""
@@ -89,14 +99,17 @@ class Vasp(Program):
         return super().command(profile)
 
     def traps(self, atoms: Any, parameters: Values) -> list[str]:
-        """A coarse EDIFF, tetrahedra in metals, and magnetic elements without spin."""
+        """A coarse EDIFF, smearing that does not fit, and magnetic elements without spin."""
         values = {path[-1].lower(): value for path, value in leaves(parameters)}
         warnings = super().traps(atoms, parameters)
         ediff = values.get("ediff") or DEFAULT_EDIFF
         if isinstance(ediff, int | float) and ediff > COARSE_EDIFF:
             warnings.append(f"ediff {ediff:g} eV leaves noise in the forces; 1.0e-6 is usual for labels")
-        if values.get("ismear") == -5 and is_metal(atoms):
+        smearing = values.get("ismear")
+        if smearing == -5 and is_metal(atoms):
             warnings.append("ismear -5: forces and stresses of metals are not derivatives of the energy; use 1 or 0")
+        if smearing in (-2, -3):
+            warnings += find_fixed_occupations(atoms, f"ismear {smearing}", "ismear: 1, and a sigma")
         has_spin = values.get("ispin") == 2 or bool(values.get("lsorbit") or values.get("lnoncollinear"))
         return warnings + find_missing_moments(atoms, has_spin or bool(atoms.get_initial_magnetic_moments().any()))
 
@@ -107,6 +120,8 @@ class Vasp(Program):
         steps = [step | {"nelm": max(step["nelm"], floor)} for step in VASP_LADDER]
         if str(parameters.get("algo", "normal")).lower() not in ORDINARY:
             return ({"nelm": steps[-1]["nelm"]},)
+        if parameters.get("ismear") in TETRAHEDRA:
+            return tuple(steps[:-1])
         return tuple(steps)
 
     def element_files(self, symbols: Iterable[str], parameters: Values, profile: Values) -> Values:
@@ -128,6 +143,12 @@ class Vasp(Program):
                     " set label.profile: {pp_path: ...}"
                 ) from None
         return {symbol: content_of(Path(path)) for symbol, path in found.items()}
+
+    def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:
+        """The POTCARs that a ``Vasp`` of a user's own has put together."""
+        kinds = [symbol for symbol, _ in calculator.symbol_count]
+        found = dict(zip(kinds, calculator.ppp_list, strict=True))
+        return {symbol: content_of(Path(found[symbol])) for symbol in symbols}
 
     @contextlib.contextmanager
     def _pp_path(self, profile: Values) -> Iterator[None]:
@@ -158,9 +179,8 @@ class Vasp(Program):
     def read_failure(self, folder: Path, finished: bool) -> Failure | None:
         """By the words in OUTCAR and on standard output, whatever the exit code."""
         outcar, printed = read_text(folder / "OUTCAR"), read_text(folder / "vasp.out")
-        fatal = FATAL.search(printed) or FATAL.search(outcar)
-        if fatal:
-            words = " ".join(fatal[0].strip(" |*\n").split())
+        words = find_error(printed) or find_error(outcar)
+        if words:
             if NUMERICAL.search(words):
                 return Failure("unconverged", f"VASP: {words}")
             if OF_SETTINGS.search(words):
@@ -170,6 +190,15 @@ class Vasp(Program):
         if UNCONVERGED.search(outcar) or (finished and EDIFF_REACHED not in outcar):
             return Failure("unconverged", f"VASP: EDIFF was not reached in {steps[-1] if steps else '?'} steps (NELM)")
         return None
+
+
+def find_error(text: str) -> str | None:
+    """VASP's words for why it gave up, on one line; None when there are none."""
+    box = ERROR_BOX.search(text)
+    if box and box[1].strip(" |\n"):
+        return " ".join(" ".join(line.strip(" |") for line in box[1].splitlines()).split())[:600]
+    fatal = FATAL.search(text)
+    return " ".join(fatal[0].strip(" |*\n").split()) if fatal else None
 
 
 def known_keys() -> set[str]:

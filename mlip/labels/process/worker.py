@@ -135,12 +135,15 @@ def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
     try:
         structure = decode_structure(request["structure"])
         calculator = code.build(factory, request["parameters"], request["profile"], folder, structure)
-        code = code_of(calculator, code)
+        named, code = code, code_of(calculator, code)
         answer = _calculate(calculator, structure, at_once=code.runs_program)
         _close(calculator)  # it may write its last words now
         failure = code.read_failure(folder, True)  # in its own words, which also say more than a flag
         if failure is not None:
             answer = {"status": failure.status, "reason": failure.reason}
+        answer["ran"] = code.read_program(folder)
+        if code is not named:
+            answer |= _describe_wrapped(code, calculator, structure)
         # Slurm ends all processes of a job at once; what is finished is handed over before.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except KeyboardInterrupt:
@@ -155,6 +158,18 @@ def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
     sys.stdout.flush()
     sys.stderr.flush()
     return answer | {"outputs": list(code.outputs)}  # of a wrapper, the parent does not know them
+
+
+def _describe_wrapped(code: Code, calculator: Any, atoms: Any) -> dict[str, Any]:
+    """Of a calculator that a function or class of a user's own has made: its code, and the files that it has read.
+
+    They were not known when the label's key was made.
+    """
+    try:
+        return {"wraps": code.name, "element_files": code.files_of(calculator, sorted(set(atoms.symbols)))}
+    except Exception:  # set up in a way of its own: that its files are not known is told
+        traceback.print_exc()
+        return {"wraps": code.name, "element_files": {}}
 
 
 def _read_failure(code: Code, folder: Path) -> Failure | None:
