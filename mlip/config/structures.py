@@ -65,6 +65,9 @@ class StartingStructure(Section):
         None, ge=1, description="So many drawn at random from the file, or from `index`; the same ones in every run."
     )
     member: int | None = Field(None, ge=0, description="Of the structures that `sample` draws this one alone, from 0.")
+    elements: tuple[str, ...] | None = Field(
+        None, description="Of a POSCAR of VASP 4, which names none: in the order of its counts, e.g. `[Si, O]`."
+    )
     bulk: Bulk | None = Field(None, description="Bulk crystal, instead of a file.")
     repeat: Triple = Field((1, 1, 1), description="Supercell repeats along the three cell vectors.")
     fixed: Fixed | None = Field(
@@ -80,6 +83,8 @@ class StartingStructure(Section):
     def _part_of_a_file(self) -> StartingStructure:
         if self.file is None and (self.index is not None or self.sample is not None):
             raise ValueError("`index` and `sample` choose structures of a `file`")
+        if self.file is None and self.elements is not None:
+            raise ValueError("`elements` are those of a POSCAR; give its name as `file`")
         if self.member is not None and not self.member < (self.sample or 0):
             raise ValueError(f"member {self.member} is none of those that sample ({self.sample}) draws")
         return self

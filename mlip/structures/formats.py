@@ -5,7 +5,9 @@ A file that leaves one of these open is refused, or read as its own words say.
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,16 +38,22 @@ class FormatError(ValueError):
     """A structure file that leaves open what it means; the message says what, and the remedy."""
 
 
-def read_whole(path: Path) -> list[Atoms]:
+def read_whole(path: Path, elements: Sequence[str] = ()) -> list[Atoms]:
     """Every structure of ``path``, as ASE reads it where the file leaves it no choice.
 
+    Args:
+        path: a structure file.
+        elements: those of a POSCAR that names none, in the order of its counts.
+
     Raises:
-        FormatError: when ASE would have to guess.
+        FormatError: when ASE would have to guess, or ``elements`` are not those of the file.
         Exception: whatever ASE raises for a file that it cannot read.
     """
-    kind = _kind(path)
+    kind = _kind(path) or ("vasp" if elements else "")
+    if elements and kind != "vasp":
+        raise FormatError("is no POSCAR, and `elements` are for those that name none; remove them")
     readers = {
-        "vasp": _read_poscar,
+        "vasp": functools.partial(_read_poscar, elements=elements),
         "cif": _read_cif,
         "proteindatabank": _read_pdb,
         "extxyz": _read_xyz,
@@ -83,15 +91,15 @@ def _read_text(text: str, kind: str) -> list[Atoms]:
     return _as_list(read(io.StringIO(text), index=slice(None), format=kind))
 
 
-def _read_poscar(text: str) -> list[Atoms]:
+def _read_poscar(text: str, elements: Sequence[str]) -> list[Atoms]:
     lines = text.split("\n")
     labels = lines[5].split() if len(lines) > 6 else []
     if labels and labels[0].isdigit():
-        raise FormatError(
-            "names no elements (a POSCAR of VASP 4, whose counts of atoms follow the cell); "
-            "put a line of chemical symbols above the counts"
-        )
+        lines.insert(5, " ".join(_fit_elements(elements, labels)))
+        text, labels = "\n".join(lines), lines[5].split()
     symbols = [re.split(r"[_/]", label)[0] for label in labels]
+    if elements and symbols != list(elements):
+        raise FormatError(f"names {' '.join(symbols)}, and `elements` {' '.join(elements)}; remove these")
     wrong = [
         label for label, symbol in zip(labels, symbols, strict=True) if symbol not in {*chemical_symbols[1:], *ISOTOPES}
     ]
@@ -104,6 +112,19 @@ def _read_poscar(text: str) -> list[Atoms]:
     structures = _read_text("\n".join(lines), "vasp")
     _set_isotopes(structures[0], np.repeat(symbols, counts).tolist())
     return structures
+
+
+def _fit_elements(elements: Sequence[str], counts: Sequence[str]) -> Sequence[str]:
+    """``elements``, of which there must be one for each of a POSCAR's ``counts`` of atoms."""
+    kinds = len(list(itertools.takewhile(str.isdigit, counts)))  # a comment may follow
+    if len(elements) == kinds:
+        return elements
+    told = f", and `elements` name {len(elements)}" if elements else ""
+    raise FormatError(
+        f"names no elements (a POSCAR of VASP 4, whose {kinds} counts of atoms follow the cell){told}; put a line"
+        f" of {kinds} chemical symbols above the counts, or name them in `structures`, e.g."
+        f" {{file: POSCAR, elements: [{', '.join(('Mg', 'O', 'Si', 'Al')[:kinds])}]}}"
+    )
 
 
 def _set_isotopes(atoms: Atoms, symbols: Sequence[str]) -> None:

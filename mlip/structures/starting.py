@@ -153,7 +153,7 @@ def _read_with_ase(path: Path, source: StartingStructure) -> Atoms:
     if path.suffix in (".xyz", ".extxyz"):
         _check_atom_count(path)
     try:
-        images = read_whole(path)
+        images = read_whole(path, source.elements or ())
     except (FormatError, DialectError) as error:
         raise StructureError(f"structures: {path}: {error}") from None
     chosen = _choose(images, path, source)

@@ -54,6 +54,38 @@ def test_what_readers_would_guess_is_refused(tmp_path, name, text, message):
         load(tmp_path, name, text)
 
 
+def test_a_poscar_without_elements_gets_those_of_the_configuration(tmp_path):
+    text = f"rock salt\n1.0\n{CELL}4 4\nDirect\n{SITES}"
+    for name in ("POSCAR", "an_old_file"):
+        (tmp_path / name).write_text(text)
+        source = StartingStructure(file=str(tmp_path / name), elements=["Mg", "O"])
+        assert load_starting_structure(source).get_chemical_formula() == "Mg4O4"
+
+
+@pytest.mark.parametrize(
+    ("head", "elements", "message"),
+    [
+        ("4 4\n", None, r"2 counts .*elements: \[Mg, O\]"),
+        ("4 4\n", ["Mg"], "2 counts .*`elements` name 1"),
+        ("4 4\n", ["Mg", "Ox"], "'Ox' is no chemical element"),
+        ("Mg O\n4 4\n", ["O", "Mg"], "names Mg O, and `elements` O Mg"),
+    ],
+)
+def test_elements_that_do_not_fit_a_poscar_are_refused(tmp_path, head, elements, message):
+    path = tmp_path / "POSCAR"
+    path.write_text(f"rock salt\n1.0\n{CELL}{head}Direct\n{SITES}")
+    with pytest.raises(StructureError, match=message):
+        load_starting_structure(StartingStructure(file=str(path), elements=elements))
+
+
+def test_elements_are_for_files_that_name_none(tmp_path):
+    (tmp_path / "a.xyz").write_text("1\n\nAr 0 0 0\n")
+    with pytest.raises(StructureError, match="is no POSCAR"):
+        load_starting_structure(StartingStructure(file=str(tmp_path / "a.xyz"), elements=["Ar"]))
+    with pytest.raises(ValueError, match="`elements` are those of a POSCAR"):
+        StartingStructure(bulk={"name": "Si"}, elements=["Si"])
+
+
 @pytest.mark.parametrize(
     ("text", "formula"),
     [
