@@ -99,8 +99,8 @@ class Aims(Program):
         """Energy, forces and, in crystals, the stress."""
         from ase.calculators.aims import AimsProfile
 
-        chosen: Values = parameters | {"species_dir": str(self.species_dir(parameters, profile))}
-        chosen = {key: value for key, value in chosen.items() if key.lower() not in ASKED_FOR} | {"compute_forces": True}
+        chosen = {key: value for key, value in parameters.items() if key.lower() not in ASKED_FOR}
+        chosen |= {"species_dir": str(self.species_dir(parameters, profile)), "compute_forces": True}
         if atoms.pbc.all():
             chosen |= {"compute_analytical_stress": True}
         if isinstance(chosen.get("kpts"), dict):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlip.labels.codes.code import LONE
+
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
 """Elements whose metals or common compounds have moments."""
 NO_METALS = frozenset(
@@ -27,5 +29,9 @@ def find_fixed_occupations(atoms: Any, setting: str, remedy: str) -> list[str]:
 
 
 def is_metal(atoms: Any) -> bool:
-    """Whether ``atoms`` are periodic and all of metallic elements."""
-    return bool(atoms.pbc.any()) and len(atoms) > 1 and not set(atoms.get_chemical_symbols()) & NO_METALS
+    """Whether ``atoms`` are periodic, all of metallic elements, and no isolated atom."""
+    from mlip.structures.geometry import is_lone
+
+    if not atoms.pbc.any() or set(atoms.get_chemical_symbols()) & NO_METALS:
+        return False
+    return not is_lone(atoms, LONE)

@@ -12,14 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mlip.labels.codes.code import Code, Values
+from mlip.labels.codes.code import Code, Values, read_text
 from mlip.labels.importing import LabelError
+from mlip.labels.triage import Failure
 
 VERSION_SECONDS = 60.0
-# SIESTA, Octopus, Elk, NWChem and Gaussian: each says it at the head of its output.
-OWN_WORDS = (
-    r"(?i)(?:siesta version\s*:\s*|\n\s*Version\s*:\s*|\belk (?:code )?version\s+|\(NWChem\)\s+|\bGaussian \d\d:\s+)(\S+)"
-)
+# SIESTA, Octopus, Elk and NWChem say it at the head of their outputs, in one of these forms.
+VERSIONS = r"(?i)(?:siesta version\s*:\s*|\n\s*version\s*:\s*|\belk (?:code )?version\s+|\(NWChem\)\s+)(\S+)"
+SIESTA_UNCONVERGED = re.compile(r"SCF_NOT_CONV[^\n]*")
 COMMON_INERT = frozenset({"command", "directory", "label", "profile", "txt"})
 
 
@@ -104,7 +104,7 @@ class AnyProgram(Program):
     name = "the program"
     profile_keys = frozenset()
     outputs = ("*.err", "*.out", "*.log", "INFO.OUT", "log")
-    version_pattern = OWN_WORDS
+    version_pattern = VERSIONS
 
     def check(self, parameters: Values, profile: Values) -> None:
         """Nothing is known of its profile: ASE's class says what is wrong."""
@@ -118,6 +118,13 @@ class AnyProgram(Program):
         if words:
             require_program(words[0], profile["command"])
         return Code.identity(self, parameters, profile)
+
+    def read_failure(self, folder: Path, finished: bool) -> Failure | None:
+        """Of SIESTA, which goes on with an SCF that did not converge where `SCF.MustConverge` is false."""
+        del finished
+        texts = (read_text(path) for path in sorted(folder.glob("*.out")))
+        found = next((match for match in map(SIESTA_UNCONVERGED.search, texts) if match), None)
+        return Failure("unconverged", " ".join(found[0].split())) if found else None
 
     def split(self, parameters: Values, profile: Values) -> tuple[Values, Values]:
         """A ``profile`` among the parameters belongs to the profile."""

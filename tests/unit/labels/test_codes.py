@@ -290,6 +290,57 @@ def test_the_programs_version_is_part_of_the_key(bench, calculator):
     assert any(version in program for version in ("230612", "9.10.3", "5.0.4", "23.1"))
 
 
+@pytest.mark.parametrize(
+    ("calculator", "program"),
+    [(VASP, "VASP 6.4.1"), (AIMS, "FHI-aims 230612"), (ORCA, "ORCA 5.0.4"), (DFTB, "DFTB+ 23.1")],
+)
+def test_a_label_names_the_program_that_made_it(bench, calculator, program):
+    outcome = bench.label(calculator)
+    assert outcome.record["ran"] == program
+    assert attach_label(atoms_for(calculator), outcome, 0).info["label_program"] == program
+
+
+def test_another_version_that_only_a_run_tells_stops_at_its_first_label(bench):
+    bench.label(VASP)
+    with pytest.raises(LabelError, match=r"program is now VASP 6\.5\.0, and was VASP 6\.4\.1 .*MLIP_LABEL_STORE"):
+        bench.label(VASP, "newer", atoms=bulk("Si", a=5.5))
+    assert bench.label(VASP, "newer").cached, "what is there is of the first version"
+    assert bench.label(VASP, atoms=bulk("Si", a=5.5)).status == "ok"
+
+
+OWN = """
+import os
+from ase.calculators.vasp import Vasp
+
+class Mine(Vasp):
+    pass
+
+def made(command, pp_path, **parameters):
+    os.environ["VASP_PP_PATH"] = pp_path
+    return Mine(command=command, **parameters)
+"""
+
+
+def test_another_potcar_under_the_same_name_is_found_in_a_users_own_calculator(bench, monkeypatch):
+    (bench.folder / "own_vasp.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(bench.folder))
+    settings = Label(calculator="own_vasp.made", parameters=SETTINGS[VASP] | bench.profile(VASP))
+
+    def label(a: float) -> Outcome:
+        with Labeller(settings, bench.folder / "store", bench.folder / "scratch") as labeller:
+            return labeller.label(bulk("Si", a=a))
+
+    first = label(5.4)
+    assert (first.status, first.record["ran"]) == ("ok", "VASP 6.4.1"), first.reason
+    assert "`own_vasp.made` makes ASE's calculator of VASP" in " ".join(first.record["warnings"])
+    content = sha256_file(bench.data["POTCAR"])
+    assert attach_label(bulk("Si"), first, 0).info["label_files"] == f"Si:{content[:12]}"
+    assert label(5.5).status == "ok"
+    bench.data["POTCAR"].write_text(bench.data["POTCAR"].read_text() + "another\n")
+    with pytest.raises(LabelError, match=r"file-Si is now .*, and was"):
+        label(5.6)
+
+
 def test_a_missing_program_is_named(bench):
     with pytest.raises(LabelError, match=r"no program `aims_of_mine.x` here"):
         settings_identity(AIMS, SETTINGS[AIMS], {"command": "aims_of_mine.x"})

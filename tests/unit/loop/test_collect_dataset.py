@@ -201,6 +201,14 @@ def test_another_file_of_an_element_is_a_change_of_settings(tmp_path: Path) -> N
         collect_changed(tmp_path / "other", first, {"label_files": "O:0123456789ab Si:bbbbbbbbbbbb"})
 
 
+def test_labels_of_two_versions_of_a_program_do_not_mix(tmp_path: Path) -> None:
+    first = {"label_program": "VASP 6.4.1"}
+    collect_changed(tmp_path / "same", first, first)
+    collect_changed(tmp_path / "unknown", first, {})
+    with pytest.raises(DatasetError, match=r"do not mix: 8 of VASP 6\.4\.1, 8 of VASP 6\.5\.0"):
+        collect_changed(tmp_path / "other", first, {"label_program": "VASP 6.5.0"})
+
+
 def test_two_charges_of_one_composition_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"Si is there with charge -1 and 0 \(s-8, s-\d\).*structures"):
         collect_changed(tmp_path, {}, {"charge": -1})

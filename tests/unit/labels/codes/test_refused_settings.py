@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mlip.labels.codes.registry import find_code
 from mlip.labels.guards import find_traps
 from mlip.labels.importing import LabelError
 
+ABINIT, ORCA, CP2K = "ase.calculators.abinit.Abinit", "ase.calculators.orca.ORCA", "ase.calculators.cp2k.CP2K"
 ESPRESSO, VASP = "ase.calculators.espresso.Espresso", "ase.calculators.vasp.Vasp"
 
 
@@ -32,6 +34,16 @@ def without_moments(atoms: Atoms) -> Atoms:
         (ESPRESSO, {"input_data": {"sytem": {"ecutwfc": 30}}}, r"input_data\.sytem: pw\.x has no such namelist"),
         (VASP, {"ibrion": 6}, "ibrion: 6 computes vibrations"),
         (VASP, {"custom": {"ML_LMLFF": ".TRUE."}}, "machine-learned force field"),
+        (VASP, {"isif": 0}, "isif: 0 leaves out the stress"),
+        (VASP, {"custom": {"NSW": 5}}, "NSW: 5 moves atoms"),
+        (ABINIT, {"iscf": -2}, "iscf: -2 keeps the density fixed"),
+        (ABINIT, {"ndtset": 2}, "ndtset: 2 computes several data sets"),
+        (ABINIT, {"optdriver": 1}, "optdriver: 1 is no single point"),
+        (ORCA, {"orcasimpleinput": "PBE def2-SVP L-Opt"}, "`L-Opt` moves atoms"),
+        (ORCA, {"orcasimpleinput": "! PBE OptTS"}, "`OptTS` moves atoms"),
+        (ORCA, {"orcasimpleinput": "PBE NEB-TS"}, "`NEB-TS` moves atoms"),
+        (CP2K, {"inp": "&GLOBAL\n RUN_TYPE ENERGY_FORCE\n RUN_TYPE CELL_OPT\n&END"}, "RUN_TYPE CELL_OPT"),
+        (ESPRESSO, {"calculation": "vc-relax"}, "calculation: 'vc-relax' is no single point"),
         ("ase.calculators.siesta.Siesta", {"fdf_arguments": {"MD.NumCGsteps": 10}}, "NumCGsteps: 10 moves atoms"),
         ("ase.calculators.siesta.Siesta", {"fdf_arguments": {"SCF.MustConverge": False}}, "accepts an SCF"),
         ("ase.calculators.nwchem.NWChem", {"task": "optimize"}, "task: 'optimize' moves atoms"),
@@ -50,6 +62,10 @@ def test_what_labels_something_else_is_refused(calculator: str, parameters: dict
     [
         (ESPRESSO, {"input_data": {"SYSTEM": {"nspin": 2, "tot_magnetization": 2}, "electrons": {"conv_thr": 1e-8}}}),
         (VASP, {"ibrion": 2, "nsw": 0}),
+        (VASP, {"ibrion": 0, "isif": 2}),
+        (ABINIT, {"iscf": 17, "ndtset": 1, "optdriver": 0}),
+        (ORCA, {"orcasimpleinput": "PBE def2-SVP TightSCF DefGrid3 NumGrad"}),
+        (CP2K, {"inp": "&GLOBAL\n RUN_TYPE ENERGY_FORCE\n PREFERRED_FFT_LIBRARY FFTSG\n&END"}),
         (VASP, {"custom": {"ML_LMLFF": ".FALSE."}}),
         ("ase.calculators.siesta.Siesta", {"fdf_arguments": {"MD.TypeOfRun": "CG", "MD.NumCGsteps": 0}}),
         ("ase.calculators.nwchem.NWChem", {"task": "gradient"}),
@@ -110,3 +126,45 @@ def test_cp2k_takes_a_state() -> None:
         "multiplicity": 2,
         "uks": True,
     }
+
+
+SMEARED = "&FORCE_EVAL\n&DFT\n&SCF\n&SMEAR ON\n&END\n&END\n&END\n&END"
+
+
+@pytest.mark.parametrize(
+    ("calculator", "fixed", "smeared"),
+    [
+        (ESPRESSO, [{}, {"input_data": {"system": {"occupations": "fixed"}}}],
+         [{"input_data": {"system": {"occupations": kind}}} for kind in ("smearing", "tetrahedra_opt")]),
+        (VASP, [{"ismear": -2, "ediff": 1e-6}], [{"ediff": 1e-6}, {"ismear": 0, "ediff": 1e-6}]),
+        (ABINIT, [{}, {"occopt": 1}], [{"occopt": 3}, {"occopt": 7}]),
+        (CP2K, [{}, {"inp": SMEARED.replace("SMEAR ON", "SMEAR OFF")}, {"inp": SMEARED.replace("SMEAR ON", "OT")}],
+         [{"inp": SMEARED}, {"inp": SMEARED.replace(" ON", "")}]),
+    ],
+)  # fmt: skip
+def test_fixed_occupations_are_told_of_metals_alone(calculator: str, fixed: list, smeared: list) -> None:
+    def told(atoms: Atoms, parameters: dict[str, Any]) -> bool:
+        found = find_traps(atoms, calculator, {"kpts": [4, 4, 4]} | parameters)
+        return any("the occupations of a metal are fixed" in text for text in found)
+
+    salt, atom = bulk("NaCl", "rocksalt", a=5.6), Atoms("Al", cell=[12, 12, 12], pbc=True)
+    for parameters in fixed:
+        assert told(bulk("Al"), parameters)
+        assert not any(told(atoms, parameters) for atoms in (salt, bulk("Si"), atom))
+    assert not any(told(bulk("Al"), parameters) for parameters in smeared)
+
+
+def test_all_bands_at_once_are_not_tried_with_tetrahedra() -> None:
+    ladder = find_code(VASP).ladder({"ismear": -5})
+    assert [step.get("algo") for step in ladder] == ["Normal", None]
+    assert find_code(VASP).ladder({"ismear": 0})[-1]["algo"] == "All"
+
+
+def test_forces_and_stress_are_asked_for_whatever_the_settings_say(tmp_path: Path) -> None:
+    from ase.calculators.aims import Aims
+
+    off = {"compute_forces": False, "compute_analytical_stress": ".false.", "xc": "pbe"}
+    made = find_code("ase.calculators.aims.Aims").build(
+        Aims, off, {"species_dir": str(tmp_path), "command": "aims.x"}, tmp_path, bulk("Si")
+    )
+    assert [made.parameters[key] for key in ("compute_forces", "compute_analytical_stress")] == [True, True]
