@@ -9,7 +9,7 @@ import functools
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ def read_whole(path: Path, elements: Sequence[str] = ()) -> list[Atoms]:
     kind = _kind(path) or ("vasp" if elements else "")
     if elements and kind != "vasp":
         raise FormatError("is no POSCAR, and `elements` are for those that name none; remove them")
-    readers = {
+    readers: dict[str, Callable[[str], list[Atoms]]] = {
         "vasp": functools.partial(_read_poscar, elements=elements),
         "cif": _read_cif,
         "proteindatabank": _read_pdb,
