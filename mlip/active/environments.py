@@ -24,8 +24,10 @@ LEAST_UNIT = 0.02
 """Floor of a group's unit, relative to the size of its rows: an ideal crystal has no spread of its own."""
 RIDGE = 1e-2
 """Prior precision of the last layer's weights, relative to the mean eigenvalue of the known rows' Gram matrix."""
-MOST_KNOWN = 30_000
-"""Known environments of a species that distances are measured to; a random subset of more."""
+MOST_KNOWN = 10_000
+"""Known environments that distances are measured to: of more, each frame's most informative and a random rest."""
+FEWEST_KEPT = 4
+"""Environments that every known frame keeps however many there are."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,9 @@ class Known:
             )
         metric = Metric.fit(known.take(rows), seed=seed)
         table = metric.apply(known)
-        kept = _thin(table.species, derive_rng(seed, "known"))
-        return cls(metric, table.take(kept), rows[kept], _factors(table.take(rows)))
+        whole = cls(metric, table, rows, _factors(table.take(rows)))
+        kept = whole._thin(derive_rng(seed, "known"))
+        return cls(metric, table.take(kept), rows[kept], whole.factor)
 
     def reduce(self, raw: EnvironmentTable, kept: int = KEPT) -> EnvironmentTable:
         """The ``kept`` environments of each frame that say most, given what is known and each other.
@@ -187,13 +190,25 @@ class Known:
         decomposition with pivots): of a large cell the unusual environments are kept, one of each kind.
         """
         table = self.metric.apply(raw)
+        return table.take(self._pick(table, kept))
+
+    def _pick(self, table: EnvironmentTable, kept: int) -> np.ndarray:
         white = self.whiten(table)
         chosen = [
             np.sort(rows.start + _pick_rows(white[rows], table.species[rows], kept))
             for rows in table.rows_of()
             if rows.stop > rows.start
         ]
-        return table.take(np.concatenate(chosen) if chosen else np.zeros(0, int))
+        return np.concatenate(chosen) if chosen else np.zeros(0, int)
+
+    def _thin(self, rng: np.random.Generator) -> np.ndarray:
+        """Rows of the table, MOST_KNOWN or hardly more; a frame like a known one finds its most unusual rows there."""
+        n_rows, n_frames = len(self.table.frame), len(np.unique(self.table.frame))
+        if n_rows <= MOST_KNOWN:
+            return np.arange(n_rows)
+        first = self._pick(self.table, min(KEPT, max(FEWEST_KEPT, MOST_KNOWN // n_frames)))
+        rest = rng.permutation(np.setdiff1d(np.arange(n_rows), first))[: max(0, MOST_KNOWN - len(first))]
+        return np.sort(np.concatenate([first, rest]))
 
     def whiten(self, table: EnvironmentTable) -> np.ndarray:
         """phi L [n_rows, n_features] in units; its squared length is the posterior variance of the row."""
@@ -202,15 +217,6 @@ class Known:
             mine = table.species == species
             white[mine] = rows[mine] @ self.factor.get(species, np.eye(rows.shape[1]))
         return white
-
-
-def _thin(species: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows, of each species at most MOST_KNOWN drawn at random."""
-    kept = []
-    for one in np.unique(species).tolist():
-        rows = np.flatnonzero(species == one)
-        kept.append(rows if len(rows) <= MOST_KNOWN else rng.choice(rows, MOST_KNOWN, replace=False))
-    return np.sort(np.concatenate(kept))
 
 
 def _factors(table: EnvironmentTable) -> dict[int, np.ndarray]:

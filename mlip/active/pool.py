@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -65,6 +65,10 @@ class Pool:
     def systems(self) -> np.ndarray:
         """System of each frame, [n_frames]."""
         return self.environments.system[np.searchsorted(self.environments.frame, np.arange(self.n_frames))]
+
+    def limited(self, quotas: Mapping[int, int]) -> Pool:
+        """The same with other quotas."""
+        return replace(self, quotas=quotas)
 
     def weights(self) -> np.ndarray:
         """Expected error of each frame's force components over its system's RMS force, [n_frames]."""

@@ -12,6 +12,7 @@ from mlip.active.acquisition import METHODS, choose, choose_clusters, choose_log
 from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.methods import LogDeterminant
 from mlip.active.pool import DUPLICATE, Pool, Tracker, share_quotas
+from mlip.active.tables import environment_columns, known_columns, read_known, read_pool
 
 SILICON, GOLD = 14, 79
 WIDTH = 12
@@ -247,6 +248,20 @@ def test_distances_survive_the_projection(rng: np.random.Generator) -> None:
     assert np.abs(after / before - 1).mean() < 0.1
 
 
+def test_of_very_many_known_environments_the_telling_ones_stay(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = blocks_of(rng, 12, 100)
+    blocks[3] = with_odd_atom(blocks[3], 42)
+    monkeypatch.setattr("mlip.active.environments.MOST_KNOWN", 300)
+    known = Known.of(table_of(blocks))
+    assert len(known.table.frame) == 300
+    assert {*known.table.frame.tolist()} == {*range(12)}
+    again = choose("farthest", pool_of([blocks[3], *blocks_of(rng, 1, 100)], known), 2, rng)
+    assert again.rows.tolist() == [1]
+    assert again.reasons[0].startswith("like known data")
+
+
 def test_distances_to_the_batch_are_kept(known: Known, rng: np.random.Generator) -> None:
     pool = pool_of(blocks_of(rng, 5, 20), known)
     tracker = Tracker(pool)
@@ -254,6 +269,24 @@ def test_distances_to_the_batch_are_kept(known: Known, rng: np.random.Generator)
     rows = pool.environments.frame == 2
     assert (tracker.taught[rows] < DUPLICATE**2).all()
     assert tracker.is_new().tolist() == [True, True, False, True, True]
+
+
+def test_a_table_of_scored_frames_is_chosen_from_as_before(rng: np.random.Generator) -> None:
+    training = [rng.normal(size=(10, 200)).astype(np.float32) for _ in range(6)]
+    frames = [rng.normal(size=(30, 200)).astype(np.float32) for _ in range(8)]
+    known = Known.of(table_of(training, [0, 0, 0, 1, 1, 1]), np.arange(6) != 2)
+    reduced = known.reduce(table_of(frames, [0] * 4 + [1] * 4))
+    error, cost = rng.uniform(0.1, 0.2, 8), rng.uniform(1, 2, 8)
+    columns = environment_columns(reduced) | known_columns(known)
+    columns |= {"expected_error": error, "force_uncertainty": 2 * error, "cost": cost}
+    pool = read_pool(columns, np.ones(8, bool), 5, squared_force={0: 1.0, 1: 1.0})
+    direct = Pool(reduced, known, error**2, 2 * error, cost, np.ones(8, bool), squared_force={0: 1.0, 1: 1.0})
+    for method in ("log-determinant", "clusters", "farthest"):
+        first, second = (choose(method, p, 5, rng) for p in (pool, direct.limited(share_quotas(direct, 5))))
+        assert first.rows.tolist() == second.rows.tolist()
+        assert first.reasons == second.reasons
+    again = read_known(columns).reduce(table_of(frames, [0] * 4 + [1] * 4))
+    np.testing.assert_allclose(again.values, reduced.values)
 
 
 def test_wrong_pools_are_refused(known: Known, rng: np.random.Generator) -> None:
