@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
+WIDE_GAP = 4.2
+"""Å between planes of atoms that no crystal has: 3.4 in graphite and PbI2, 3.1 in xenon."""
+
+
 class Complaint(NamedTuple):
     """Something that does not fit.
 
@@ -27,13 +31,33 @@ class Complaint(NamedTuple):
 
 
 def find_complaints(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:
-    """Walkers that cannot begin in their structures, and kinds of ``prepare`` that none of these allows.
+    """What may be no bulk, walkers that cannot begin, and kinds of ``prepare`` that no structure allows.
 
     Args:
         config: Configuration of the system.
         structures: Its starting structures, in order.
     """
-    return [*_complain_of_walkers(config, structures), *_complain_of_kinds(config, structures)]
+    return [
+        *_complain_of_gaps(config, structures),
+        *_complain_of_walkers(config, structures),
+        *_complain_of_kinds(config, structures),
+    ]
+
+
+def _complain_of_gaps(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:
+    from mlip.structures.kinds import dissect, find_widest_gap
+    from mlip.structures.starting import name_source
+
+    complaints = []
+    for source, atoms in zip(config.structures, structures, strict=True):
+        if not atoms.pbc.all() or dissect(atoms).kind != "bulk":
+            continue
+        axis, gap = find_widest_gap(atoms)
+        if gap > WIDE_GAP:
+            detail = f"{name_source(source)} is taken for bulk, but {gap:.1f} Å along {'abc'[axis]} are empty"
+            remedy = "If it is a slab or molecule, give it more vacuum: its cell would be strained like a bulk's."
+            complaints.append(Complaint("vacuum", False, detail, remedy))
+    return complaints
 
 
 def _complain_of_walkers(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:

@@ -1,10 +1,10 @@
 """What a structure is: bulk, slab, wire or molecule, where its vacuum is and which atoms make molecules.
 
 Periodic boundary conditions do not tell: a slab in a plane-wave cell is periodic in three directions. Two graphs of
-the atoms do. The first joins atoms with less than ``VACUUM`` between them; the rank of its lattice
-vectors, that is in how many directions it connects a periodic image to itself, is the dimensionality of the matter
-(rank determination, Mounet et al., Nat. Nanotechnol. 13, 246 (2018)). Pores of a framework and the gaps of a layered
-crystal are bridged by atoms, so both are bulk. The second joins bonded atoms and finds the molecules.
+the atoms do. The first joins atoms with less than ``VACUUM`` between them, metals up to a stretched bond; the rank of
+its lattice vectors, that is in how many directions it connects a periodic image to itself, is the dimensionality of the
+matter (rank determination, Mounet et al., Nat. Nanotechnol. 13, 246 (2018)). Pores of a framework and the gaps of a
+layered crystal are bridged by atoms, so both are bulk. The second joins bonded atoms and finds the molecules.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ Na-Cl; hydrogen bonds (1.8) and layers of graphite (2.2) are far beyond."""
 
 VACUUM = 1.5
 """Å between the van der Waals spheres of two atoms from which there is vacuum between them."""
+
+STRETCHED = 1.5
+"""Distance over the sum of covalent radii from which there is vacuum between two atoms of which one is a metal or
+metalloid: 4.0 Å for Cu-Cu, 3.1 Å for Mg-O. What faces a gap in layered and molecular crystals are nonmetals, or, as in
+Bi, SnO and PbO (up to 1.33), nearer; crystals at twice their volume are below it, too."""
 
 VDW_EXCESS = 0.8
 """Å by which a van der Waals radius exceeds the covalent one at least; ASE has none for many metals."""
@@ -83,7 +88,11 @@ def dissect(atoms: Atoms) -> Anatomy:
     covalent = covalent_radii[atoms.numbers]
     outer = np.fmax(vdw_radii[atoms.numbers], covalent + VDW_EXCESS)
     pairs = find_pairs(atoms, 2 * float(outer.max()) + VACUUM)
-    close = pairs.distances < outer[pairs.centers] + outer[pairs.neighbors] + VACUUM
+    reach = outer[pairs.centers] + outer[pairs.neighbors] + VACUUM
+    metal = ~np.isin(atoms.numbers, list(NONMETALS))
+    metallic = metal[pairs.centers] | metal[pairs.neighbors]
+    stretched = STRETCHED * (covalent[pairs.centers] + covalent[pairs.neighbors])
+    close = pairs.distances < np.where(metallic, np.minimum(reach, stretched), reach)
     _, _, lattices = _components(atoms, pairs, close)
     basis = np.concatenate(lattices) @ atoms.cell.array if lattices else np.zeros((0, 3))
     rank = int(np.linalg.matrix_rank(basis, tol=1e-6)) if len(basis) else 0
@@ -153,3 +162,14 @@ def _crossed_cells(atoms: Atoms, i: np.ndarray, j: np.ndarray, vectors: np.ndarr
     counts = np.zeros((len(i), 3), dtype=int)
     counts[:, periodic] = np.rint(gaps @ np.linalg.pinv(atoms.cell.array[periodic])).astype(int)
     return counts
+
+
+def find_widest_gap(atoms: Atoms) -> tuple[int, float]:
+    """Cell vector and Å of the widest gap without atoms between two planes parallel to two cell vectors."""
+    widest = (0, 0.0)
+    for axis in np.flatnonzero(atoms.pbc).tolist():
+        normal = np.linalg.inv(atoms.cell.array)[:, axis]
+        inside = np.sort(atoms.positions @ normal % 1.0)
+        gap = float(np.diff(np.append(inside, inside[0] + 1.0)).max() / np.linalg.norm(normal))
+        widest = max(widest, (axis, gap), key=lambda found: found[1])
+    return widest

@@ -12,21 +12,14 @@ from ase.data import covalent_radii
 
 from mlip.config.structures import Prepare
 from mlip.io.constraints import movable_mask
+from mlip.structures.adsorption import find_adsorbed
 from mlip.structures.geometry import scale_volume
-from mlip.structures.kinds import BOND, NONMETALS, Anatomy, dissect
-from mlip.structures.neighbors import find_pairs
+from mlip.structures.kinds import NONMETALS, Anatomy, dissect
 from mlip.structures.stiffness import displace_along_mode, displace_internally
 
 NOBLE = frozenset((2, 10, 18, 36, 54, 86))
 LIKE_RADII = 0.6
 """Smallest ratio of the covalent radii of two elements that may exchange places in an alloy."""
-
-ONE_SIDED = 0.3
-"""Å along the normal of a slab from which a neighbour is above or below."""
-
-HOST_THICKNESS = 1.5
-"""Å: thickness of a slab without its adsorbates; less would be a layer of a compound that is covered on both sides,
-such as MoS2, whose outer atoms are no adsorbates."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,9 @@ class Original:
     @cached_property
     def sites(self) -> np.ndarray:
         """Indices of atoms that may be removed or exchanged: not fixed, of no molecule, and not adsorbed."""
-        return np.flatnonzero(self.moving.all(axis=1) & (self.anatomy.molecule_of < 0) & ~_adsorbed(self))
+        return np.flatnonzero(
+            self.moving.all(axis=1) & (self.anatomy.molecule_of < 0) & ~find_adsorbed(self.atoms, self.anatomy)
+        )
 
     @cached_property
     def swaps(self) -> dict[int, np.ndarray]:
@@ -229,35 +224,3 @@ def _alike(one: int, other: int) -> bool:
     kinds = [(number in NONMETALS, number in NOBLE) for number in (int(one), int(other))]
     small, large = sorted((covalent_radii[one], covalent_radii[other]))
     return kinds[0] == kinds[1] and bool(small / large >= LIKE_RADII)
-
-
-def _adsorbed(original: Original) -> np.ndarray:
-    """``[n_atoms]`` bool: nonmetal atoms on a slab, of elements whose bonds all point to one side."""
-    atoms, adsorbed = original.atoms, np.zeros(len(original.atoms), dtype=bool)
-    if original.anatomy.kind != "slab":
-        return adsorbed
-    normal = np.linalg.svd(original.anatomy.projector)[2][2]
-    radii = covalent_radii[atoms.numbers]
-    pairs = find_pairs(atoms, 2 * float(radii.max()) * BOND)
-    bonded = pairs.distances < BOND * (radii[pairs.centers] + radii[pairs.neighbors])
-    side = pairs.vectors @ normal
-    above, below = (np.bincount(pairs.centers[bonded & (s * side > ONE_SIDED)], minlength=len(atoms)) for s in (1, -1))
-    level = np.bincount(pairs.centers[bonded & (np.abs(side) <= ONE_SIDED)], minlength=len(atoms))
-    within = ((above > 0) & (below > 0)) | (level > 0)
-    for number in sorted(set(atoms.numbers.tolist()) & NONMETALS):
-        if not within[atoms.numbers == number].any():
-            adsorbed |= atoms.numbers == number
-    heights = atoms.positions[~adsorbed] @ normal
-    along = np.abs(atoms.cell.array[atoms.pbc] @ normal)
-    along = along[along > 1e-3]
-    if not len(heights) or _thickness(heights, float(along.min()) if len(along) else None) < HOST_THICKNESS:
-        adsorbed[:] = False
-    return adsorbed
-
-
-def _thickness(heights: np.ndarray, period: float | None) -> float:
-    """Extent of ``heights``; where the cell may cut the slab, the period along the normal less the widest gap."""
-    if period is None:
-        return float(np.ptp(heights))
-    inside = np.sort(heights % period)
-    return float(period - np.diff(np.append(inside, inside[0] + period)).max())

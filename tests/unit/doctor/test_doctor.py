@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from ase.build import mx2
 
 from mlip.doctor import checks as doctor
 from mlip.doctor.checks import Check, check_config, check_folder, check_slurm, check_threads, render_checks, run_checks
@@ -286,3 +287,14 @@ def test_kinds_wanted_in_vain_are_found(tmp_path):
     found = {check.name: check for check in check_config(write_copper(tmp_path, prepare={"kinds": kinds}))}
     assert found["prepare.kinds"].status == "warn"
     assert "prepare.kinds.swap: 1 is left out: it needs two elements" in found["prepare.kinds"].detail
+
+
+def test_what_may_be_a_slab_is_told(tmp_path):
+    layer = mx2(size=(2, 2, 1))
+    layer.center(vacuum=2.5, axis=2)
+    layer.pbc = True
+    layer.write(tmp_path / "layer.cif")
+    structures = [{"file": str(tmp_path / "layer.cif")}]
+    found = {check.name: check for check in check_config(write_copper(tmp_path, structures=structures))}
+    assert found["vacuum"].status == "warn"
+    assert "layer.cif is taken for bulk, but 5.0 Å along c are empty" in found["vacuum"].detail

@@ -3,10 +3,23 @@
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import add_adsorbate, bulk, fcc111, graphene, molecule, mx2, nanotube, surface
+from ase.build import (
+    add_adsorbate,
+    bcc110,
+    bulk,
+    diamond100,
+    diamond111,
+    fcc111,
+    graphene,
+    hcp0001,
+    molecule,
+    mx2,
+    nanotube,
+    surface,
+)
 from ase.spacegroup import crystal
 
-from mlip.structures.kinds import dissect
+from mlip.structures.kinds import dissect, find_widest_gap
 
 
 def in_box(atoms: Atoms, vacuum: float = 4.0) -> Atoms:
@@ -153,3 +166,57 @@ def test_a_lone_molecule_is_told_from_several() -> None:
     assert dissect(MOLECULES["water in a box"]).lone
     pair = molecule("H2O") + Atoms("Ar", positions=[(3.5, 0, 0)])
     assert not dissect(pair).lone
+
+
+def thin(slab: Atoms, gap: float = 5.0) -> Atoms:
+    slab.pbc = True
+    slab.center(vacuum=gap / 2, axis=2)
+    return slab
+
+
+ROCKSALT = {"MgO": 4.21, "NaCl": 5.64}
+
+
+@pytest.mark.parametrize(
+    "slab",
+    [fcc111(name, (2, 2, 4)) for name in ("Al", "Cu", "Pt", "Pb")]
+    + [bcc110("Fe", (2, 2, 4)), hcp0001("Ti", (2, 2, 4)), diamond111("Si", (2, 2, 4)), diamond100("Si", (2, 2, 6))]
+    + [surface(bulk(name, "rocksalt", a=a, cubic=True), (1, 0, 0), 2) for name, a in ROCKSALT.items()],
+    ids=lambda slab: str(slab.symbols),
+)
+def test_five_angstroms_between_planes_make_a_slab(slab: Atoms) -> None:
+    assert dissect(thin(slab)).kind == "slab"
+
+
+def crystal_of(symbols: list[str], places: list, group: int, *cell: float) -> Atoms:
+    return crystal(symbols, places, spacegroup=group, cellpar=list(cell))
+
+
+@pytest.mark.parametrize(
+    "solid",
+    [
+        crystal_of(["As"], [(0, 0, 0.227)], 166, 3.76, 3.76, 10.55, 90, 90, 120),
+        crystal_of(["Bi"], [(0, 0, 0.234)], 166, 4.55, 4.55, 11.86, 90, 90, 120),
+        crystal_of(["Te"], [(0.2636, 0, 1 / 3)], 152, 4.457, 4.457, 5.929, 90, 90, 120),
+        crystal_of(["Sn", "O"], [(0, 0.5, 0.2383), (0, 0, 0)], 129, 3.80, 3.80, 4.84, 90, 90, 90),
+        crystal_of(["Pb", "O"], [(0, 0.5, 0.2345), (0, 0, 0)], 129, 3.975, 3.975, 5.023, 90, 90, 90),
+        crystal_of(["Pb", "I"], [(0, 0, 0), (1 / 3, 2 / 3, 0.265)], 164, 4.557, 4.557, 6.979, 90, 90, 120),
+        crystal_of(["Sn", "Se"], [(0.118, 0.25, 0.103), (0.855, 0.25, 0.479)], 62, 11.5, 4.15, 4.44, 90, 90, 90),
+        crystal_of(["Ca", "N"], [(0, 0, 0.268), (0, 0, 0)], 166, 3.62, 3.62, 19.1, 90, 90, 120),
+        *(bulk(name, a=1.26 * a, cubic=True) for name, a in (("Cu", 3.61), ("Si", 5.43), ("Cs", 6.14))),
+        bulk("LiH", "rocksalt", a=1.26 * 4.08, cubic=True),
+    ],
+    ids=lambda solid: str(solid.symbols),
+)
+def test_layered_and_stretched_crystals_remain_bulk(solid: Atoms) -> None:
+    assert dissect(solid).kind == "bulk"
+    assert find_widest_gap(solid)[1] < 4.2
+
+
+def test_the_widest_gap_is_found_where_the_cell_cuts_the_layer() -> None:
+    layer = thin(mx2(size=(2, 2, 1)), gap=5.0)
+    layer.translate([0, 0, 3.7])
+    layer.wrap()
+    assert dissect(layer).kind == "bulk"  # sulphur that faces sulphur: nobody can tell
+    axis, gap = find_widest_gap(layer)
+    assert (axis, gap) == (2, pytest.approx(5.0))
