@@ -107,7 +107,8 @@ def describe_cell(atoms: Atoms, anatomy: Anatomy) -> str:
 
 def _equal(x: str, y: str, z: str, values: Sequence[str], unit: str) -> str:
     if len(set(values)) == 1:
-        return f"{x} = {y} = {z} = {values[0]}{unit}".replace(" ", NARROW)
+        # On a phone the line breaks before a name.
+        return " ".join(f"{name} =" for name in (x, y, z)) + f" {values[0]}{unit}".replace(" ", NARROW)
     return ", ".join(
         f"{name} = {value}{unit}".replace(" ", NARROW) for name, value in zip((x, y, z), values, strict=True)
     )

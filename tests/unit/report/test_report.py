@@ -369,3 +369,12 @@ def test_no_legend_lies_over_an_interval():
         assert not legend.overlaps(axes.get_window_extent().shrunk(0.99, 0.99))
         assert figure.bbox.x0 <= legend.x0
         assert legend.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("folder", ["report", "studies"])
+def test_tables_wider_than_a_phone_scroll_instead_of_the_page(folder):
+    pages = sorted((Path(__file__).parents[3] / "mlip" / folder).rglob("*.html"))
+    assert pages
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert text.count("<table") == len(re.findall(r'<div class="scroll[^"]*"><table', text)), page.name
