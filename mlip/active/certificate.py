@@ -19,17 +19,17 @@ from mlip.active.audits import FLOOR
 
 FEWEST_AUDITS = 16
 """Audits before which no bound is given, and no confidence is spent."""
-FEWEST_EFFECTIVE = 10.0
+FEWEST_EFFECTIVE = 8.0
 """Audits that the weighted ones must be worth."""
 LARGEST_SHARE = 0.5
 """Share of the estimated squared error that one audit may carry."""
-LARGEST_SCATTER = 1.2
+LARGEST_SCATTER = 1.0
 """Standard deviation of log(squared error / predicted) above which predictions do not tell errors."""
 BLIND_RATIO = 100.0
 """Squared error over predicted, relative to the geometric mean, that makes an audit one of a blind spot."""
 DRIFT_SIGNIFICANCE = 0.005
 """Chance that the newest audits look worse predicted than the earlier ones although they are not."""
-SHIFT = 0.05
+SHIFT = 0.1
 """Of the ratios before their logarithm, in geometric means: chosen by simulation, see docs/selection.md."""
 CLEAN_SHARE = 0.05
 """Share of frames that a statement without any assumption may leave out."""
