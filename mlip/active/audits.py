@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FLOOR = 0.3
+FLOOR = 0.5
 """Share of the chances that is uniform: no frame has less than this share of what a uniform draw would give it."""
 
 
@@ -55,15 +55,14 @@ def draw_audits(
     order = np.argsort(systems, kind="stable")
     names = np.unique(systems)
     chances = [include_frames(predicted[systems == name], n / len(names), floor) for name in names]
-    probability = np.concatenate(chances) if chances else np.zeros(0)
+    probability = np.concatenate([np.zeros(0), *chances])
     ends = np.cumsum(probability)
-    total = float(ends[-1]) if len(ends) else 0.0
     # A sum that is whole but for rounding must not give or cost a frame.
-    points = np.arange(rng.random(), total - 1e-9, 1.0)
-    taken = np.unique(np.minimum(np.searchsorted(ends, points, side="right"), len(ends) - 1)) if len(ends) else []
-    rows = order[np.asarray(taken, int)]
+    points = np.arange(rng.random(), probability.sum() - 1e-9, 1.0)
+    taken = np.unique(np.minimum(np.searchsorted(ends, points, side="right"), max(len(ends) - 1, 0)))
+    rows = order[taken]
     ascending = np.argsort(rows)
-    return Audits(rows[ascending], probability[np.asarray(taken, int)][ascending])
+    return Audits(rows[ascending], probability[taken][ascending])
 
 
 def include_frames(predicted_squared: np.ndarray, n: float, floor: float = FLOOR) -> np.ndarray:

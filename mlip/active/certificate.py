@@ -103,7 +103,13 @@ class Certificate:
         return dataclasses.asdict(self)
 
 
-def certify(iterations: Sequence[AuditedIteration], *, confidence: float = 0.95, floor: float = FLOOR) -> Certificate:
+def certify(
+    iterations: Sequence[AuditedIteration],
+    *,
+    surprises: Sequence[float] = (),
+    confidence: float = 0.95,
+    floor: float = FLOOR,
+) -> Certificate:
     """The certificate of one system from its audits of all ``iterations`` so far, the latest last.
 
     It is of the frames of these iterations together: what walkers never visited is not covered. All iterations since
@@ -111,6 +117,8 @@ def certify(iterations: Sequence[AuditedIteration], *, confidence: float = 0.95,
 
     Args:
         iterations: every iteration's audits, judged by the present potential; one may have none.
+        surprises: squared error over predicted of this iteration's other new labels, by the potential that had not
+            seen them. They are no fair sample, so they do not count for the error, but they do look into corners.
         confidence: that the bounds of all looks hold together.
         floor: uniform share of the chances with which audits were drawn.
 
@@ -119,30 +127,25 @@ def certify(iterations: Sequence[AuditedIteration], *, confidence: float = 0.95,
     """
     for number, iteration in enumerate(iterations):
         _check_iteration(iteration, number)
-    counts = np.cumsum([len(iteration.squared_errors) for iteration in iterations])
-    look = int(np.sum(counts >= FEWEST_AUDITS))
-    alpha = spend_confidence(1 - confidence, look) if look else 0.0
-    joined = _Sample.join(iterations)
-    n_audits, n_frames = len(joined.ratios), sum(iteration.n_frames for iteration in iterations)
-    unseen = unseen_share(n_audits, confidence, floor)
-    expected = sum(i.mean_predicted * i.n_frames for i in iterations) / n_frames if n_frames else 0.0
-    blank = {"confidence": confidence, "alpha": alpha, "look": look, "unseen": unseen}
-    blank |= {"n_audits": n_audits, "n_failed": joined.n_failed, "n_frames": n_frames}
-    if not n_audits:
-        return Certificate(**blank, **NOTHING, refused="no audit has a label")
-    refused = _find_refusal(joined, look)
-    bound = None if refused else bound_ratio(joined.ratios, joined.weights, alpha)
-    largest = float(np.sqrt(joined.ratios * joined.predicted).max())
+    sample = _Sample.join(iterations)
+    look = int(np.sum(np.cumsum([len(i.squared_errors) for i in iterations]) >= FEWEST_AUDITS))
+    counted: dict[str, Any] = {
+        "confidence": confidence,
+        "alpha": spend_confidence(1 - confidence, look) if look else 0.0,
+        "look": look,
+        "n_audits": len(sample.ratios),
+        "n_failed": sample.n_failed,
+        "n_frames": sum(iteration.n_frames for iteration in iterations),
+        "unseen": unseen_share(len(sample.ratios), confidence, floor),
+    }
+    if not len(sample.ratios):
+        return Certificate(**counted, **NOTHING, refused="no audit has a label")
+    refused = _find_refusal(sample, look, surprises)
+    bound = None if refused else bound_ratio(sample.ratios, sample.weights, counted["alpha"])
     return Certificate(
-        **blank,
-        estimate=math.sqrt(joined.ratio * expected),
-        upper=None if bound is None else math.sqrt(bound * expected),
-        upper_latest=None if bound is None else math.sqrt(bound * iterations[-1].mean_predicted),
-        n_effective=joined.n_effective,
-        largest_share=joined.largest_share,
-        ratio=math.sqrt(joined.ratio),
-        scatter=joined.scatter,
-        clean_below=largest if unseen <= CLEAN_SHARE and not joined.n_failed else None,
+        **counted,
+        **_judge(sample, iterations, bound),
+        clean_below=_clean_below(sample, counted["unseen"]),
         refused=refused,
     )
 
@@ -153,6 +156,27 @@ NOTHING: dict[str, Any] = {
     "largest_share": 0.0,
 }
 """What is known without an audit."""
+
+
+def _judge(sample: _Sample, iterations: Sequence[AuditedIteration], bound: float | None) -> dict[str, Any]:
+    """The certificate's errors, from the ``bound`` of the ratio of squared errors over predicted ones."""
+    expected = sum(i.mean_predicted * i.n_frames for i in iterations) / sum(i.n_frames for i in iterations)
+    return {
+        "estimate": math.sqrt(sample.ratio * expected),
+        "upper": None if bound is None else math.sqrt(bound * expected),
+        "upper_latest": None if bound is None else math.sqrt(bound * iterations[-1].mean_predicted),
+        "n_effective": sample.n_effective,
+        "largest_share": sample.largest_share,
+        "ratio": math.sqrt(sample.ratio),
+        "scatter": sample.scatter,
+    }
+
+
+def _clean_below(sample: _Sample, unseen: float) -> float | None:
+    """The largest audited RMSE, where enough audits and no failed one allow to speak of the other frames, too."""
+    if unseen > CLEAN_SHARE or sample.n_failed:
+        return None
+    return math.sqrt(float(np.max(sample.ratios * sample.predicted)))
 
 
 def spend_confidence(alpha: float, look: int) -> float:
@@ -241,15 +265,18 @@ class _Sample:
         return math.sqrt(variance)
 
 
-def _find_refusal(sample: _Sample, look: int) -> str:
+def _find_refusal(sample: _Sample, look: int, surprises: Sequence[float]) -> str:
     """Why there is no bound; empty if nothing speaks against one."""
-    n, worst = len(sample.ratios), float(sample.ratios.max() / _geometric_mean(sample.ratios, sample.weights))
+    n, typical = len(sample.ratios), _geometric_mean(sample.ratios, sample.weights)
+    worst, strangest = float(sample.ratios.max()) / typical, max(surprises, default=0.0) / typical
     if sample.n_failed:
         return f"{sample.n_failed} of {n + sample.n_failed} audits have no label, and may be the worst"
     if not look:
         return f"{n} audits, {FEWEST_AUDITS} are needed"
     if worst > BLIND_RATIO:
         return f"blind spot: an audit's error is {math.sqrt(worst):.0f} times what others let expect"
+    if strangest > BLIND_RATIO:
+        return f"blind spot: a new label's error is {math.sqrt(strangest):.0f} times what audits let expect"
     if sample.n_effective < FEWEST_EFFECTIVE:
         return f"{n} audits are worth {sample.n_effective:.1f} equal ones, {FEWEST_EFFECTIVE:g} are needed"
     if sample.largest_share > LARGEST_SHARE:

@@ -146,12 +146,17 @@ def simulate_loop(scenario: Scenario, rng: np.random.Generator) -> Iterator[Look
     blind = rng.random(shape) < scenario.blind
     drawn: list[tuple[np.ndarray, np.ndarray]] = []
     for look in range(N_LOOKS):
+        so_far = (look + 1) * N_FRAMES
         parts = [
-            math.sqrt(kept) * old + math.sqrt(1 - kept) * rng.standard_normal(shape)
-            for kept, old in ((KEPT_PREDICTION, kept_prediction), (KEPT_ERROR, kept_error), (KEPT_PREDICTION, noise))
+            math.sqrt(kept) * old[:so_far] + math.sqrt(1 - kept) * rng.standard_normal(so_far)
+            for kept, old in (
+                (KEPT_PREDICTION, kept_prediction),
+                (KEPT_ERROR, kept_error),
+                (KEPT_PREDICTION, noise),
+            )
         ]
-        squared, predicted = make_errors(scenario, *parts, blind)
-        latest = slice(look * N_FRAMES, (look + 1) * N_FRAMES)
+        squared, predicted = make_errors(scenario, *parts, blind[:so_far])
+        latest = slice(look * N_FRAMES, so_far)
         audits = draw_audits(predicted[latest], np.zeros(N_FRAMES, int), scenario.audits, rng, floor=scenario.floor)
         drawn.append((audits.rows + look * N_FRAMES, audits.probability))
         iterations = [
@@ -164,7 +169,7 @@ def simulate_loop(scenario: Scenario, rng: np.random.Generator) -> Iterator[Look
             )
             for number, (rows, probability) in enumerate(drawn)
         ]
-        yield iterations, math.sqrt(squared[: latest.stop].mean()), math.sqrt(squared[latest].mean())
+        yield iterations, math.sqrt(squared.mean()), math.sqrt(squared[latest].mean())
 
 
 def make_errors(
@@ -181,7 +186,7 @@ def make_errors(
     squared = expected * TAILS[scenario.tail](deviation, rest)
     squared = np.where(blind, squared * scenario.blind_factor**2, squared)
     if scenario.moved:
-        squared[len(squared) // 2 :] *= 4
+        squared[N_LOOKS * N_FRAMES // 2 :] *= 4
     return squared, predicted
 
 

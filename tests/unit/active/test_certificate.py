@@ -190,6 +190,12 @@ def test_reasons_to_refuse(change: Any, message: str) -> None:
     assert found.estimate is not None
 
 
+def test_a_chosen_frame_far_worse_than_expected_is_a_blind_spot() -> None:
+    iterations = [make_iteration(seed) for seed in range(3)]
+    assert certify(iterations, surprises=[0.4, 9.0]).refused == ""
+    assert "blind spot: a new label's error" in certify(iterations, surprises=[0.4, 500.0]).refused
+
+
 def test_one_audit_that_carries_most_is_refused() -> None:
     iteration = make_iteration(3, m=20, scatter=0.2)
     largest = int(np.argmax(iteration.predicted_squared / iteration.probability))
