@@ -173,7 +173,7 @@ ARRAYS = ("squared_errors", "predicted_squared", "probability")
         (lambda all_: all_[:1], "8 audits, 16 are needed"),
         (lambda all_: [*all_[:2], raise_error(all_[2], 3000, 5)], "blind spot: an audit's error is"),
         (lambda all_: [*all_[:2], raise_error(all_[2], np.nan, 5)], "1 of 24 audits have no label"),
-        (lambda all_: [*all_[:2], raise_error(all_[2], 6)], "newest audits err more than was predicted"),
+        (lambda all_: [*all_[:2], raise_error(all_[2], 4)], "newest audits err more than was predicted"),
         (lambda all_: [make_iteration(seed, scatter=1.8) for seed in range(3)], "predictions do not tell errors"),
         (
             lambda all_: [replace(all_[0], probability=all_[0].probability * np.r_[1e-4, np.ones(7)]), *all_[1:]],
