@@ -52,9 +52,7 @@ def test_the_short_form_runs_every_rule_and_resumes(script: Any, tmp_path: Path)
     records = [json.loads(path.read_text()) for path in files]
     assert {r["rule"] for r in records} == {*benchmark.RULES}
     assert {r["curve"][0]["macro"] for r in records} == {records[0]["curve"][0]["macro"]}  # paired
-    assert all(
-        len({*r["kinds"]}) >= 1 and r["curve"][-1]["labels"] == 8 for r in records
-    )
+    assert all(len({*r["kinds"]}) >= 1 and r["curve"][-1]["labels"] == 8 for r in records)
     assert curves.tabulate(records).count("\n") == len(benchmark.RULES) + 1
 
 

@@ -37,7 +37,7 @@ MAX_PAIRS = 20_000
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationOptions:
     """How a network is evaluated.
 
     Attributes:
@@ -78,7 +78,7 @@ class MACEPotential(Potential):
         species: Sequence[str],
         isolated_energies: dict[str, float],
         calibration: Calibration,
-        evaluation: Evaluation = Evaluation(),
+        evaluation: EvaluationOptions = EvaluationOptions(),
         *,
         descriptor_scale: float = 1.0,
         details: dict[str, Any] | None = None,
@@ -201,7 +201,7 @@ def load_mace(description: dict[str, Any], state: dict[str, Tensor], device: str
         description["species"],
         description["isolated_energies"],
         Calibration.from_json(description["calibration"]),
-        Evaluation(description["head"], description["dtype"], description["cueq"], device),
+        EvaluationOptions(description["head"], description["dtype"], description["cueq"], device),
         descriptor_scale=description["descriptor_scale"],
         details=description.get("details"),
     )

@@ -18,7 +18,7 @@ from ase import Atoms
 
 from mlip.config.train import Train
 from mlip.potential.atomic_basis import AtomicBasis
-from mlip.potential.mace.committee import Evaluation, MACEPotential
+from mlip.potential.mace.committee import EvaluationOptions, MACEPotential
 from mlip.potential.mace.foundation import Foundation, read_foundation, reduce_elements
 from mlip.potential.mace.network import (
     Architecture,
@@ -190,7 +190,7 @@ def _start_from(foundation: Foundation, request: TrainingRequest, basis: AtomicB
         isolated = fit_isolated_energies(train, basis, request.isolated_energies)
     else:  # the foundation model knows what bonds are worth; the rest is the labeller's zero of energy
         state = join_states([foundation.state] * 2)
-        evaluation = Evaluation(head, device=request.device)
+        evaluation = EvaluationOptions(head, device=request.device)
         before = MACEPotential(foundation.architecture, state, 2, basis.species, zero, Calibration(), evaluation)
         rest = [labelled_energy(a) - p.energy for a, p in zip(train, before.predict(train), strict=True)]
         fitted = np.linalg.lstsq(composition(train, basis), np.array(rest), rcond=None)[0]
@@ -284,7 +284,7 @@ def _write_results(
         basis.species,
         start.isolated,
         Calibration(),
-        Evaluation(start.head, settings.mace.dtype, settings.mace.cueq, trainer.device),
+        EvaluationOptions(start.head, settings.mace.dtype, settings.mace.cueq, trainer.device),
     )
     potential.descriptor_scale = _descriptor_scale(potential, train)
     details = {
