@@ -269,6 +269,7 @@ def check_config(path: Path) -> list[Check]:
     valid = Check("configuration", "ok", f"{path}: {config.system}, starting from {sizes}")
     checks = [valid, *_check_structures(config, structures)]
     checks.append(_guarded("labeller", lambda: check_labeller(config, elements)))
+    checks += _check_traps(config, structures)
     if len(structures) > 1:
         checks.append(_guarded("k-points", lambda: check_k_points(config, structures)))
     return checks + ([_guarded("MACE", check_mace)] if config.train.backend == "mace" else [])
@@ -283,6 +284,21 @@ def _check_structures(config: Config, structures: Sequence[Atoms]) -> list[Check
     except ValueError as error:  # StructureError among them
         return [Check("structures", "fail", str(error), "Correct `structures` as the message says.")]
     return [Check(c.name, "fail" if c.fatal else "warn", c.detail, c.remedy) for c in complaints]
+
+
+def _check_traps(config: Config, structures: Sequence[Atoms]) -> list[Check]:
+    """Settings of labels that a code accepts silently and that often are wrong; nothing where there are none."""
+    from mlip.labels.codes.registry import find_code
+    from mlip.labels.guards import find_traps
+    from mlip.labels.importing import LabelError
+
+    label = config.label
+    try:
+        parameters, _ = find_code(label.calculator).split(label.parameters, label.profile)
+    except LabelError:  # told by the check of the labeller
+        return []
+    found = {trap: None for atoms in structures for trap in find_traps(atoms, label.calculator, parameters)}
+    return [Check("label settings", "warn", "; ".join(found), "Correct `label.parameters`.")] if found else []
 
 
 def check_k_points(config: Config, structures: Sequence[Atoms]) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def with_contents(value: Any, key: str = "") -> Any:
 def content_of(path: Path) -> dict[str, str]:
     """What stands for a file in a key: its content, neither its name nor its place."""
     return {"sha256": sha256_file(path)}
+
+
+def folder_at(text: str) -> Path:
+    """The absolute path of a folder of data, which may begin with `~` or hold environment variables."""
+    return Path(os.path.expandvars(text)).expanduser().absolute()
 
 
 def is_file(text: str) -> bool:

@@ -84,7 +84,7 @@ class Labeller:
         self.code = find_code(settings.calculator)
         self.parameters, self.profile = self.code.split(settings.parameters, settings.profile)
         self.store = LabelStore(store)
-        self.identity = settings_identity(settings.calculator, self.parameters, self.profile)
+        self.identity = self._identity()
         # As JSON gives it back, to compare with records: lists, no tuples.
         self.ladder = json.loads(json.dumps(escalation_ladder(settings, self.parameters)))
         if scratch is not None:
@@ -105,6 +105,9 @@ class Labeller:
         """Short hash that equal settings share: labels with different ones must not be mixed."""
         return sha256_of(self.identity)[:16]
 
+    def _identity(self) -> dict[str, Any]:
+        return settings_identity(self.settings.calculator, self.parameters, self.profile)
+
     def _settings_id_of(self, record: dict[str, Any]) -> str:
         foreign = foreign_changes(record["changed"])
         return sha256_of([self.identity, foreign])[:16] if foreign else self.settings_id
@@ -122,13 +125,22 @@ class Labeller:
         if record is None or not cached:
             with store_first():
                 record = self._compute(key, atoms, files)
-                self._hold_together(record, files)
+                self._hold_together(atoms, record, files)
                 self.store.put(key, record)
         status, reason = self._judge(atoms, record)
         return Outcome(key, self._settings_id_of(record), status, reason, cached, record)
 
-    def _hold_together(self, record: dict[str, Any], files: dict[str, Any]) -> None:
-        """Refuse a label of another program, or of other files, than those of the same settings before it."""
+    def _hold_together(self, atoms: Atoms, record: dict[str, Any], files: dict[str, Any]) -> None:
+        """Refuse a label of another program, or of other files, than those of the same settings before it.
+
+        Files are looked at again: one that was replaced after the key was made belongs to another key.
+        """
+        if self.code.runs_program and (self._element_files(atoms) != files or self._identity() != self.identity):
+            raise LabelError(
+                f"label: a file that {self.code.name} reads, e.g. a pseudopotential, has changed since these labels"
+                " were begun, and nobody knows which one made this label: it is dropped. Put the first file back, or"
+                " run again and label everything anew"
+            )
         facts = {"program": record["ran"]} if record.get("ran") else {}
         if not files:  # else they are in the key
             facts |= {f"file-{name}": c["sha256"] for name, c in record.get("element_files", {}).items()}
@@ -199,8 +211,7 @@ class Labeller:
         for name in ("core_seconds", "wall_seconds"):
             record[name] = sum(attempt[name] for attempt in record["attempts"])
         record |= {"status": answer["status"], "reason": answer.get("reason", "")} | _told(answer)
-        if "wraps" in answer:
-            record["warnings"].append(WRAPPED.format(path=self.settings.calculator, code=answer["wraps"]))
+        record["warnings"] += _warn_of_wrapper(self.settings.calculator, answer)
         if answer["status"] == "ok":
             self._accept(answer["results"], atoms, record)
         if record["status"] != "ok":
@@ -250,6 +261,14 @@ class Labeller:
 def _told(answer: dict[str, Any]) -> dict[str, Any]:
     """What could not be known before the run: the program's version, and the files of a user's own calculator."""
     return {name: answer[name] for name in ("ran", "element_files") if answer.get(name)}
+
+
+def _warn_of_wrapper(path: str, answer: dict[str, Any]) -> list[str]:
+    """What a user's own calculator around one of ASE's, at ``path``, has not; nothing for others."""
+    if "wraps" not in answer:
+        return []
+    unknown = "which files it reads cannot be told: another one of the same name would pass unseen"
+    return [WRAPPED.format(path=path, code=answer["wraps"])] + [unknown] * (answer["element_files"] is None)
 
 
 def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:

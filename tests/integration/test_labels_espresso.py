@@ -14,6 +14,7 @@ from ase.build import bulk
 from ase.constraints import FixAtoms
 
 from mlip.config.label import Label
+from mlip.io.files import sha256_file
 from mlip.labels.importing import LabelError
 from mlip.labels.labeller import Labeller, Outcome
 
@@ -174,6 +175,23 @@ def test_a_killed_program_is_a_crash_with_the_tail_of_its_output(tmp_path):
     assert "Program PWSCF" in (tmp_path / "store/logs" / f"{outcome.key}.txt").read_text()
 
 
+def test_an_output_without_its_end_is_no_label(tmp_path):
+    command = wrapper(tmp_path, 'pw.x "$@" | head -n -40; exit 0')
+    (outcome,) = label(tmp_path, settings(profile={"command": command}))
+    assert (outcome.status, outcome.record["results"]) == ("crashed", None)
+    assert "JOB DONE" in outcome.reason
+
+
+def test_a_pseudopotential_that_is_replaced_between_two_labels_is_found(tmp_path):
+    path = tmp_path / UPF
+    path.write_text((PSEUDO / UPF).read_text())
+    with Labeller(settings(profile={"pseudo_dir": str(tmp_path)}), tmp_path / "store") as labeller:
+        assert labeller.label(silicon(1)).status == "ok"
+        path.write_text(path.read_text() + "\n<!-- another -->\n")
+        with pytest.raises(LabelError, match=r"a file that pw\.x reads.* has changed"):
+            labeller.label(silicon(2))
+
+
 def test_the_threads_are_those_of_the_job(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     seen = tmp_path / "threads"
@@ -227,3 +245,5 @@ def test_a_users_own_wrapper_is_known_for_what_it_is(tmp_path, monkeypatch):
     (outcome,) = label(tmp_path, own)
     assert [a["status"] for a in outcome.record["attempts"]] == ["unconverged", "ok"]
     assert outcome.status == "ok"
+    assert outcome.record["element_files"]["Si"]["sha256"] == sha256_file(PSEUDO / UPF)
+    assert outcome.record["ran"].startswith("pw.x ")

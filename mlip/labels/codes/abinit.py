@@ -11,13 +11,14 @@ from mlip.labels.codes.code import Values, read_text, refuse
 from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.magnetism import find_fixed_occupations
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of, leaves
+from mlip.labels.contents import content_of, folder_at, leaves
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
 LOG = "abinit.log"
 UNCONVERGED = re.compile(r"ScfConvergenceWarning|nstep=\s*\d+ was not enough SCF cycles to converge")
 CONVERGED = re.compile(r"At SCF step\s+\d+[^\n]*converged", re.IGNORECASE)
+END = "Calculation completed"
 ERROR = re.compile(r"--- !(?:ERROR|BUG)\n(.*?)\n\.\.\.", re.DOTALL)
 MESSAGE = re.compile(r"message:\s*\|?\s*\n?(.*)", re.DOTALL)
 OF_SETTINGS = re.compile(
@@ -67,7 +68,7 @@ class Abinit(Program):
         """Folders of the pseudopotentials."""
         given = parameters.get("pp_paths") or profile.get("pp_paths") or ase_section(self.section).get("pp_paths", "")
         given = given.splitlines() if isinstance(given, str) else given
-        return [str(Path(path).expanduser().absolute()) for path in given if path]
+        return [str(folder_at(path)) for path in given if path]
 
     def element_files(self, symbols: Iterable[str], parameters: Values, profile: Values) -> Values:
         """Contents of the pseudopotentials, chosen by ASE."""
@@ -123,4 +124,6 @@ class Abinit(Program):
             return Failure("crashed", f"ABINIT: {words}")
         if finished and not CONVERGED.search(text + read_text(folder / "abinit.abo")):
             return Failure("unconverged", "ABINIT: its output does not say that the SCF is converged")
+        if finished and END not in text + read_text(folder / "abinit.abo"):
+            return Failure("crashed", f"ABINIT: its output does not say `{END}`: it is not whole")
         return None

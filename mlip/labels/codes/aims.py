@@ -11,7 +11,7 @@ from typing import Any
 from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
 from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of
+from mlip.labels.contents import content_of, folder_at
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
@@ -70,7 +70,7 @@ class Aims(Program):
         given = parameters.get("species_dir") or profile.get("species_dir")
         given = given or ase_section(self.section).get("default_species_directory")
         given = given or os.environ.get("AIMS_SPECIES_DIR")
-        return Path(given).expanduser().absolute() if given else None
+        return folder_at(given) if given else None
 
     def element_files(self, symbols: Iterable[str], parameters: Values, profile: Values) -> Values:
         """Contents of the species' defaults."""

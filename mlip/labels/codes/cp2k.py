@@ -14,7 +14,7 @@ from mlip.labels.codes.code import Ladder, Values, read_text
 from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.magnetism import find_fixed_occupations
 from mlip.labels.codes.program import COMMON_INERT, Program, absolute_words, ase_section, ask_version
-from mlip.labels.contents import content_of, is_file, normalise
+from mlip.labels.contents import content_of, folder_at, is_file, normalise
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
@@ -126,7 +126,7 @@ class Cp2k(Program):
         """Folder of CP2K's data: the profile's, the environment's, or the one that it was built with."""
         given = profile.get("data_dir") or os.environ.get("CP2K_DATA_DIR")
         if given:
-            return Path(given).expanduser().absolute()
+            return folder_at(given)
         for word in shlex.split(self.command(profile)):
             program = shutil.which(word) if re.fullmatch(self.program_pattern, Path(word).name) else None
             if program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -12,14 +13,30 @@ from typing import Any
 from mlip.labels.codes.code import Values, is_false, read_text
 from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of
+from mlip.labels.contents import content_of, folder_at
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
 OUTPUT = "dftb.out"
 UNCONVERGED = re.compile(r"SCC is NOT converged[^\n]*")
+RESULTS = "results.tag"
+TAG = re.compile(r"^\w+ *:(?:real|integer|logical):\d+:([\d,]*)[^\n]*\n", re.MULTILINE)
 ERROR = re.compile(r"ERROR!\s*\n?\s*->\s*([^\n]*)")
 CONVERGENT_ONLY = re.compile(r"convergent_?scc_?only$", re.IGNORECASE)
+
+
+def is_whole(results: str) -> bool:
+    """Whether every array of numbers in DFTB+'s tagged ``results`` has as many as its head says.
+
+    ASE reads what is there: forces of a number that is cut short.
+    """
+    if not results.endswith("\n"):
+        return False
+    parts = TAG.split(results)[1:]
+    for sizes, values in zip(parts[::2], parts[1::2], strict=True):
+        if len(values.split()) != math.prod(int(size) for size in sizes.split(",") if size):
+            return False
+    return True
 
 
 class DftbPlus(Program):
@@ -54,7 +71,7 @@ class DftbPlus(Program):
         given = given or ase_section("environment").get("dftb_prefix") or os.environ.get("DFTB_PREFIX")
         if not given:
             raise LabelError("label.profile.slako_dir: missing; name the folder of the Slater-Koster files")
-        return Path(given).expanduser().absolute()
+        return folder_at(given)
 
     def element_files(self, symbols: Iterable[str], parameters: Values, profile: Values) -> Values:
         """Contents of the Slater-Koster files of each pair; none for xTB Hamiltonians."""
@@ -90,6 +107,14 @@ class DftbPlus(Program):
         place = StandardProfile(self.command(profile), {"skt_path": None})
         calculator = factory(**rest, profile=place)
         calculator.directory = str(folder)
+        read = calculator.read_results
+
+        def read_checked() -> None:  # ASE removes the file once it is read
+            if not is_whole(read_text(folder / RESULTS)):
+                raise RuntimeError(f"DFTB+: {RESULTS} is not whole; is the disk full?")
+            read()
+
+        calculator.read_results = read_checked
         return calculator
 
     def read_failure(self, folder: Path, finished: bool) -> Failure | None:

@@ -13,7 +13,7 @@ from typing import Any
 from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
 from mlip.labels.codes.magnetism import find_fixed_occupations, find_missing_moments
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of, normalise
+from mlip.labels.contents import content_of, folder_at, normalise
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
@@ -26,6 +26,7 @@ STRUCTURAL = re.compile(r"atoms #?.*(overlap|too close)|check_atoms|dynamics|nan
 SYSTEM = re.compile(r"alloc|diropn|davcio|open_buffer|opening file|no space|out of memory|mkdir", re.IGNORECASE)
 UNCONVERGED = re.compile(r"convergence NOT achieved[^\n]*")
 CONVERGED = "convergence has been achieved"
+END = "JOB DONE."
 OUT_OF_TIME = "Maximum CPU time exceeded"
 
 ESPRESSO_LADDER: Ladder = (
@@ -169,7 +170,7 @@ class Espresso(Program):
         given = profile.get("pseudo_dir") or ase_section(self.section).get("pseudo_dir")
         given = given or os.environ.get("ESPRESSO_PSEUDO")
         if given:
-            return Path(given).expanduser().absolute()
+            return folder_at(given)
         candidates = [Path.home() / "espresso" / "pseudo"]
         for word in [*shlex.split(self.command(profile)), self.default_command]:
             program = shutil.which(word) if re.fullmatch(self.program_pattern, Path(word).name) else None
@@ -180,9 +181,10 @@ class Espresso(Program):
 
     def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:
         """The pseudopotentials of an ``Espresso`` of a user's own."""
-        parameters, profile = self.split(dict(calculator.parameters), {})
-        folder = Path(profile.get("pseudo_dir") or calculator.profile.pseudo_dir)
-        names = parameters.get("pseudopotentials") or {}
+        data = calculator.parameters.get("input_data") or {}  # which ASE has nested when it wrote the input
+        given = (data.get("control") or {}).get("pseudo_dir") or data.get("pseudo_dir")
+        folder = Path(given or calculator.profile.pseudo_dir)
+        names = calculator.parameters.get("pseudopotentials") or {}
         return {symbol: _pseudopotential(symbol, folder / str(names[symbol])) for symbol in symbols if symbol in names}
 
     def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
@@ -216,6 +218,8 @@ class Espresso(Program):
             return Failure("timeout", f"pw.x: {OUT_OF_TIME} (max_seconds)")
         if finished and CONVERGED not in text:
             return Failure("crashed", f"pw.x ended, but {OUTPUT} does not say `{CONVERGED}`")
+        if finished and END not in text:
+            return Failure("crashed", f"{OUTPUT} does not end with `{END}`: it is not whole")
         return None
 
 

@@ -14,7 +14,7 @@ from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
 from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.magnetism import find_fixed_occupations, find_missing_moments, is_metal
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of, leaves
+from mlip.labels.contents import content_of, folder_at, leaves
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
@@ -154,7 +154,7 @@ class Vasp(Program):
     def _pp_path(self, profile: Values) -> Iterator[None]:
         before = os.environ.get(PP_PATH)
         if "pp_path" in profile:
-            os.environ[PP_PATH] = str(Path(profile["pp_path"]).expanduser().absolute())
+            os.environ[PP_PATH] = str(folder_at(profile["pp_path"]))
         try:
             yield
         finally:
@@ -169,7 +169,7 @@ class Vasp(Program):
     def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
         """Energy, forces and stress, without files that nobody reads."""
         if "pp_path" in profile:
-            os.environ[PP_PATH] = str(Path(profile["pp_path"]).expanduser().absolute())
+            os.environ[PP_PATH] = str(folder_at(profile["pp_path"]))
         chosen: Values = {"isif": 2, "lwave": False, "lcharg": False} | parameters
         if isinstance(chosen.get("kpts"), dict):
             size, gamma = mesh_for(chosen["kpts"], atoms)

@@ -34,6 +34,8 @@ from mlip.labels.store import decode_structure
 from mlip.labels.triage import Failure, classify_failure
 
 PR_SET_PDEATHSIG = 1
+READING = (KeyError, TypeError, ValueError, NameError)
+"""What ASE's readers of outputs raise where a part is missing."""
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -151,6 +153,9 @@ def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
     except BaseException as error:  # also SystemExit: a code that exits must not take the worker along
         traceback.print_exc()
         failure = _read_failure(code, folder) or classify_failure(error, request["parameters"], calculator is None)
+        if failure.status == "config_error" and isinstance(error, READING) and _has_output(code, folder):
+            # The program took the input and ran: what is missing is the rest of its output.
+            failure = Failure("crashed", f"{code.name}: its output is not whole ({type(error).__name__}: {error})")
         answer = {"status": failure.status, "reason": failure.reason}
     finally:
         _close(calculator)
@@ -169,7 +174,7 @@ def _describe_wrapped(code: Code, calculator: Any, atoms: Any) -> dict[str, Any]
         return {"wraps": code.name, "element_files": code.files_of(calculator, sorted(set(atoms.symbols)))}
     except Exception:  # set up in a way of its own: that its files are not known is told
         traceback.print_exc()
-        return {"wraps": code.name, "element_files": {}}
+        return {"wraps": code.name, "element_files": None}
 
 
 def _read_failure(code: Code, folder: Path) -> Failure | None:
@@ -179,6 +184,12 @@ def _read_failure(code: Code, folder: Path) -> Failure | None:
     except Exception:
         traceback.print_exc()
         return None
+
+
+def _has_output(code: Code, folder: Path) -> bool:
+    """Whether a program has written anything into ``folder``."""
+    paths = [path for pattern in code.outputs for path in folder.glob(pattern)]
+    return code.runs_program and any(path.stat().st_size for path in paths)
 
 
 def _close(calculator: Any) -> None:

@@ -298,3 +298,12 @@ def test_what_may_be_a_slab_is_told(tmp_path):
     found = {check.name: check for check in check_config(write_copper(tmp_path, structures=structures))}
     assert found["vacuum"].status == "warn"
     assert "layer.cif is taken for bulk, but 5.0 Å along c are empty" in found["vacuum"].detail
+
+
+def test_settings_of_labels_that_often_are_wrong_are_told_before_any_label(tmp_path):
+    label = "{calculator: ase.calculators.abinit.Abinit, parameters: {ecut: 300, kpts: [4, 4, 4]}}"
+    *_, settings = check_config(write_config(tmp_path, "Al", label))
+    assert (settings.name, settings.status) == ("label settings", "warn")
+    assert "occopt 1: the occupations of a metal are fixed" in settings.detail
+    smeared = label.replace("ecut: 300", "ecut: 300, occopt: 3")
+    assert "label settings" not in [check.name for check in check_config(write_config(tmp_path, "Al", smeared))]

@@ -341,6 +341,33 @@ def test_another_potcar_under_the_same_name_is_found_in_a_users_own_calculator(b
         label(5.6)
 
 
+@pytest.mark.parametrize("calculator", [VASP, AIMS, ORCA, DFTB])
+def test_outputs_that_end_in_their_middle_are_a_crash_and_stop_nothing(bench, calculator):
+    outcome = bench.label(calculator, "cut", escalations=())
+    assert outcome.status in ("crashed", "unconverged"), outcome.reason
+    assert outcome.record["results"] is None
+
+
+def test_a_potcar_that_changes_while_a_label_is_made_is_found(bench, monkeypatch):
+    run = Labeller._run_ladder
+
+    def run_and_change(labeller: Labeller, *arguments) -> dict:
+        record = run(labeller, *arguments)
+        bench.data["POTCAR"].write_text(bench.data["POTCAR"].read_text() + "another\n")
+        return record
+
+    monkeypatch.setattr(Labeller, "_run_ladder", run_and_change)
+    with pytest.raises(LabelError, match=r"a file that VASP reads.* has changed .* dropped"):
+        bench.label(VASP)
+    assert not list((bench.folder / "store").glob("??/*.json"))
+
+
+def test_folders_of_data_may_hold_environment_variables(bench, monkeypatch):
+    monkeypatch.setenv("MY_DATA", str(bench.folder))
+    files = find_code(VASP).element_files(["Si"], {"xc": "PBE"}, {"pp_path": "$MY_DATA/pp"})
+    assert files == {"Si": {"sha256": sha256_file(bench.data["POTCAR"])}}
+
+
 def test_a_missing_program_is_named(bench):
     with pytest.raises(LabelError, match=r"no program `aims_of_mine.x` here"):
         settings_identity(AIMS, SETTINGS[AIMS], {"command": "aims_of_mine.x"})

@@ -33,6 +33,7 @@ BOX = """ ----------------------------------------------------------------------
 """
 VASP_OK = " vasp.6.4.1 05Apr23 complex\n---- Iteration  1(  9) ----\n---- aborting loop because EDIFF is reached ----\n"
 NO_ENERGY = "FINAL SINGLE POINT ENERGY -1.0 (Wavefunction not fully converged!)\n  ****ORCA TERMINATED NORMALLY****\n"
+COMPLETED = " Calculation completed.\n"
 STARS = "  * Species Si, listed in geometry.in, is not described in input file control.in.\n * List of 1 species:\n"
 ABORTED = "--- !ERROR\nsrc_file: m_parser.F90\nsrc_line: 1\nmpi_rank: 0\nmessage: |\n    {}\n...\n"
 
@@ -58,6 +59,7 @@ ABORTED = "--- !ERROR\nsrc_file: m_parser.F90\nsrc_line: 1\nmpi_rank: 0\nmessage
          "unconverged", "not enough SCF cycles"),
         ("ABINIT", "abinit.log", ABORTED.format("Found token: ecutt, unknown"), "config_error", "ecutt"),
         ("any", "siesta.out", "SCF_NOT_CONV: SCF did not converge  in maximum number.\n", "unconverged", "SCF"),
+        ("ABINIT", "abinit.abo", " At SCF step   18, etot is converged : \n", "crashed", "is not whole"),
         ("CP2K", "cp2k.out", "", "unconverged", "does not say"),
         ("DFTB+", "dftb.out", "", "crashed", "there is no dftb.out"),
     ],
@@ -74,9 +76,13 @@ def test_what_a_code_says_went_wrong(tmp_path: Path, name: str, file: str, text:
     ("name", "file", "text"),
     [
         ("VASP", "OUTCAR", VASP_OK + "this license is printed by a library\n"),
-        ("ABINIT", "abinit.abo", " At SCF step   18, etot is converged : \n"),
-        ("ABINIT", "abinit.abo", " At SCF step    9       nres2   =  1.34E-11 < tolvrs=  1.00E-10 =>converged.\n"),
-        ("ABINIT", "abinit.abo", " At SCF step    8, forces are sufficiently converged :\n"),
+        ("ABINIT", "abinit.abo", " At SCF step   18, etot is converged : \n" + COMPLETED),
+        (
+            "ABINIT",
+            "abinit.abo",
+            " At SCF step    9   nres2 =  1.34E-11 < tolvrs=  1.00E-10 =>converged.\n" + COMPLETED,
+        ),
+        ("ABINIT", "abinit.abo", " At SCF step    8, forces are sufficiently converged :\n" + COMPLETED),
         (
             "FHI-aims",
             "aims.out",
