@@ -152,10 +152,7 @@ def _answer(factory: Callable[..., Any], request: dict[str, Any]) -> dict[str, A
         raise
     except BaseException as error:  # also SystemExit: a code that exits must not take the worker along
         traceback.print_exc()
-        failure = _read_failure(code, folder) or classify_failure(error, request["parameters"], calculator is None)
-        if failure.status == "config_error" and isinstance(error, READING) and _has_output(code, folder):
-            # The program took the input and ran: what is missing is the rest of its output.
-            failure = Failure("crashed", f"{code.name}: its output is not whole ({type(error).__name__}: {error})")
+        failure = _read_failure(code, folder) or _classify(code, error, request, calculator is None)
         answer = {"status": failure.status, "reason": failure.reason}
     finally:
         _close(calculator)
@@ -184,6 +181,15 @@ def _read_failure(code: Code, folder: Path) -> Failure | None:
     except Exception:
         traceback.print_exc()
         return None
+
+
+def _classify(code: Code, error: BaseException, request: dict[str, Any], constructing: bool) -> Failure:
+    """What ``error`` stands for, where the code itself does not say what went wrong."""
+    failure = classify_failure(error, request["parameters"], constructing)
+    if failure.status == "config_error" and isinstance(error, READING) and _has_output(code, Path(request["scratch"])):
+        # The program took the input and ran: what is missing is the rest of its output.
+        return Failure("crashed", f"{code.name}: its output is not whole ({type(error).__name__}: {error})")
+    return failure
 
 
 def _has_output(code: Code, folder: Path) -> bool:
