@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from mlip.config.base import Section
 from mlip.config.indexing import check_index, named_numbers
@@ -62,8 +62,9 @@ class StartingStructure(Section):
         description="Of a file of several structures: `0` takes one; `:10` takes ten, each a starting structure.",
     )
     sample: int | None = Field(
-        None, ge=1, description="So many drawn at random from the file, or from `index`; the same ones in every run."
+        None, ge=1, description="So many drawn at random from the file, or from `index`, by `seed`."
     )
+    seed: int | None = Field(None, ge=0, lt=2**31, description="Of `sample`, where it is to be another than the whole run's.")
     member: int | None = Field(None, ge=0, description="Of the structures that `sample` draws this one alone, from 0.")
     elements: tuple[str, ...] | None = Field(
         None, description="Of a POSCAR of VASP 4, which names none: in the order of its counts, e.g. `[Si, O]`."
@@ -73,6 +74,14 @@ class StartingStructure(Section):
     fixed: Fixed | None = Field(
         None, description="Fixed atoms, in place of those that the file fixes (selective dynamics, `move_mask`)."
     )
+
+    @model_serializer(mode="wrap")
+    def _without_idle_seed(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Where nothing is drawn there is no seed to tell, and no change for jobs that have run."""
+        values: dict[str, Any] = handler(self)
+        if values.get("seed", 0) is None:
+            del values["seed"]
+        return values
 
     @field_validator("index", mode="before")
     @classmethod
@@ -85,6 +94,8 @@ class StartingStructure(Section):
             raise ValueError("`index` and `sample` choose structures of a `file`")
         if self.file is None and self.elements is not None:
             raise ValueError("`elements` are those of a POSCAR; give its name as `file`")
+        if self.seed is not None and self.sample is None:
+            raise ValueError("`seed` belongs to `sample`, which draws structures at random")
         if self.member is not None and not self.member < (self.sample or 0):
             raise ValueError(f"member {self.member} is none of those that sample ({self.sample}) draws")
         return self
@@ -100,16 +111,20 @@ class StartingStructure(Section):
         return self
 
 
-def expand_structures(sources: Sequence[StartingStructure]) -> tuple[StartingStructure, ...]:
+def expand_structures(sources: Sequence[StartingStructure], seed: int) -> tuple[StartingStructure, ...]:
     """``sources`` with one entry for each structure of a file of which several are taken.
+
+    Args:
+        sources: section ``structures``.
+        seed: of the configuration, by which they are drawn where there is ``sample``.
 
     Raises:
         ValueError: when they are too many, or how many cannot be told without the file.
     """
-    return tuple(member for source in sources for member in _members(source))
+    return tuple(member for source in sources for member in _members(source, seed))
 
 
-def _members(source: StartingStructure) -> list[StartingStructure]:
+def _members(source: StartingStructure, seed: int) -> list[StartingStructure]:
     if source.member is not None or (source.sample is None and source.index is None):
         return [source]
     numbers = range(source.sample) if source.sample is not None else named_numbers(source.index or "")
@@ -124,8 +139,10 @@ def _members(source: StartingStructure) -> list[StartingStructure]:
             f' {MOST_OF_A_FILE}; take fewer, e.g. `index: ":{10 * MOST_OF_A_FILE}:{MOST_OF_A_FILE}"` or `sample: 10`.'
             " Labelled structures to learn from belong into `data`"
         )
-    key = "member" if source.sample is not None else "index"
-    return [source.model_copy(update={key: k if key == "member" else str(k)}) for k in numbers]
+    if source.sample is None:
+        return [source.model_copy(update={"index": str(k)}) for k in numbers]
+    drawn_by = seed if source.seed is None else source.seed
+    return [source.model_copy(update={"seed": drawn_by, "member": k}) for k in numbers]
 
 
 def _is_file_name(text: str) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mlip.config.base import Section
 from mlip.config.data import DataSource, check_is_list
@@ -66,8 +66,8 @@ class Config(Section):
 
     @field_validator("structures")
     @classmethod
-    def _one_by_one(cls, value: tuple[StartingStructure, ...]) -> tuple[StartingStructure, ...]:
-        return expand_structures(value)
+    def _one_by_one(cls, value: tuple[StartingStructure, ...], info: ValidationInfo) -> tuple[StartingStructure, ...]:
+        return expand_structures(value, info.data.get("seed", 0))  # without one that is valid nothing is drawn
 
     @field_validator("data", mode="before")
     @classmethod

@@ -76,9 +76,10 @@ def import_data(
             f"data: {n_different} different usable structures are too few to begin with; give {FEWEST} or more, or set"
             " prepare.n_structures to 4 or more"
         )
-    _judge(usable, train)
+    warnings = _judge(usable, train, seed)
     write_structures(out_structures, usable)
     result = {"iteration": 0, "planned": len(records), "imported": True, "files": files, "records": records}
+    result["warnings"] = warnings
     write_json(out_records, result, checked=True)
 
 
@@ -185,10 +186,10 @@ def _check_faults(records: Sequence[dict[str, Any]], source: DataSource, allowed
     raise DataError("\n".join(lines))
 
 
-def _judge(structures: Sequence[Atoms], train: Train) -> None:
-    """Stop before any label is paid for where units, signs or settings of the data are wrong."""
+def _judge(structures: Sequence[Atoms], train: Train, seed: int) -> list[str]:
+    """What is odd about the data; stop before any label is paid for where units, signs or settings are wrong."""
     try:
-        check_labels(structures, train)
+        return check_labels(structures, train, seed)
     except TrainingDataError as error:
         files = Counter(atoms.info["data_file"] for atoms in structures)
         names = ", ".join(f"{name} ({n})" for name, n in files.most_common(MOST_NAMED))

@@ -12,6 +12,7 @@ merely odd becomes a warning. When in doubt, nothing is said: a false alarm cost
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -19,10 +20,12 @@ from ase import Atoms
 from ase.units import Bohr, GPa, Hartree, Ry, kcal, kJ, mol
 
 from mlip.statistics import deviation, fit_absolute
+from mlip.structures.labelled import labelled_energy
 from mlip.structures.states import find_conflicts
 from mlip.training.data import TrainingDataError
 from mlip.training.densities import Dataset
 from mlip.training.linear import Implied, imply_labels
+from mlip.training.mixed_settings import Groups, list_runs, split_energies, split_forces
 from mlip.training.sanity import (
     REMEDY,
     check_duplicates,
@@ -45,11 +48,13 @@ TOLERANCE = 1.5
 """A slope names a unit when it is within this factor."""
 VOLUME_GAP = 1.25
 """Ratio of neighbouring volumes per atom from which crystals are of two kinds: a surface, or another phase."""
-SEPARATION, MIN_OFFSET = 8.0, 0.005
-"""Two groups of energies are told apart at this many standard deviations, and eV/atom."""
 CERTAIN_OFFSET = 0.1
 """eV/atom from which an offset stops the training. Other functionals and pseudopotentials shift energies by more;
 the linear model's own errors may group smaller ones: in published silicon they set 3 of 15 vacancies 0.012 apart."""
+CERTAIN_FACTOR = 1.1
+"""Ratio of forces from which mixed ones stop the training."""
+MIN_TOTAL = 1.0
+"""eV/atom from which on an offset may be a factor."""
 OUTLIER, MIN_OUTLIER = 12.0, 0.1
 """An energy is an outlier at this many standard deviations, and eV/atom."""
 
@@ -242,9 +247,57 @@ def _name_unit(quantity: str, slope: float, candidates: dict[str, float]) -> tup
     return f"{start}, as with {exact}; convert to eV, eV/Å and eV/Å³ before training", True
 
 
-def _judge_energies(structures: Sequence[Atoms], implied: Implied, name: str) -> tuple[list[str], list[str]]:
-    """Errors and warnings from what the implied energies leave over: mixed settings and outliers."""
+def _judge_groups(structures: Sequence[Atoms], implied: Implied, name: str) -> tuple[list[str], list[str]]:
+    """Errors and warnings about two groups of structures that were labelled with different settings."""
+    energies, forces = split_energies(structures, implied), split_forces(implied)
     errors, warnings = list[str](), list[str]()
+    if energies is not None:
+        told = errors if abs(energies.offset) >= CERTAIN_OFFSET else warnings
+        told.append(
+            f"the energies of {_count(structures, implied, energies.minority, name)} differ by"
+            f" {energies.offset:+.3g} eV/atom from what their forces and the other structures say, which scatter by"
+            f" {energies.scatter:.2g}, as with mixed settings{_ratio(structures, energies)}; label them again with one"
+            " functional, basis and k-point density, or leave them out"
+        )
+    if forces is not None:
+        factor = math.exp(forces.offset)
+        told = errors if abs(forces.offset) >= math.log(CERTAIN_FACTOR) else warnings
+        told.append(
+            f"the forces of {_count(structures, implied, forces.minority, name)} are {factor:.3g} times what the other"
+            f" structures say, with a scatter of {100 * forces.scatter:.2g} %, as with mixed units or settings; bring"
+            " them to eV/Å, label them again, or leave them out"
+        )
+    return errors, warnings
+
+
+def _count(structures: Sequence[Atoms], implied: Implied, minority: np.ndarray, name: str) -> str:
+    """How many and which structures a message is about; neighbours in the file as a range."""
+    members = implied.chosen[minority].tolist()
+    runs = [f"{name}[{first}]" + (f" to [{last}]" if last > first else "") for first, last in list_runs(members)]
+    shown = ", ".join(runs[:5]) + (", …" if len(runs) > 5 else "")
+    formulas = Counter(structures[int(k)].get_chemical_formula() for k in np.nonzero(minority)[0])
+    kinds = ", ".join(formula for formula, _ in formulas.most_common(3)) + (", …" if len(formulas) > 3 else "")
+    return f"{len(members)} of {len(minority)} structures ({shown}; {kinds})"
+
+
+def _ratio(structures: Sequence[Atoms], groups: Groups) -> str:
+    """The offset as a factor, where energies count from far enough for one to be meant."""
+    energies = np.array([labelled_energy(atoms) / len(atoms) for atoms in structures])
+    mean = float(np.median(energies[groups.minority]))
+    other = mean - groups.offset
+    return f" or units (a factor of {mean / other:.3g})" if abs(other) > MIN_TOTAL and mean / other > 0 else ""
+
+
+def _judge_energies(structures: Sequence[Atoms], implied: Implied, name: str) -> tuple[list[str], list[str]]:
+    """Errors and warnings from what the implied energies and forces leave over: mixed settings and outliers."""
+    errors, warnings = _judge_groups(structures, implied, name)
+    if not errors + warnings:
+        warnings = _find_outliers(structures, implied, name)
+    return errors, warnings + _judge_forces(structures, implied, name)
+
+
+def _find_outliers(structures: Sequence[Atoms], implied: Implied, name: str) -> list[str]:
+    warnings = []
     # Of one formula each: what an element's energy is by itself drops out.
     groups = phase_groups(structures, formula=True)
     for group in np.unique(groups):
@@ -252,22 +305,12 @@ def _judge_energies(structures: Sequence[Atoms], implied: Implied, name: str) ->
         residuals = _energy_residuals([structures[k] for k in members.tolist()], implied, members)
         if residuals is None:
             continue
-        offset, minority = split_offsets(residuals)
-        if offset is not None and _interleaved(implied.fingerprints[members], minority):
-            formula = structures[int(members[0])].get_chemical_formula()
-            shifted = members[minority].tolist()
-            told = errors if abs(offset) >= CERTAIN_OFFSET else warnings
-            told.append(
-                f"the energies of {len(shifted)} of {len(members)} structures of {formula} "
-                f"differ by {offset:+.3g} eV/atom from what similar structures have, as with mixed settings "
-                f"({_list(implied, shifted, name)}); label them again with one functional, basis and k-point density"
-            )
         limit = max(OUTLIER * deviation(residuals), MIN_OUTLIER)
         far = members[np.abs(residuals - np.median(residuals)) > limit]
         # Many far ones are a model that does not fit, not labels that are wrong.
-        if offset is None and 0 < len(far) <= max(2, 0.03 * len(members)):
+        if 0 < len(far) <= max(2, 0.03 * len(members)):
             warnings.append(f"unusual energies: {_list(implied, far, name)}; look at these labels")
-    return errors, warnings + _judge_forces(structures, implied, name)
+    return warnings
 
 
 def _energy_residuals(structures: Sequence[Atoms], implied: Implied, members: np.ndarray) -> np.ndarray | None:
@@ -300,33 +343,3 @@ def _judge_forces(structures: Sequence[Atoms], implied: Implied, name: str) -> l
 def _list(implied: Implied, members: Iterable[int], name: str) -> str:
     indices = [f"{name}[{implied.chosen[k]}]" for k in members]
     return ", ".join(indices[:5]) + (", …" if len(indices) > 5 else "")
-
-
-def split_offsets(residuals: np.ndarray) -> tuple[float | None, np.ndarray]:
-    """Offset (eV/atom) of the smaller of two well separated groups, None without such, and who is in it [n]."""
-    order = np.argsort(residuals)
-    ordered = residuals[order]
-    smallest = max(3, round(0.03 * len(ordered)))
-    gaps = np.diff(ordered)
-    gaps[: smallest - 1] = gaps[len(gaps) - smallest + 1 :] = 0.0
-    cut = int(np.argmax(gaps)) + 1
-    below, above = ordered[:cut], ordered[cut:]
-    minority = np.zeros(len(ordered), dtype=bool)
-    if min(len(below), len(above)) < smallest:
-        return None, minority
-    distance = float(np.median(above) - np.median(below))
-    width = max(deviation(below), deviation(above))
-    if distance < max(SEPARATION * width, MIN_OFFSET) or gaps[cut - 1] < 0.4 * distance:
-        return None, minority
-    minority[order[:cut] if cut <= len(ordered) // 2 else order[cut:]] = True
-    return (-distance if cut <= len(ordered) // 2 else distance), minority
-
-
-def _interleaved(fingerprints: np.ndarray, minority: np.ndarray) -> bool:
-    """Whether the geometries of ``minority`` [n] lie among the others': only then is an offset no physics."""
-    scaled = (fingerprints - fingerprints.mean(0)) / np.maximum(fingerprints.std(0), 1e-12 + 1e-6 * fingerprints.std())
-    distances = np.linalg.norm(scaled[minority][:, None] - scaled[None], axis=-1)
-    distances[np.arange(int(minority.sum())), np.nonzero(minority)[0]] = np.inf
-    foreign = float(np.mean(~minority[distances.argmin(1)]))
-    expected = float(np.sum(~minority)) / (len(minority) - 1)
-    return foreign >= 0.4 * expected

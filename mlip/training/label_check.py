@@ -17,12 +17,13 @@ MOST_ATOMS = 20_000
 """Atoms, all together, of the structures that are judged: their neighbours take about 60 KB each."""
 
 
-def check_labels(structures: Sequence[Atoms], settings: Train) -> list[str]:
+def check_labels(structures: Sequence[Atoms], settings: Train, seed: int = 0) -> list[str]:
     """What a training on ``structures`` alone would say about their labels, as warnings; of many, a sample is judged.
 
     Args:
         structures: with energies (eV) and forces (eV/Å), and stresses (eV/Å³) where there are any.
         settings: section ``train``; the cutoff and what an inconsistency does (``consistency``) are used.
+        seed: of the sample.
 
     Raises:
         TrainingDataError: for labels of a wrong unit or sign, of mixed settings, or absent ones.
@@ -30,7 +31,7 @@ def check_labels(structures: Sequence[Atoms], settings: Train) -> list[str]:
     if settings.consistency == "off" or not structures:
         return []
     check_structures(structures, "data")
-    structures = _sample(structures)
+    structures = _sample(structures, seed)
     settings = resolve_cutoff(structures, settings, None)
     pairs = prepare_pairs(structures, settings.radius)
     basis = find_atomic_basis(structures, pairs, settings)
@@ -39,10 +40,10 @@ def check_labels(structures: Sequence[Atoms], settings: Train) -> list[str]:
     return check_consistency(structures, data, len(basis.species), settings.consistency)
 
 
-def _sample(structures: Sequence[Atoms]) -> Sequence[Atoms]:
-    """``structures``, or as many drawn from them as have ``MOST_ATOMS``; the same ones in every run, in their order."""
+def _sample(structures: Sequence[Atoms], seed: int) -> Sequence[Atoms]:
+    """``structures``, or as many drawn from them as have ``MOST_ATOMS``, in their order."""
     if sum(map(len, structures)) <= MOST_ATOMS:
         return structures
-    order = derive_rng(0, "check_labels").permutation(len(structures))
+    order = derive_rng(seed, "check_labels").permutation(len(structures))
     reached = np.cumsum([len(structures[k]) for k in order])
     return [structures[k] for k in sorted(order[: max(1, int(np.searchsorted(reached, MOST_ATOMS)))].tolist())]

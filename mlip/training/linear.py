@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mlip.potential.ace.basis import tangential
 from mlip.potential.ace.environments import Environments
+from mlip.statistics import cut_in_two, deviation
 from mlip.training.densities import Dataset, take_batch
 
 CHUNK_ATOMS = 600
@@ -27,6 +28,8 @@ CHUNK_ATOMS = 600
 RIDGE = 1e-7
 MIN_FORCE = 1e-5
 """Typical force component below which there is nothing to learn from, in whatever unit."""
+HINT = 4.0
+"""Deviations by which slopes of two groups are apart that are worth another fit; halves of one are 2.7 apart."""
 HEAVY = 4.0
 """Forces beyond this many times the typical one lose weight: the violent few must not rule the fit."""
 
@@ -40,7 +43,10 @@ class Implied:
         virials, virial_labels: dE/dstrain, eV, [n, 3, 3].
         force_misfit: RMS error over the structure's RMS force, or over the typical one where that
             is larger, [n].
+        force_slopes: of the labelled forces on the model's, [n]; NaN where there is no force.
         skill: share of the variance of held-out forces that the model explains.
+        open_energies: what the forces leave open of the energies per atom, [n, q]: combinations of them in the order
+            of their uncertainty, each as large as that, eV.
         fingerprints: mean features, [n, F].
         chosen: index of each structure, [n].
     """
@@ -50,7 +56,9 @@ class Implied:
     virials: np.ndarray
     virial_labels: np.ndarray
     force_misfit: np.ndarray
+    force_slopes: np.ndarray
     skill: float
+    open_energies: np.ndarray
     fingerprints: np.ndarray
     chosen: np.ndarray
 
@@ -72,22 +80,25 @@ def imply_labels(data: Dataset, n_species: int, max_atoms: int) -> Implied:
         virials.append(features[2].double().cpu().numpy())
     design, forces = np.concatenate(designs), np.concatenate(targets)
     structure = np.repeat(np.arange(len(chosen)), data.sizes.cpu().numpy()[chosen].astype(int))
-    coefficients = _fit(design, forces)
+    coefficients, uncertain = _fit_uncertain(design, forces)
     # Fitted to every other structure, tested on the rest: a model that only memorises has no skill.
     half = structure % 2 == 0
     skill = _skill(design[~half] @ _fit(design[half], forces[half]), forces[~half]) if len(chosen) > 1 else 0.0
     errors, squares = ((design @ coefficients - forces) ** 2).mean(1), (forces**2).mean(1)
     error, square = (np.bincount(structure, v) / np.bincount(structure) for v in (errors, squares))
     misfit = np.sqrt(error / np.maximum(square, max(float(np.median(squares)), 1e-18)))
-    total = np.concatenate(sums)
+    predicted, total = design @ coefficients, np.concatenate(sums)
+    fingerprints = total / data.sizes.cpu().numpy()[chosen][:, None]
     return Implied(
         energies=total @ coefficients,
         labels=data.energies.double().cpu().numpy()[chosen],
         virials=np.einsum("kabf,f->kab", np.concatenate(virials), coefficients),
         virial_labels=data.virials.double().cpu().numpy()[chosen],
         force_misfit=misfit,
+        force_slopes=_force_slopes(design, forces, predicted, structure),
         skill=skill,
-        fingerprints=total / data.sizes.cpu().numpy()[chosen][:, None],
+        open_energies=fingerprints @ uncertain,
+        fingerprints=fingerprints,
         chosen=chosen,
     )
 
@@ -97,8 +108,42 @@ def _parts(chosen: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
     return [chosen[block == b] for b in np.unique(block)]
 
 
+def _force_slopes(design: np.ndarray, forces: np.ndarray, predicted: np.ndarray, structure: np.ndarray) -> np.ndarray:
+    """Slope [n] of each structure's labelled forces on the model's ``predicted``; NaN where there are none.
+
+    Where the slopes are of two groups, the model is between them, nearer to whatever each structure tells by itself:
+    then it is fitted once more to forces that the groups' mean slopes divide.
+    """
+    slopes = _slopes(forces, predicted, structure)
+    for _ in range(2):
+        upper = cut_in_two(slopes) if (slopes > 0).all() else np.zeros(len(slopes), dtype=bool)
+        widths = [deviation(slopes[group]) for group in (upper, ~upper) if group.any()]
+        means = [float(np.median(slopes[group])) for group in (~upper, upper) if group.any()]
+        if len(means) < 2 or means[1] - means[0] < HINT * max(widths):
+            break
+        factors = np.array(means)[upper.astype(int)][structure]
+        slopes = _slopes(forces, design @ _fit(design, forces / factors[:, None]), structure)
+    return slopes
+
+
+def _slopes(forces: np.ndarray, predicted: np.ndarray, structure: np.ndarray) -> np.ndarray:
+    products, norms = (np.bincount(structure, (predicted * v).sum(1)) for v in (forces, predicted))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes: np.ndarray = products / norms
+    return slopes
+
+
 def _fit(design: np.ndarray, forces: np.ndarray) -> np.ndarray:
     """Coefficients [F] of a weighted ridge regression of forces [N, 3] on the design [N, 3, F]."""
+    return _fit_uncertain(design, forces)[0]
+
+
+def _fit_uncertain(design: np.ndarray, forces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients [F], and directions [F, F] of them that forces do not tell, each one standard deviation long.
+
+    The covariance of ridge regression: the variance of what is left of the forces, times the inverse of the Gram
+    matrix (C. M. Bishop, Pattern Recognition and Machine Learning (2006), section 3.3).
+    """
     norm = np.linalg.norm(forces, axis=1)
     weight = 1.0 / np.maximum(1.0, norm / max(HEAVY * float(np.median(norm)), 1e-9))
     rows = (design * weight[:, None, None]).reshape(-1, design.shape[-1])
@@ -107,7 +152,11 @@ def _fit(design: np.ndarray, forces: np.ndarray) -> np.ndarray:
     rows = rows / scale
     gram = rows.T @ rows
     gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram) + 1e-12
-    return np.linalg.solve(gram, rows.T @ (forces * weight[:, None]).ravel()) / scale
+    values = (forces * weight[:, None]).ravel()
+    coefficients = np.linalg.solve(gram, rows.T @ values)
+    stiffness, directions = np.linalg.eigh(gram)
+    left = float(np.mean((rows @ coefficients - values) ** 2)) ** 0.5
+    return coefficients / scale, directions / np.sqrt(np.maximum(stiffness, 1e-12)) * left / scale[:, None]
 
 
 def _skill(predicted: np.ndarray, forces: np.ndarray) -> float:

@@ -59,6 +59,15 @@ except ValueError as error:
 
 # Existing data, as import_data leaves them.
 DATA_STRUCTURES = ["results/{system}/iter_00/import_data/data.extxyz"] if CONFIG.data else []
+# What says that they fit: as far as they tell by themselves and, where some are labelled again, by comparison.
+DATA_CHECKED = [
+    *(["results/{system}/iter_00/import_data/data.json"] if CONFIG.data else []),
+    *(
+        ["results/{system}/iter_00/relabel_data/comparison.json"]
+        if any(s.settings == "check" for s in CONFIG.data)
+        else []
+    ),
+]
 
 # The studies that convergence waits for.
 GATE_STUDIES = CONFIG.assess.studies

@@ -32,6 +32,8 @@ rule prepare_structures:
 rule label_references:
     input:
         structures=STRUCTURE_FILES,
+        # Here and below: existing data that do not fit stop the run before a label is paid for.
+        checked=ancient(DATA_CHECKED),
     output:
         structures="results/{system}/label_references/references.extxyz",
     log:
@@ -59,6 +61,7 @@ rule label_isolated_atoms:
     input:
         structures=STRUCTURE_FILES,
         data=DATA_STRUCTURES,
+        checked=ancient(DATA_CHECKED),
     output:
         isolated="results/{system}/label_references/isolated_atoms.json",
     log:
@@ -89,7 +92,6 @@ rule label_structures:
         ),
         # ancient: new convergence targets are no reason to label again.
         unfinished=ancient(collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iteration_before)),
-        # Existing data that do not fit stop the run before a label is paid for.
         data=ancient(collect("results/{{system}}/iter_{i}/import_data/data.json", i=imported)),
         comparison=ancient(collect("results/{{system}}/iter_{i}/relabel_data/comparison.json", i=compared)),
     output:
