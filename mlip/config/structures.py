@@ -64,7 +64,9 @@ class StartingStructure(Section):
     sample: int | None = Field(
         None, ge=1, description="So many drawn at random from the file, or from `index`, by `seed`."
     )
-    seed: int | None = Field(None, ge=0, lt=2**31, description="Of `sample`, where it is to be another than the whole run's.")
+    seed: int | None = Field(
+        None, ge=0, lt=2**31, description="Of `sample`, where it is to be another than the whole run's."
+    )
     member: int | None = Field(None, ge=0, description="Of the structures that `sample` draws this one alone, from 0.")
     elements: tuple[str, ...] | None = Field(
         None, description="Of a POSCAR of VASP 4, which names none: in the order of its counts, e.g. `[Si, O]`."

@@ -12,10 +12,11 @@ import numpy as np
 from ase import Atoms
 
 from mlip.config.loop import Collect
-from mlip.io.electrons import SPINS
+from mlip.io.electrons import SPINS, STATE
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import REBUILD, FileContentError, read_json, write_json
 from mlip.labels.energy_shifts import read_shifts, shift_energies
+from mlip.labels.store import label_key
 from mlip.statistics import fit_absolute
 from mlip.structures.geometry import COINCIDENT, geometry_fault, is_lone, min_distance_ratio
 from mlip.structures.labelled import has_label, labelled_energy
@@ -121,8 +122,10 @@ def collect_dataset(
     """
     labelled = _read_shards(shards, records)
     shift_energies(labelled, read_shifts(comparison))
-    existing, of_loop = _part_existing(records)
+    existing, of_loop, told = _part_existing(records)
     failures, planned, cost, warnings = _read_records(of_loop)
+    labelled, repeated = _without_repeated(labelled)
+    warnings |= told | repeated
     n_own = sum("data_source" not in atoms.info for atoms in labelled)
     _check_failures(failures, planned, n_own, max_failed_fraction, nothing=previous is None and not labelled)
     old, earlier = _read_previous(previous)
@@ -142,12 +145,25 @@ def collect_dataset(
     write_json(out / "dataset.json", summary | {"warnings": warnings}, checked=True)
 
 
-def _part_existing(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Records of existing data that cannot be used, and the paths of records of the loop's own labels."""
+def _part_existing(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], list[Path], dict[str, int]]:
+    """Records of existing data that cannot be used, the paths of records of the loop's own labels, and warnings."""
     shards = {path: _read_shard(path) for path in paths}
     existing = [path for path, shard in shards.items() if shard.get("imported")]
     unusable = [r | {"existing": True} for path in existing for r in shards[path]["records"] if r["status"] != "ok"]
-    return unusable, [path for path in paths if path not in existing]
+    warnings = Counter(f"data: {text}" for path in existing for text in shards[path].get("warnings", []))
+    return unusable, [path for path in paths if path not in existing], dict(warnings)
+
+
+def _without_repeated(labelled: Sequence[Atoms]) -> tuple[list[Atoms], dict[str, int]]:
+    """``labelled`` without existing data that the loop has labelled itself, and a warning with their number."""
+
+    def geometry(atoms: Atoms) -> str:
+        return label_key(atoms, {key: atoms.info.get(key) for key in STATE})
+
+    own = {geometry(atoms) for atoms in labelled if "data_source" not in atoms.info}
+    kept = [atoms for atoms in labelled if "data_source" not in atoms.info or not own or geometry(atoms) not in own]
+    n = len(labelled) - len(kept)
+    return kept, {"data: structures that the loop has labelled, too, count once, with its own label": n} if n else {}
 
 
 def _read_shards(shards: Sequence[Path], records: Sequence[Path]) -> list[Atoms]:

@@ -177,7 +177,9 @@ def _choose(images: Sequence[Atoms], path: Path, source: StartingStructure) -> A
         )
     if source.sample is None:
         return images[allowed[0]]
-    drawn = derive_rng(source.seed or 0, "starting_structures", str(path)).choice(len(allowed), source.sample, replace=False)
+    drawn = derive_rng(source.seed or 0, "starting_structures", str(path)).choice(
+        len(allowed), source.sample, replace=False
+    )
     return images[allowed[int(sorted(drawn)[source.member or 0])]]
 
 

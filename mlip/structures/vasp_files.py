@@ -9,8 +9,8 @@ from pathlib import Path
 from ase.io.formats import open_with_compression
 
 LOOP_END, NOT_REACHED, STOPPED = "aborting loop", "was not reached", "hard stop was set"
-"""What OUTCAR says at the end of an SCF: ``because EDIFF is reached``, ``EDIFF was not reached (unconverged)`` or, where
-a STOPCAR ended it, ``because hard stop was set``. Versions before 6 end one at its last cycle without a word."""
+"""What OUTCAR says at the end of an SCF: ``because EDIFF is reached``, ``EDIFF was not reached (unconverged)`` or,
+where a STOPCAR ended it, ``because hard stop was set``. Versions before 6 end one at its last cycle without a word."""
 STEP_END = "FREE ENERGIE OF THE ION-ELECTRON SYSTEM"
 """What OUTCAR says after the SCF of each ionic step, by which ASE tells these apart."""
 CYCLE = re.compile(r"-+ Iteration\s+\d+\(\s*(\d+)\)")

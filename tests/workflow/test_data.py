@@ -90,6 +90,7 @@ def test_data_of_other_settings_end_the_run_with_the_numbers(tmp_path: Path) -> 
     assert "differ by up to +0.25 eV/atom" in done.stdout + done.stderr
     assert "shift_energies" in done.stdout + done.stderr
     assert not list(tmp_path.glob("results/*/iter_00/label_structures/shard_*.extxyz")), "nothing is labelled before"
+    assert not list(tmp_path.glob("results/*/label_references/*.*s*")), "nor are references and isolated atoms"
 
 
 def test_an_absent_file_ends_the_plan(tmp_path: Path) -> None:
@@ -106,3 +107,16 @@ def test_existing_data_and_prepared_structures_are_planned_together(tmp_path: Pa
     plan = loop.plan()
     assert {("00", "import_data"), ("00", "relabel_data"), ("00", "prepare_structures")} <= set(plan)
     assert plan.count(("00", "label_structures")) == 2
+
+
+@pytest.mark.parametrize("name", ["references.extxyz", "isolated_atoms.json"])
+def test_references_wait_until_existing_data_are_checked(tmp_path: Path, name: str) -> None:
+    loop = configured(tmp_path)
+    target = f"results/li/label_references/{name}"
+    assert {rule for _, rule in loop.plan(target)} >= {"import_data", "relabel_data"}
+    loop.write_config(loop.config | {"data": [{"file": "Li100.extxyz", "settings": "same"}]})
+    rules = {rule for _, rule in loop.plan(target)}
+    assert "import_data" in rules
+    assert "relabel_data" not in rules
+    loop.write_config({key: value for key, value in loop.config.items() if key != "data"} | {"prepare": {}})
+    assert {rule for _, rule in loop.plan(target)} & {"import_data", "relabel_data"} == set()

@@ -267,6 +267,41 @@ def test_existing_data_are_no_labels_that_were_paid_for(tmp_path: Path) -> None:
         )
 
 
+def test_what_the_loop_has_labelled_itself_counts_once(tmp_path: Path) -> None:
+    structures = coppers(12)
+    write_structures(tmp_path / "mine.extxyz", structures)
+    take(tmp_path / "out", same(tmp_path / "mine.extxyz"))
+    own = [structures[k].copy() for k in (2, 7)]
+    for k, atoms in zip((2, 7), own, strict=True):
+        atoms.calc = structures[k].calc
+        atoms.info |= {"label_key": f"own{k}", "origin": "rattle", "structure_id": f"own{k}"}
+    write_structures(tmp_path / "shard.extxyz", own)
+    records = [
+        {"structure_id": f"own{k}", "key": f"own{k}", "status": "ok", "core_seconds": 1.0, "wall_seconds": 1.0}
+        for k in (2, 7)
+    ]
+    write_json(tmp_path / "shard.json", {"iteration": 0, "shard": 0, "planned": 2, "records": records})
+    places = [[folder / f"{name}{end}" for folder, name in ((tmp_path, "shard"), (tmp_path / "out", "data"))]
+              for end in (".extxyz", ".json")]  # fmt: skip
+    options = {"iteration": 0, "settings": Collect(), "energy_window": 5.0, "max_failed_fraction": 0.0}
+    collect_dataset(*places, None, out=tmp_path / "set", **options)
+    summary = read_json(tmp_path / "set" / "dataset.json")
+    assert summary["origins"] == {"data": 10, "rattle": 2}
+    (warning,) = summary["warnings"].items()
+    assert warning == ("data: structures that the loop has labelled, too, count once, with its own label", 2)
+
+
+def test_oddities_of_existing_data_are_among_the_warnings(tmp_path: Path) -> None:
+    structures = coppers(60)
+    for atoms in structures[30:]:
+        atoms.calc.results["energy"] += 0.09 * len(atoms)
+    write_structures(tmp_path / "mine.extxyz", structures)
+    _, record = take(tmp_path / "out", same(tmp_path / "mine.extxyz"), train=Train())
+    (warning,) = record["warnings"]
+    assert "30 of 60 structures (train[30] to [59]" in warning
+    assert "differ by +0.09 eV/atom" in warning
+
+
 # Configuration ---------------------------------------------------------------------------------------
 
 SYSTEM = {"system": "x", "structures": [{"bulk": {"name": "Cu"}}]}

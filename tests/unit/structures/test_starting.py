@@ -304,6 +304,30 @@ def test_a_sample_of_a_file_is_the_same_each_time(tmp_path: Path) -> None:
     assert set(_volumes({"file": path, "sample": 2, "index": "3:"})) == {3, 4}
 
 
+def test_a_sample_is_drawn_by_the_seed_of_the_configuration(tmp_path: Path) -> None:
+    from mlip.config.system import parse_config
+
+    def drawn(whole: int, **more: object) -> list[float]:
+        source = {"file": str(_five(tmp_path)), "sample": 2, **more}
+        config = parse_config({"system": "x", "seed": whole, "structures": [source]})
+        # What rules hand on to jobs draws the same.
+        sources = [StartingStructure(**source.model_dump(mode="json")) for source in config.structures]
+        return [load_starting_structure(source).get_volume() for source in sources]
+
+    assert len({tuple(drawn(seed)) for seed in range(8)}) > 1
+    assert drawn(3) == drawn(3)
+    assert drawn(3, seed=5) == drawn(5)
+
+
+def test_without_a_sample_the_seed_changes_no_job(tmp_path: Path) -> None:
+    from mlip.config.system import parse_config
+
+    source = {"file": str(_five(tmp_path)), "index": ":2"}
+    entries = [parse_config({"system": "x", "seed": k, "structures": [source]}).model_dump() for k in (0, 1)]
+    assert entries[0]["structures"] == entries[1]["structures"]
+    assert "seed" not in entries[0]["structures"][0]
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
