@@ -5,8 +5,8 @@
 
 A run is a pool, a seed and a rule. All rules of a seed start with the same prepared labels and the same potential
 (paired); then a batch is chosen, labelled and learnt from scratch, and so on. Every training has the same number of
-optimiser steps; since that starves large sets, the last set of every run is also trained for three times as many, and
-the table says by how much that is better.
+optimiser steps; since that starves large sets, the last set of every run is also trained for twice as many, and the
+table says by how much that is better.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class Plan:
     n_batch: int = 8
     n_most: int = 32
     n_most_random: int = 96
-    n_steps: int = 200
+    n_steps: int = 600
     n_pool: int | None = None
     n_test: int = 8
     n_channels: int = 8
-    longer: int = 3
+    longer: int = 2
 
     def settings(self, n_steps: int) -> Train:
         """Of a training of ``n_steps``."""
