@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mlip.active.methods import (
-    POWER,
+    CLUSTER_POWER,
+    GAIN_POWER,
     TRUST_LEVELS,
     AtRandom,
     FarthestEnvironment,
@@ -23,12 +24,12 @@ Method = Callable[[Pool, int, np.random.Generator], Choice]
 """Chooses a batch of at most so many frames of a pool; what is left to chance comes from the generator."""
 
 
-def choose_log_determinant(pool: Pool, n: int, rng: np.random.Generator, *, power: float = POWER) -> Choice:
+def choose_log_determinant(pool: Pool, n: int, rng: np.random.Generator, *, power: float = GAIN_POWER) -> Choice:
     """The batch that says most about the last layer's weights; :class:`LogDeterminant`."""
     return grow_batch(pool, n, lambda tracker: LogDeterminant(tracker.pool, power=power))
 
 
-def choose_clusters(pool: Pool, n: int, rng: np.random.Generator, *, power: float = POWER) -> Choice:
+def choose_clusters(pool: Pool, n: int, rng: np.random.Generator, *, power: float = CLUSTER_POWER) -> Choice:
     """Of each worst represented cluster the farthest member; :class:`LargestCluster`."""
     return grow_batch(pool, n, lambda tracker: LargestCluster(tracker, power=power))
 

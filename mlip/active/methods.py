@@ -7,14 +7,16 @@ from scipy.spatial.distance import cdist
 
 from mlip.active.pool import Pool, Rule, Tracker
 
-POWER = 1.0
-"""Exponent of the relative expected error, by which gains and squared distances are weighted."""
+CLUSTER_POWER = 1.0
+"""Exponent of the relative expected error in the weights of clusters."""
+GAIN_POWER = 0.0
+"""The same of gains of information: a gain knows the uncertainty already, and weighted it chases hot frames alone."""
 TRUST_LEVELS = (0.05, 0.25)
 """eV/Å: DP-GEN's usual levels of the largest force deviation for metals and silicon."""
 
 
 class LogDeterminant(Rule):
-    """Information about the last layer's weights, in nats, times the relative error, over the cost of the label.
+    """Information about the last layer's weights, in nats, over the cost of the label.
 
     A frame with rows Phi (in units of its system and species) adds
 
@@ -26,9 +28,10 @@ class LogDeterminant(Rule):
 
     (Woodbury). What a frame adds can only shrink as the batch grows (the function is submodular), so an earlier gain is
     an upper bound, and frames are asked again only while their bound is the largest: lazy and exact (Minoux 1978).
+    Gains may be multiplied by the relative expected error to some ``power``.
     """
 
-    def __init__(self, pool: Pool, *, power: float = POWER) -> None:
+    def __init__(self, pool: Pool, *, power: float = GAIN_POWER) -> None:
         self.pool, table = pool, pool.environments
         self.white = pool.known.whiten(table)
         self.blocks = [
@@ -91,7 +94,7 @@ class LargestCluster(Rule):
     frame's relative error over the number of environments kept of it.
     """
 
-    def __init__(self, tracker: Tracker, *, power: float = POWER) -> None:
+    def __init__(self, tracker: Tracker, *, power: float = CLUSTER_POWER) -> None:
         self.tracker, self.pool = tracker, tracker.pool
         frames = self.pool.environments.frame
         counts = np.bincount(frames, minlength=self.pool.n_frames)

@@ -47,9 +47,10 @@ RULES = (
     "product",
     "trust-levels",
     "clusters, no error",
-    "log-determinant, no error",
+    "log-determinant, by error",
 )
-"""In the order in which they are run; the last two leave the expected error out."""
+"""In the order in which they are run; of the last two, one does not weight by the expected error and one does, other
+than those rules do by default."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,11 @@ def rule_of(name: str, pool: Pool) -> Method:
         # Levels tuned to every potential anew, which is kinder than fixed ones: the upper half of what is not extreme.
         low, high = np.quantile(pool.largest[pool.usable], [0.5, 0.95])
         return partial(choose_trusted, levels=(float(low), float(high)))
-    plain: dict[str, Callable[..., Any]] = {
-        "clusters, no error": choose_clusters,
-        "log-determinant, no error": choose_log_determinant,
+    turned: dict[str, Callable[..., Any]] = {
+        "clusters, no error": partial(choose_clusters, power=0.0),
+        "log-determinant, by error": partial(choose_log_determinant, power=1.0),
     }
-    return partial(plain[name], power=0.0) if name in plain else METHODS[name]
+    return turned[name] if name in turned else METHODS[name]
 
 
 def embed(potential: Potential, structures: Sequence[Atoms]) -> EnvironmentTable:
@@ -203,7 +204,7 @@ class Run:
         free[chosen] = False
         pool = build_pool(potential, training, frames, free)
         systems = {a.info["source"] for a in frames}
-        if len(systems) > 1 and rule in ("clusters", "log-determinant", "farthest"):
+        if len(systems) > 1 and rule.split(",")[0] in ("clusters", "log-determinant", "farthest"):
             pool = pool.limited(share_quotas(pool, self.plan.n_batch))
         rng = derive_rng(self.seed, self.case, rule, len(chosen))
         n_batch = self.plan.n_batch * (2 if rule == "random" else 1)

@@ -117,7 +117,8 @@ def test_what_does_not_teach_is_no_information(rng: np.random.Generator) -> None
     assert ignorant.distances[0] > 3 * informed.distances[0]
 
 
-def test_lazy_gains_are_those_of_a_full_search(known: Known, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_lazy_gains_are_those_of_a_full_search(power: float, known: Known, rng: np.random.Generator) -> None:
     blocks = [block * scale for block, scale in zip(blocks_of(rng, 25, 20), rng.uniform(0.5, 2, 25), strict=True)]
     pool = pool_of(blocks, known, squared_error=rng.uniform(0.5, 2, 25))
     white, table = known.whiten(pool.environments), pool.environments
@@ -126,13 +127,13 @@ def test_lazy_gains_are_those_of_a_full_search(known: Known, rng: np.random.Gene
         rows = [np.isin(table.frame, [*chosen, k]) for k in range(25)]
         base = np.isin(table.frame, chosen)
         dets = [np.linalg.slogdet(np.eye(WIDTH) + white[r].T @ white[r])[1] for r in [*rows, base]]
-        gains = 0.5 * (np.array(dets[:-1]) - dets[-1]) * pool.weights()
+        gains = 0.5 * (np.array(dets[:-1]) - dets[-1]) * pool.weights() ** power
         gains[chosen] = -1
         chosen.append(int(np.argmax(gains)))
-    choice = choose_log_determinant(pool, 6, rng)
+    choice = choose_log_determinant(pool, 6, rng, power=power)
     assert choice.rows.tolist() == chosen
     # The scores of those left are exact as well, given the batch.
-    rule = LogDeterminant(pool)
+    rule = LogDeterminant(pool, power=power)
     for frame in chosen:
         rule.add(frame)
     left = sorted({*range(25)} - {*chosen})
