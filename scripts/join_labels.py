@@ -13,8 +13,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         [Path(path) for path in snakemake.input.records],
         Path(snakemake.input.previous[0]).parent,
         iteration=snakemake.params.first_iteration + int(snakemake.wildcards.round) - 1,
-        # The loop's test set serves; every label of a study is to improve the potential.
-        settings=Collect(**snakemake.params.settings["collect"] | {"test_fraction": 0.0}),
+        settings=Collect(**snakemake.params.settings["collect"]),
         **snakemake.params.screens,
         out=Path(snakemake.output.train).parent,
     )

@@ -18,6 +18,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     files = TrainingFiles(
         Path(snakemake.input.train),
         Path(snakemake.input.valid),
+        Path(snakemake.input.test),
         Path(snakemake.input.isolated),
         out,
         previous=Path(previous[0]).parent if previous else None,

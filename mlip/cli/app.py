@@ -88,6 +88,7 @@ def train(
         Path | None, typer.Option("--settings", help="JSON of a `train` section, instead of a configuration.")
     ] = None,
     isolated: Annotated[Path | None, typer.Option(help="JSON with the energy of an isolated atom per element.")] = None,
+    audits: Annotated[Path | None, typer.Option(help="Structures of whose `reason=audit` ones calibrate, too.")] = None,
     previous: Annotated[Path | None, typer.Option(help="Folder of a potential whose weights to start from.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation, batches and held-out data.")] = 0,
     device: Device = "cpu",
@@ -100,9 +101,11 @@ def train(
     from mlip.config.loop import Collect
     from mlip.config.system import load_config, validate_section
     from mlip.config.train import Train
+    from mlip.io.extxyz import read_structures
     from mlip.io.files import read_json
     from mlip.jobs.job import report_progress
     from mlip.loop.collect_dataset import read_labelled
+    from mlip.structures.roles import is_audit
 
     try:
         settings = load_config(config).train if config else Train()
@@ -134,6 +137,7 @@ def train(
                 checkpoint=out / "checkpoint",
                 max_seconds=max_seconds,
                 progress=report_progress(progress_file),
+                audits=[atoms for atoms in read_structures(audits) if is_audit(atoms)] if audits else (),
             )
         )
     except (ValueError, OSError, ArithmeticError) as error:
@@ -175,8 +179,8 @@ def _short(value: object) -> str:
 
 def _hold_out(structures: list[Any], fraction: float, seed: int) -> tuple[list[Any], list[Any]]:
     """Training and validation structures, drawn by ``seed``; isolated atoms and sole carriers of an element train."""
-    from mlip.loop.collect_dataset import hold_out
     from mlip.seeds import derive_rng
+    from mlip.structures.roles import hold_out
 
     order = derive_rng(seed, "hold_out").permutation(len(structures))
     n_valid = max(1, round(fraction * len(structures))) if len(structures) > 2 else 0

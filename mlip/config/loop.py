@@ -19,12 +19,22 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Collect(Section):
-    """Train/validation/test split, by a hash of each structure."""
+    """What is held out of training: audits always, of structures that nobody chose a share by their hash."""
 
     valid_fraction: float = Field(
-        0.15, gt=0, lt=0.5, description="Share of the data for early stopping and calibration."
+        0.15,
+        gt=0,
+        lt=0.5,
+        description="Share of prepared structures and existing data for early stopping and calibration. What "
+        "selection chose to teach always trains.",
     )
-    test_fraction: float = Field(0.10, ge=0, lt=0.5, description="Share of the data never seen in training.")
+    test_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="Share of prepared structures and existing data never seen in training. The loop's audits, which "
+        "never train either, are tested on in any case.",
+    )
 
 
 class Stage(Section):

@@ -1,8 +1,7 @@
-"""The cumulative data set: labels collected, screened and split by hash."""
+"""The cumulative data set: labels collected, screened and given their roles."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,17 +17,14 @@ from mlip.io.files import REBUILD, FileContentError, read_json, write_json
 from mlip.labels.energy_shifts import read_shifts, shift_energies
 from mlip.labels.store import label_key
 from mlip.statistics import fit_absolute
-from mlip.structures.geometry import COINCIDENT, geometry_fault, is_lone, min_distance_ratio
+from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
 from mlip.structures.labelled import has_label, labelled_energy
+from mlip.structures.roles import SPLITS, fill_empty_valid, split_new
 from mlip.structures.states import find_conflicts
-
-LONE = 5.0
-"""Å from its nearest image beyond which a single atom counts as isolated: hardly a crystal is so wide."""
 
 OTHER_ENERGIES = frozenset({"ref_energy", "dft_energy", "reference_energy", "qm_energy", "energy_dft", "energy_ref"})
 """Keys of the labels in files where another potential may have written its own predictions as `energy`."""
 
-SPLITS = ("train", "valid", "test")
 SMALLEST_RESIDUAL = 1e-4
 """eV/atom; smaller residuals weigh no more in the fit of energies to compositions."""
 
@@ -110,7 +106,7 @@ def collect_dataset(
         records: The shards' label records, in the same order.
         previous: ``collect_dataset`` folder of the previous iteration, or None.
         iteration: Number of this iteration.
-        settings: Split fractions.
+        settings: Shares of prepared structures and existing data that are held out.
         energy_window: Largest distance of an energy from the data's median, eV/atom.
         max_failed_fraction: Share of failed labels above which the loop stops.
         out: Folder for ``{train,valid,test,new}.extxyz`` and ``dataset.json``.
@@ -137,7 +133,7 @@ def collect_dataset(
     splits = {split: list(old[split]) for split in SPLITS}
     for split, atoms in zip(split_new(new, old["train"], settings), new, strict=True):
         splits[split].append(atoms)
-    _fill_empty_valid(splits)
+    fill_empty_valid(splits)
     for split, structures in splits.items():
         write_structures(out / f"{split}.extxyz", structures)
     write_structures(out / "new.extxyz", new)
@@ -203,67 +199,6 @@ def _read_previous(folder: Path | None) -> tuple[dict[str, list[Atoms]], dict[st
                 f" {REBUILD}, finished labels come from the label store"
             )
     return old, summary
-
-
-def split_of(atoms: Atoms, settings: Collect) -> str:
-    """``train``, ``valid`` or ``test``, from the structure's identity alone, so that it never changes.
-
-    Frames of one walker go together: neighbours in time are nearly alike, and a validation set
-    that resembles the training set makes errors and uncertainties look better than they are. So do the frames of
-    a block of existing data (``data_block``).
-    Unperturbed starting structures always train, so that every element is known.
-    """
-    if atoms.info.get("origin") == "start":
-        return "train"
-    if "data_block" in atoms.info:
-        return _split_at(f"data {atoms.info['data_block']}", settings)
-    if atoms.info.get("origin") == "walker":
-        key = f"iteration {atoms.info['iteration']}, walker {atoms.info['walker']}"
-    else:
-        key = atoms.info["label_key"]
-    return _split_at(key, settings)
-
-
-def _split_at(key: str, settings: Collect) -> str:
-    position = int(hashlib.sha256(f"split/{key}".encode()).hexdigest()[:8], 16) / 16**8
-    if position < settings.valid_fraction:
-        return "valid"
-    return "test" if position < settings.valid_fraction + settings.test_fraction else "train"
-
-
-def split_new(new: Sequence[Atoms], train: Sequence[Atoms], settings: Collect) -> list[str]:
-    """The split of each structure of ``new`` that joins the training set ``train``.
-
-    That of :func:`split_of`, but isolated atoms train, from whose energies all others count, and so does the first
-    that brings an element which no training structure has.
-    """
-    splits = ["train" if is_lone(atoms, LONE) else split_of(atoms, settings) for atoms in new]
-    known = bound_elements([*train, *(atoms for split, atoms in zip(splits, new, strict=True) if split == "train")])
-    for k, atoms in enumerate(new):
-        if splits[k] != "train" and not set(atoms.symbols) <= known:
-            splits[k] = "train"
-            known |= set(atoms.symbols)
-    return splits
-
-
-def hold_out(structures: Sequence[Atoms], order: Sequence[int], n_held: int) -> list[int]:
-    """The first ``n_held`` of ``order`` that training can do without: no isolated atoms, no sole carrier of an element.
-
-    Fewer where there are no more such.
-    """
-    carriers = Counter(s for atoms in structures if not is_lone(atoms, LONE) for s in set(atoms.symbols))
-    held: list[int] = []
-    for k in order:
-        elements = set(structures[k].symbols)
-        if len(held) < n_held and not is_lone(structures[k], LONE) and all(carriers[s] > 1 for s in elements):
-            held.append(int(k))
-            carriers.subtract(elements)
-    return held
-
-
-def bound_elements(structures: Sequence[Atoms]) -> set[str]:
-    """Elements that occur among other atoms, as all training structures but isolated atoms have them."""
-    return {symbol for atoms in structures if not is_lone(atoms, LONE) for symbol in atoms.symbols}
 
 
 def screen_energies(
@@ -411,14 +346,6 @@ def _without_duplicates(structures: Sequence[Atoms], known: set[str]) -> list[At
         if atoms.info["label_key"] not in known:
             fresh.setdefault(atoms.info["label_key"], atoms)
     return list(fresh.values())
-
-
-def _fill_empty_valid(splits: dict[str, list[Atoms]]) -> None:
-    """Give a validation set to a tiny data set that the hash left without one."""
-    train = splits["train"]
-    if not splits["valid"] and len(train) > 2:
-        for k in hold_out(train, range(len(train) - 1, -1, -1), 1):
-            splits["valid"].append(train.pop(k))
 
 
 def _summarise(

@@ -14,6 +14,7 @@ from mlip.config.train import Train
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json
 from mlip.potential.memory import keep_freed_memory
+from mlip.structures.roles import is_audit
 from mlip.training.data import TrainingDataError, resolve_cutoff
 from mlip.training.launch import train_with_processes
 from mlip.training.request import TrainingRequest
@@ -48,6 +49,7 @@ class TrainingFiles:
     Attributes:
         train: Labelled structures to train on.
         valid: Those held out for calibration and early stopping.
+        test: Those that never train, of which audits serve calibration.
         isolated: JSON of the energy of an isolated atom per element, eV; an empty object has them fitted.
         out: Folder written; its checkpoint, which a killed training goes on from, is no output of a rule,
             because Snakemake deletes those when a job starts again.
@@ -58,6 +60,7 @@ class TrainingFiles:
 
     train: Path
     valid: Path
+    test: Path
     isolated: Path
     out: Path
     previous: Path | None = None
@@ -90,7 +93,7 @@ def train_from_files(
     if files.initial is not None:
         settings, previous = settings.model_copy(update={"restart": "previous"}), files.initial
     if n_gpus > 1 and BACKENDS[settings.backend].several_processes:
-        places = {"isolated": files.isolated, "previous": previous}
+        places = {"isolated": files.isolated, "previous": previous, "audits": files.test}
         train_with_processes(n_gpus, files.train, files.valid, settings, files.out, seed=seed, device=device, **places)
         return
     request = TrainingRequest(
@@ -104,6 +107,7 @@ def train_from_files(
         previous=previous,
         checkpoint=files.out / "checkpoint",
         progress=progress,
+        audits=[atoms for atoms in read_structures(files.test) if is_audit(atoms)],
     )
     with _insist() if files.initial is not None else contextlib.nullcontext():
         train_committee(request)

@@ -22,12 +22,13 @@ def training_command(
     device: str,
     isolated: Path | None = None,
     previous: Path | None = None,
+    audits: Path | None = None,
 ) -> list[str]:
     """Command line that trains with ``n_processes`` processes of this machine; ``settings``, ``isolated``: JSON."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
     command += ["-m", "mlip", "train", str(train), "--valid", str(valid), "--out", str(out), "--seed", str(seed)]
     command += ["--settings", str(settings), "--device", device, "--progress", str(out / "training.progress.json")]
-    for name, path in (("--isolated", isolated), ("--previous", previous)):
+    for name, path in (("--isolated", isolated), ("--previous", previous), ("--audits", audits)):
         command += [name, str(path)] if path is not None else []
     return command
 

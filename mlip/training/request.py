@@ -22,6 +22,7 @@ class TrainingRequest:
     Attributes:
         train: labelled structures; one with stress labels contributes them.
         valid: labelled structures for calibration and early stopping; may be empty.
+        audits: labelled structures for calibration alone; neither weights nor the end of training depend on them.
         settings: section ``train`` of the configuration.
         out: output folder.
         seed: of initial weights, batches and the structures each member leaves out.
@@ -46,6 +47,12 @@ class TrainingRequest:
     checkpoint: Path | None = None
     max_seconds: float | None = None
     progress: Progress | None = None
+    audits: Sequence[Atoms] = ()
+
+    @property
+    def held_out(self) -> list[Atoms]:
+        """What calibrates: validation structures and audits."""
+        return [*self.valid, *self.audits]
 
     @property
     def start_from(self) -> Path | None:

@@ -44,13 +44,14 @@ def write_training(
         "seed": trainer.seed,
         "n_train": len(train),
         "n_valid": len(valid),
+        "n_audits": len(request.audits),
         **details,
         "steps": trainer.step,
         "training_seconds": round(trainer.seconds, 3),
         "calibration": potential.calibration.to_json(),
         "uncertainty": report_uncertainty(estimator, held, {estimator: spreads, **(compared or {})}),
         "train_errors": evaluate_predictions(train, held.predictions[: held.n_train] or potential.predict(train)),
-        "valid_errors": evaluate_predictions(valid, held.predictions[held.n_train :]) if valid else None,
+        "valid_errors": evaluate_predictions(valid, held.predictions[held.n_train :][: len(valid)]) if valid else None,
         "history": trainer.history,
     }
     write_json(Path(request.out) / "training.json", result, checked=True)

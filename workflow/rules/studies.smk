@@ -167,6 +167,7 @@ use rule train_committee as train_study with:
     input:
         train="results/{system}/studies/{study}/round_{round}/dataset/train.extxyz",
         valid="results/{system}/studies/{study}/round_{round}/dataset/valid.extxyz",
+        test="results/{system}/studies/{study}/round_{round}/dataset/test.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
         previous=weights_before,
         assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),

@@ -2,6 +2,7 @@ rule train_committee:
     input:
         train="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
         valid="results/{system}/iter_{iteration}/collect_dataset/valid.extxyz",
+        test="results/{system}/iter_{iteration}/collect_dataset/test.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
         previous=collect("results/{{system}}/iter_{i}/train_committee/{file}", i=restart_from, file=POTENTIAL_FILES),
         initial=initial_potential,

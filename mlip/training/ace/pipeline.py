@@ -127,6 +127,7 @@ def prepare_training(request: TrainingRequest) -> Prepared:
     watched = (
         build_dataset(valid, prepare_pairs(valid, settings.radius), basis, isolated, request.device) if valid else None
     )
+    check_structures(request.audits, "audits", known=set(basis.species))
     suspicions = check_consistency(
         train, data, len(basis.species), settings.consistency, valid=valid, valid_data=watched
     )
@@ -168,13 +169,13 @@ def _fit_energy_scales(network: CommitteeNetwork, data: Dataset, counts: np.ndar
 
 def write_results(prepared: Prepared, trainer: Trainer, request: TrainingRequest, seconds: float) -> dict[str, Any]:
     """Write potential and ``training.json``; returns the latter's content."""
-    train, valid, device = request.train, request.valid, request.device
+    train, device = request.train, request.device
     potential = ACEPotential(prepared.basis, prepared.network, prepared.isolated, Calibration(), device=device)
-    held = HeldOut.predict(potential, train, valid)
+    held = HeldOut.predict(potential, train, request.held_out)
     compared = {}
     if trainer.settings.uncertainty == "last_layer":
         potential.last_layer = fit_last_layer(potential, train, held).to(device)
-        held = HeldOut.predict(potential, train, valid)
+        held = HeldOut.predict(potential, train, request.held_out)
     else:
         compared["last_layer"] = compare_last_layer(potential, train, held)
     parameters = sum(p.numel() for p in prepared.network.parameters())

@@ -108,6 +108,7 @@ def _prepare(request: TrainingRequest) -> tuple[Start, AtomicBasis, list[str]]:
     pairs = prepare_pairs(train, cutoff)
     basis = find_atomic_basis(train, pairs, settings.model_copy(update={"cutoff": cutoff}))
     check_structures(valid, "valid", known=set(basis.species))
+    check_structures(request.audits, "audits", known=set(basis.species))
     start = _start_from(foundation, request, basis) if foundation else _start_afresh(request, basis)
     suspicions = _find_suspicions(train, valid, pairs, basis, start.isolated, settings)
     if request.start_from is not None:
@@ -294,7 +295,7 @@ def _write_results(
         "warnings": suspicions,
         "seconds": round(seconds, 3),
     }
-    held = HeldOut.predict(potential, train, request.valid)
+    held = HeldOut.predict(potential, train, request.held_out)
     return write_training(potential, trainer, request, held, details=details)
 
 

@@ -11,7 +11,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip.config.loop import Collect
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import read_json, sha256_of, write_json
-from mlip.loop.collect_dataset import SPLITS, DatasetError, collect_dataset, screen_energies, split_of
+from mlip.loop.collect_dataset import DatasetError, collect_dataset, screen_energies
+from mlip.structures.roles import SPLITS, split_of
 
 
 def labelled(number: int, energy_per_atom: float = -5.0) -> Atoms:
@@ -48,7 +49,9 @@ def collect(folder: Path, numbers: range, previous: Path | None = None, iteratio
     out = folder / f"collect-{iteration}"
     shards, records = shard(folder / f"shards-{iteration}", numbers, options.pop("failed", ()))
     options = {"energy_window": 5.0, "max_failed_fraction": 0.3, **options}
-    collect_dataset(shards, records, previous, iteration=iteration, settings=Collect(), out=out, **options)
+    collect_dataset(
+        shards, records, previous, iteration=iteration, settings=Collect(test_fraction=0.1), out=out, **options
+    )
     return out
 
 
@@ -142,15 +145,19 @@ def test_labels_of_two_settings_do_not_mix(tmp_path: Path) -> None:
         assert rule in str(caught.value).partition("--forcerun")[2]
 
 
-def test_frames_of_one_walker_stay_together_and_starts_train() -> None:
-    def walker_frame(walker: int, frame: int) -> Atoms:
-        atoms = Atoms("Si")
-        atoms.info = {"origin": "walker", "iteration": 1, "walker": walker, "label_key": sha256_of([walker, frame])}
-        return atoms
-
+@pytest.mark.parametrize("origin", ["walker", "elastic"])
+def test_what_was_chosen_to_teach_trains_and_audits_never_do(origin: str) -> None:
+    """Earlier versions split by a hash of the walker: of the demo's 12 labels chosen for iteration 2, 0 trained."""
+    settings = Collect(valid_fraction=0.4, test_fraction=0.4)
     for walker in range(30):
-        assert len({split_of(walker_frame(walker, frame), Collect()) for frame in range(5)}) == 1
-    assert len({split_of(walker_frame(walker, 0), Collect()) for walker in range(30)}) > 1
+        atoms = Atoms("Si")
+        atoms.info = {"origin": origin, "iteration": 1, "walker": walker, "label_key": sha256_of([walker, 0])}
+        for reason, role in (("uncertain", "train"), ("acquired", "train"), ("audit", "test")):
+            atoms.info["reason"] = reason
+            assert split_of(atoms, settings) == role
+
+
+def test_starting_structures_train() -> None:
     start = Atoms("Si")
     start.info = {"origin": "start"}
     for n in range(50):

@@ -22,10 +22,11 @@ from mlip.config.system import ConfigError, parse_config
 from mlip.config.train import Train
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import read_json, write_json
-from mlip.loop.collect_dataset import DatasetError, collect_dataset, split_of
+from mlip.loop.collect_dataset import DatasetError, collect_dataset
 from mlip.loop.import_data import DataError, import_data
 from mlip.loop.relabel_data import ComparisonError, relabel_data
 from mlip.structures.deepmd import write_deepmd
+from mlip.structures.roles import split_of
 from mlip.structures.vasp_files import unconverged_steps
 
 EMT_LABEL = Label(calculator="ase.calculators.emt.EMT")

@@ -7,7 +7,7 @@ from ase.build import bulk
 
 from mlip.cli.app import _hold_out
 from mlip.config.loop import Collect
-from mlip.loop.collect_dataset import _fill_empty_valid, hold_out, split_new, split_of
+from mlip.structures.roles import fill_empty_valid, hold_out, split_new, split_of
 
 
 def data() -> list[Atoms]:
@@ -55,6 +55,6 @@ def test_the_loop_trains_on_isolated_atoms_and_on_what_brings_an_element():
 def test_an_empty_validation_set_is_filled_with_what_training_can_spare():
     structures = data()
     splits = {"train": [structures[2], structures[3], structures[0], structures[-1]], "valid": [], "test": []}
-    _fill_empty_valid(splits)
+    fill_empty_valid(splits)
     assert splits["valid"] == [structures[3]]
     assert np.array_equal([len(a) for a in splits["train"]], [2, 1, 2])

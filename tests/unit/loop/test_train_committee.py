@@ -38,8 +38,9 @@ def coppers(offset: float, symbol: str = "Cu") -> list[Atoms]:
 def train(folder: Path, structures: list[Atoms], settings: Train, initial: Path | None = None) -> Path:
     write_structures(folder / "train.extxyz", structures[3:])
     write_structures(folder / "valid.extxyz", structures[:3])
+    write_structures(folder / "test.extxyz", [])
     write_json(folder / "isolated.json", {})
-    files = [folder / name for name in ("train.extxyz", "valid.extxyz", "isolated.json")]
+    files = [folder / name for name in ("train.extxyz", "valid.extxyz", "test.extxyz", "isolated.json")]
     train_from_files(TrainingFiles(*files, folder / "potential", initial=initial), settings, seed=1, device="cpu")
     return folder / "potential"
 
