@@ -8,14 +8,17 @@ from mlip.jobs.resources import pick_device
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
-    from mlip.loop.score_frames import score_frames
+    from mlip.loop.score_frames import ScoreRequest, score_frames
 
     torch.set_num_threads(snakemake.threads)
-    score_frames(
+    request = ScoreRequest(
         [Path(path) for path in snakemake.input.walkers],
         Path(snakemake.input.potential[0]).parent,
-        Path(snakemake.input.training),
-        out=Path(snakemake.output.frames),
+        Path(snakemake.input.dataset[0]).parent,
+        [Path(path) for path in snakemake.input.asked],
+        Path(snakemake.output.frames).parent,
+        seed=snakemake.params.seed,
         max_atoms=snakemake.params.max_atoms,
         device=pick_device(),
     )
+    score_frames(request)

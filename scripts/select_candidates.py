@@ -10,7 +10,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.loop.select_candidates import select_candidates
 
     select_candidates(
-        Path(snakemake.input.frames),
+        Path(snakemake.input.frames).parent,
         [Path(path) for path in snakemake.input.walkers],
         settings=Select(**snakemake.params.settings["select"]),
         guards=Guards(**snakemake.params.guards),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -32,6 +32,8 @@ class Pool:
         squared_force: mean squared force component of each system's labels, (eV/Å)²; what is absent is relative to
             the pool's mean expected squared error of the system.
         quotas: most frames of a system in one batch, while other systems have something new.
+        names: of the frames, for reasons that a person reads; by default their numbers.
+        known_names: of the known frames, likewise.
         means: descriptors of whole structures, [n_frames, n_descriptors], in units of the known ones' spread; only
             the rules of old look at them, and at ``known_means``, [n_known, n_descriptors].
     """
@@ -44,6 +46,8 @@ class Pool:
     usable: np.ndarray
     squared_force: Mapping[int, float] = field(default_factory=dict)
     quotas: Mapping[int, int] = field(default_factory=dict)
+    names: Sequence[str] = ()
+    known_names: Sequence[str] = ()
     means: np.ndarray | None = None
     known_means: np.ndarray | None = None
 
@@ -69,6 +73,14 @@ class Pool:
     def limited(self, quotas: Mapping[int, int]) -> Pool:
         """The same with other quotas."""
         return replace(self, quotas=quotas)
+
+    def name(self, frame: int) -> str:
+        """What to call a frame."""
+        return self.names[frame] if self.names else f"frame {frame}"
+
+    def known_name(self, frame: int) -> str:
+        """What to call a known one."""
+        return self.known_names[frame] if self.known_names else f"known frame {frame}"
 
     def weights(self) -> np.ndarray:
         """Expected error of each frame's force components over its system's RMS force, [n_frames]."""
@@ -238,9 +250,9 @@ class _Shown:
         if nearest == NOBODY:
             return f"; atom {self.atoms[frame]}, of an element without known environments"
         if nearest < n_known:
-            place = f"known frame {table.frame[nearest]}, atom {table.atom[nearest]}"
+            place = f"{tracker.pool.known_name(table.frame[nearest])}, atom {table.atom[nearest]}"
         else:
-            place = f"frame {tracker.table.frame[nearest - n_known]} of this batch"
+            place = f"{tracker.pool.name(tracker.table.frame[nearest - n_known])} of this batch"
         return f"; atom {self.atoms[frame]} is {self.distances[frame]:.2f} from the nearest taught one ({place})"
 
 
@@ -274,7 +286,9 @@ def _explain_rest(
         elif known_before[frame]:
             reason = f"like known data: every environment is within {DUPLICATE} of one"
         elif not open_[frame]:
-            reason = f"duplicate: every environment is within {DUPLICATE} of one in frame {tracker.like[frame]}, taken"
+            reason = (
+                f"duplicate: every environment is within {DUPLICATE} of one in {pool.name(tracker.like[frame])}, taken"
+            )
         elif pool.systems[frame] in full:
             reason = f"its system has its quota of {pool.quotas[int(pool.systems[frame])]}"
             reason += f"; {order[frame]} of {int(open_.sum())} left"
@@ -284,11 +298,14 @@ def _explain_rest(
 
 
 def share_quotas(pool: Pool, n: int, *, even: float = 0.5) -> dict[int, int]:
-    """Most frames of each system in a batch of ``n``: an ``even`` share, the rest by relative squared error; >= 1."""
+    """Most frames of each of several systems in a batch of ``n``: an ``even`` share, the rest by relative squared error.
+
+    One at least; one system alone has no quota.
+    """
     usable = pool.usable
     systems = pool.systems
     present = sorted(set(systems[usable].tolist()))
-    if not present:
+    if len(present) < 2:
         return {}
     squared = np.square(pool.weights())
     means = [float(squared[usable & (systems == system)].mean()) for system in present]

@@ -190,6 +190,12 @@ class Explore(Section):
         return self
 
 
+SelectionMethod = Literal[
+    "log-determinant", "clusters", "farthest", "farthest-mean", "product", "random", "trust-levels"
+]
+"""Rules of :data:`mlip.active.acquisition.METHODS`."""
+
+
 class Select(Section):
     """What goes to DFT next."""
 
@@ -199,10 +205,19 @@ class Select(Section):
         ge=0,
         description="Of these, frames drawn at random for an unbiased error estimate, from each structure in turn.",
     )
-    min_uncertainty: Annotated[float, Field(ge=0)] = Field(
-        0.02, description="Frames below this force uncertainty are left, eV/Å."
+    method: SelectionMethod = Field(
+        "log-determinant",
+        description="How a batch is chosen: by what its environments add to the last layer's knowledge, weighted by "
+        "the expected error over the label's cost (`log-determinant`); of each worst represented cluster the farthest "
+        "member (`clusters`); the `farthest` environments; or, to compare with, by structures' means, at `random`, or "
+        "by DP-GEN's trust levels.",
     )
-    max_uncertainty: Positive = Field(1.5, description="Frames above it are taken for broken and left, eV/Å.")
+    min_uncertainty: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Frames below this force uncertainty are left, eV/Å; null for no such limit."
+    )
+    max_uncertainty: Positive | None = Field(
+        None, description="Frames above this force uncertainty are left, eV/Å; null for no such limit."
+    )
     max_energy: Positive = Field(
         2.0,
         description="Frames further above the lowest energy that the training set has of the same starting structure "
@@ -215,15 +230,18 @@ class Select(Section):
         "come of a walker's `repeat`, whole cells around the most uncertain atom are cut out; what cannot be cut is "
         "left.",
     )
-    min_novelty: Annotated[float, Field(ge=0)] = Field(
-        0.02, description="Descriptor distance below which two frames are duplicates."
+    min_novelty: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="Frames whose every environment is nearer than this to a known one are left, in spreads of the "
+        "known ones; null for no limit but that for duplicates.",
     )
 
     @model_validator(mode="after")
     def _audit_fits(self) -> Select:
         if self.n_audit > self.n_structures:
             raise ValueError(f"n_audit ({self.n_audit}) cannot exceed n_structures ({self.n_structures})")
-        if self.min_uncertainty >= self.max_uncertainty:
+        low, high = self.min_uncertainty, self.max_uncertainty
+        if low is not None and high is not None and low >= high:
             raise ValueError(
                 f"min_uncertainty ({self.min_uncertainty}) must be below max_uncertainty ({self.max_uncertainty})"
             )

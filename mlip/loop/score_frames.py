@@ -1,4 +1,4 @@
-"""Scores of explored frames: uncertainty, novelty and sanity, one row a frame."""
+"""Scores of explored frames: expected error, novelty and sanity, one row a frame; and their environments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
+from mlip.active.cost import predict_cost
+from mlip.active.environments import EnvironmentTable, Known
+from mlip.active.pool import measure_to
+from mlip.active.tables import Environments
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json
 from mlip.io.netcdf import write_netcdf
@@ -30,6 +34,8 @@ UNITS = {
     "force_uncertainty": "eV/Å",
     "force_uncertainty_mean": "eV/Å",
     "min_distance_ratio": "1",
+    "expected_squared_error": "eV²/Å²",
+    "label_cost": "core-s",
     "novelty": "1",
 }
 
@@ -60,51 +66,108 @@ class Batch:
     block: Block = (0, 0, 0)
 
 
-def score_frames(
-    walkers: Sequence[Path],
-    potential: Path,
-    training: Path,
-    *,
-    out: Path,
-    max_atoms: int | None = None,
-    device: str = "cpu",
-) -> None:
-    """Score every frame of every walker and write the table; see docs/design.md for the layout.
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What :func:`score_frames` scores, and against what.
 
-    Args:
+    Attributes:
         walkers: Trajectories of this iteration.
-        potential: Committee that drove them; its ``training.json`` says which uncertainties validation data have.
-        training: Its training set, which novelty is measured against.
-        out: NetCDF table written.
+        potential: Committee that drove them; its ``training.json`` says how large errors are on held-out data, for
+            what it expects, and which uncertainties these have.
+        dataset: ``collect_dataset`` folder: novelty is measured against the training set; what is held out is not
+            labelled again.
+        asked: Structures that earlier iterations wanted labelled; those that failed are not asked for again.
+        out: Folder of the tables ``frames.nc`` and ``environments.nc`` written.
+        seed: Of the features' projection, and of what is left of too many known environments.
         max_atoms: Most atoms of a label; by default as many as a walker's starting structure has.
         device: Torch device.
     """
-    committee = load_potential(potential, device=device, precision="single")
-    known = read_structures(training)
-    known_descriptors = describe_structures(committee, known)
-    scale = descriptor_scale(known_descriptors)
-    lowest = _lowest_energies(known)
+
+    walkers: Sequence[Path]
+    potential: Path
+    dataset: Path
+    asked: Sequence[Path]
+    out: Path
+    seed: int
+    max_atoms: int | None = None
+    device: str = "cpu"
+
+
+def score_frames(request: ScoreRequest) -> None:
+    """Score every frame of every walker and write the tables; see docs/design.md for the layout."""
+    potential = request.potential
+    committee = load_potential(potential, device=request.device, precision="single")
+    training = read_structures(request.dataset / "train.extxyz")
+    known, names = _embed_known(committee, training, request)
+    lowest, ratios = _lowest_energies(training), read_error_ratios(potential / "training.json")
     columns: dict[str, list[np.ndarray]] = {name: [] for name in [*COUNTS, *UNITS, *TEXTS]}
-    descriptors: list[np.ndarray] = []
+    tables: list[EnvironmentTable] = []
     blocks: list[np.ndarray] = []
     ends: list[tuple[int, int, str]] = []
     atomic: list[np.ndarray] = []
-    for path in walkers:
+    for path in request.walkers:
         structures, data = read_frames(path)
         ends.append((int(data.attrs["walker"]), int(data.attrs.get("source", 0)), str(data.attrs["stop_reason"])))
         if not structures:
             continue
         atomic.append(data.force_uncertainty.values[data.regular.values.astype(bool)].ravel())
-        batch = _fit_labels(structures, data, committee, max_atoms)
-        descriptor = describe_structures(committee, batch.structures) / scale
-        descriptors.append(descriptor)
+        batch = _fit_labels(structures, data, committee, request.max_atoms)
+        source = int(data.attrs.get("source", 0))
+        tables.append(known.reduce(_embed(committee, batch.structures, [source] * len(batch.structures))))
         blocks.append(np.tile(batch.block, (len(structures), 1)))
-        row = _score(batch, data, lowest) | {"novelty": nearest_distance(descriptor, known_descriptors / scale)}
+        expected = ratios.get(source, ratios[None]) ** 2 * np.mean(batch.uncertainty**2, axis=1) / 3
+        row = _score(batch, data, lowest) | {"expected_squared_error": expected}
+        row["label_cost"] = _predict_cost(batch.structures, training)
+        row["novelty"] = measure_novelty(tables[-1], known)
         for name, values in row.items():
             columns[name].append(values)
     shift = _measure_shift(potential / "training.json", atomic)
-    table = _table(columns, descriptors, blocks, ends)
-    write_netcdf(out, table.assign_attrs({f"above_{name}": share for name, share in shift.items()}))
+    table = _table(columns, blocks, ends)
+    write_netcdf(
+        request.out / "frames.nc", table.assign_attrs({f"above_{name}": share for name, share in shift.items()})
+    )
+    frames = EnvironmentTable.join(tables) if tables else known.table.take(np.zeros(0, int))
+    write_netcdf(request.out / "environments.nc", Environments(frames, known, names).as_dataset())
+
+
+def _embed_known(committee: Potential, training: Sequence[Atoms], request: ScoreRequest) -> tuple[Known, list[str]]:
+    """Environments of all that has been labelled, or could not be, and the structures' names."""
+    held_out = [a for name in ("valid", "test") for a in read_structures(request.dataset / f"{name}.extxyz")]
+    labelled = {str(a.info.get("structure_id")) for a in [*training, *held_out]}
+    failed = [a for path in request.asked for a in read_structures(path) if a.info["structure_id"] not in labelled]
+    structures = [a for a in [*training, *held_out, *failed] if set(a.symbols) <= set(committee.species)]
+    systems = [int(a.info.get("source", 0)) for a in structures]
+    teaches = np.arange(len(structures)) < len(training)
+    known = Known.of(_embed(committee, structures, systems), teaches, seed=request.seed)
+    return known, [str(a.info.get("structure_id", "?")) for a in structures]
+
+
+def _embed(committee: Potential, structures: Sequence[Atoms], systems: Sequence[int]) -> EnvironmentTable:
+    return EnvironmentTable.of(committee.embed(list(structures)), [a.numbers for a in structures], systems)
+
+
+def _predict_cost(structures: Sequence[Atoms], known: Sequence[Atoms]) -> np.ndarray:
+    """Core-seconds of each label, [n_structures]; all electrons count, for what a code leaves out is in proportion."""
+    sizes, seconds = [a.numbers.sum() for a in known], [a.info.get("core_seconds", 0.0) for a in known]
+    wanted = np.array([a.numbers.sum() for a in structures])
+    return predict_cost(wanted, np.array(sizes), np.array(seconds))
+
+
+def measure_novelty(frames: EnvironmentTable, known: Known) -> np.ndarray:
+    """Distance of each frame's least known environment from the nearest that was trained on, [n_frames].
+
+    In spreads of its starting structure's and element's known environments, so that neither the size of the cell nor
+    what else is in the training set matters.
+    """
+    squared, _ = measure_to(frames, known.table, known.teaches)
+    first = np.searchsorted(frames.frame, np.arange(frames.n_frames))
+    return np.asarray(np.sqrt(np.maximum.reduceat(squared, first)) if len(squared) else np.zeros(0))
+
+
+def read_error_ratios(training: Path) -> dict[int | None, float]:
+    """Error over expected error on held-out data, by starting structure, and under None of all together."""
+    found = read_json(training).get("uncertainty", {}).get("error_over_expected", {})
+    return {None: float(found.get("all", 1.0))} | {int(k): float(v) for k, v in found.get("structures", {}).items()}
 
 
 def _fit_labels(structures: list[Atoms], data: xr.Dataset, committee: Potential, max_atoms: int | None) -> Batch:
@@ -135,7 +198,7 @@ def _limit(data: xr.Dataset, max_atoms: int | None) -> int:
 
 
 def _score(batch: Batch, data: xr.Dataset, lowest: Mapping[EnergyScale, float]) -> dict[str, np.ndarray]:
-    """A value per frame for each column but novelty."""
+    """A value per frame for each column but expected error and novelty."""
     n, first = len(batch.structures), batch.structures[0]
     source = int(data.attrs.get("source", 0))
     per_atom = batch.energies / len(first)
@@ -195,33 +258,8 @@ def _lowest_energies(known: Sequence[Atoms]) -> dict[EnergyScale, float]:
     return lowest
 
 
-def describe_structures(potential: Potential, structures: Sequence[Atoms]) -> np.ndarray:
-    """Descriptor of each structure ``[n_structures, 2 * n_features]``: mean and spread over its atoms."""
-    atomic = potential.describe(list(structures))
-    return np.array([np.concatenate([d.mean(axis=0), d.std(axis=0)]) for d in atomic])
-
-
-def descriptor_scale(descriptors: np.ndarray) -> np.ndarray:
-    """Divisor per feature so that distances are in training-set standard deviations.
-
-    Features that hardly vary are held down by a floor, and the dimension is divided out: two
-    structures at distance 1 differ by one standard deviation in a typical feature.
-    """
-    spread = descriptors.std(axis=0)
-    floor = 0.05 * float(spread.max(initial=0.0)) + 1e-12
-    return np.maximum(spread, floor) * np.sqrt(descriptors.shape[1])
-
-
-def nearest_distance(points: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Distance ``[n_points]`` of each row of ``points`` to its nearest row of ``known``."""
-    from scipy.spatial.distance import cdist
-
-    return cdist(points, known).min(axis=1)
-
-
 def _table(
     columns: dict[str, list[np.ndarray]],
-    descriptors: Sequence[np.ndarray],
     blocks: Sequence[np.ndarray],
     ends: Sequence[tuple[int, int, str]],
 ) -> xr.Dataset:
@@ -241,8 +279,6 @@ def _table(
             "n_uncertain": reasons.count("uncertain"),
         },
     )
-    features = np.concatenate(descriptors) if descriptors else np.zeros((0, 0))
-    table["descriptor"] = (("candidate", "feature"), features.astype(np.float32))
     table["block"] = (("candidate", "cell_vector"), np.concatenate(blocks) if blocks else np.zeros((0, 3), dtype=int))
     return table
 

@@ -1,15 +1,22 @@
-"""The next batch for DFT: uncertain, diverse, sane, and a few drawn at random."""
+"""The next batch for DFT: what teaches most, and audits drawn at random."""
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from ase import Atoms
 
+from mlip.active.acquisition import choose
+from mlip.active.audits import draw_audits
+from mlip.active.environments import EnvironmentTable, Known
+from mlip.active.pool import Pool, share_quotas
+from mlip.active.tables import Environments
 from mlip.config.label import Guards
 from mlip.config.loop import Select
 from mlip.io.electrons import electronic_state
@@ -21,6 +28,8 @@ from mlip.seeds import derive_rng
 from mlip.structures.cutting import cut_block
 
 COLUMNS = (
+    "expected_squared_error",
+    "label_cost",
     "structure_id",
     "walker",
     "frame",
@@ -40,7 +49,7 @@ COLUMNS = (
 
 
 def select_candidates(
-    frames: Path,
+    scores: Path,
     walkers: Sequence[Path],
     *,
     settings: Select,
@@ -53,49 +62,76 @@ def select_candidates(
     """Choose the structures that iteration ``iteration + 1`` labels and say why each frame was taken or left.
 
     Args:
-        frames: Table of scored frames.
+        scores: ``score_frames`` folder of this iteration.
         walkers: Trajectories the frames come from.
-        settings: Batch size, windows, novelty.
+        settings: Batch size, method, what is taken for broken.
         guards: Distance guard of the labeller; frames that it would reject are left here.
         seed: Seed of the configuration.
         iteration: Number of this iteration.
         out: Extended XYZ of the chosen structures.
         decisions: CSV with a row per frame considered.
     """
-    table = read_netcdf(frames, required=("force_uncertainty", "novelty", "descriptor", "regular"))
+    table = read_netcdf(scores / "frames.nc", required=("force_uncertainty", "expected_squared_error", "regular"))
+    environments = Environments.from_dataset(read_netcdf(scores / "environments.nc", required=("known_teaches",)))
     rng = derive_rng(seed, "select_candidates", iteration)
-    verdicts = decide(table, settings, guards.min_distance_factor, rng, turn=iteration * settings.n_audit)
+    verdicts = decide(table, environments, settings, guards.min_distance_factor, rng)
     structures = _structures(walkers)
     chosen = []
-    for row, (decision, _) in enumerate(verdicts):
-        if decision == "left":
+    for row, verdict in enumerate(verdicts):
+        if verdict.decision == "left":
             continue
-        identity, walker, frame = (table[name].values[row] for name in ("structure_id", "walker", "frame"))
-        atoms = _as_labelled(structures[int(walker)], int(frame), table, row)
-        atoms.info = electronic_state(atoms) | {
-            "structure_id": str(identity),
-            "iteration": iteration + 1,
-            "origin": "walker",
-            "reason": decision,
-            "walker": int(walker),
-            "frame": int(frame),
-            "time_fs": float(table.time_fs.values[row]),
-            "source": int(table.source.values[row]),
-        }
+        walker, frame = int(table.walker.values[row]), int(table.frame.values[row])
+        atoms = _as_labelled(structures[walker], frame, table, row)
+        atoms.info = electronic_state(atoms) | _provenance(table, row, verdict) | {"iteration": iteration + 1}
         chosen.append(atoms)
     write_structures(out, chosen)
     write_table(
         decisions,
         [
-            {name: table[name].values[row] for name in COLUMNS} | {"decision": decision, "reason": reason}
-            for row, (decision, reason) in enumerate(verdicts)
+            {name: table[name].values[row] for name in COLUMNS}
+            | {"atom": verdict.atom, "nearest": verdict.nearest, "score": verdict.score}
+            | {"decision": verdict.decision, "reason": verdict.reason}
+            for row, verdict in enumerate(verdicts)
         ],
-        [*COLUMNS, "decision", "reason"],
+        [*COLUMNS, "atom", "nearest", "score", "decision", "reason"],
     )
 
 
-Verdict = tuple[str, str]
-"""Decision and reason."""
+def _provenance(table: xr.Dataset, row: int, verdict: Verdict) -> dict[str, Any]:
+    """What a chosen structure says of itself; of an audit, with what chance it was drawn."""
+    info = {
+        "structure_id": str(table.structure_id.values[row]),
+        "origin": "walker",
+        "reason": verdict.decision,
+        "walker": int(table.walker.values[row]),
+        "frame": int(table.frame.values[row]),
+        "time_fs": float(table.time_fs.values[row]),
+        "source": int(table.source.values[row]),
+        "expected_squared_error": float(table.expected_squared_error.values[row]),
+    }
+    return info if verdict.probability is None else info | {"audit_probability": verdict.probability}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a frame.
+
+    Attributes:
+        decision: ``uncertain`` (it is to teach), ``audit`` or ``left``; ``broken`` and ``open`` before frames are
+            compared.
+        reason: In words.
+        atom: The atom that makes it interesting; -1 where that was not asked.
+        nearest: The labelled structure that has the most similar environment to that atom's.
+        score: What the method ranks by.
+        probability: With which an audit was drawn.
+    """
+
+    decision: str
+    reason: str = ""
+    atom: int = -1
+    nearest: str = ""
+    score: float = math.nan
+    probability: float | None = None
 
 
 def screen_frames(table: xr.Dataset, settings: Select, min_ratio: float) -> list[Verdict]:
@@ -105,40 +141,97 @@ def screen_frames(table: xr.Dataset, settings: Select, min_ratio: float) -> list
 
 def auditable(table: xr.Dataset, screened: Sequence[Verdict]) -> np.ndarray:
     """Which frames an audit may draw: the sane ones of the regular sampling after the start."""
-    sane = np.array([decision != "broken" for decision, _ in screened], dtype=bool)
+    sane = np.array([verdict.decision != "broken" for verdict in screened], dtype=bool)
     return np.asarray(sane & (table.regular.values == 1) & (table.time_fs.values > 0))
 
 
 def decide(
-    table: xr.Dataset, settings: Select, min_ratio: float, rng: np.random.Generator, *, turn: int = 0
+    table: xr.Dataset, environments: Environments, settings: Select, min_ratio: float, rng: np.random.Generator
 ) -> list[Verdict]:
-    """A ``(decision, reason)`` for each row of ``table``; decisions are ``uncertain``, ``audit`` or ``left``.
+    """A verdict for each row of ``table``: ``uncertain``, ``audit`` or ``left``.
 
-    Audit frames are drawn first, uniformly from every sane frame of the regular sampling whatever
-    its uncertainty, so that their error is an unbiased estimate over what the walkers visit. The
-    starting frame, which no dynamics produced, and the extra ones before an early stop, which
-    are there because they are bad, would bias it. Starting structures take turns, beginning with
-    number ``turn``. The rest of the batch
-    is grown greedily: the next frame is the one with the largest product of uncertainty and
-    descriptor distance to the training set and to everything already taken.
+    Audits are drawn first, from every sane frame of the regular sampling with known chances, so that their errors tell
+    of all that the walkers visit. The starting frame, which no dynamics produced, and the extra ones before an early
+    stop, which are there because they are bad, are not among them. Then ``settings.method`` fills the batch with what
+    teaches most, audits counted as known.
     """
     verdicts = screen_frames(table, settings, min_ratio)
-    shuffled = [int(row) for row in rng.permutation(np.flatnonzero(auditable(table, verdicts)))]
-    audit = _take_turns(shuffled, table.source.values.astype(int), turn)[: settings.n_audit]
-    for row in audit:
-        verdicts[row] = ("audit", "drawn at random from the sane regular frames")
-    open_rows = [row for row, (decision, _) in enumerate(verdicts) if decision == "open"]
-    _grow_batch(table, settings, verdicts, audit, open_rows)
-    decided = [("left", reason) if decision == "broken" else (decision, reason) for decision, reason in verdicts]
-    return [(decision, reason + _cut_note(table, row)) for row, (decision, reason) in enumerate(decided)]
+    audit = _draw(table, auditable(table, verdicts), settings.n_audit, rng)
+    for row, probability in audit.items():
+        text = f"drawn at random, with a chance of {probability:.2g}"
+        verdicts[row] = replace(verdicts[row], decision="audit", reason=text, probability=probability)
+    wanted = settings.n_structures - len(audit)
+    open_rows = [row for row, verdict in enumerate(verdicts) if verdict.decision == "open"]
+    if wanted > 0 and open_rows:
+        _choose_batch(table, environments, settings, verdicts, wanted, rng)
+    for row in open_rows:
+        if verdicts[row].decision == "open":
+            verdicts[row] = replace(verdicts[row], decision="left", reason="the batch holds audits only")
+    return [
+        replace(v, decision="left" if v.decision == "broken" else v.decision, reason=v.reason + _cut_note(table, row))
+        for row, v in enumerate(verdicts)
+    ]
 
 
-def _take_turns(rows: Sequence[int], sources: np.ndarray, turn: int) -> list[int]:
-    """``rows`` reordered so that their starting structures alternate, each in the order it has among ``rows``."""
-    order = sorted({*sources.tolist()})
-    begin = turn % max(len(order), 1)
-    queues = [[row for row in rows if sources[row] == source] for source in order[begin:] + order[:begin]]
-    return [row for round_ in itertools.zip_longest(*queues) for row in round_ if row is not None]
+def _draw(table: xr.Dataset, fit: np.ndarray, n: int, rng: np.random.Generator) -> dict[int, float]:
+    """Rows of the audits, and the chance that each had."""
+    rows = np.flatnonzero(fit)
+    if not n or not len(rows):
+        return {}
+    squared, systems = table.expected_squared_error.values[rows], table.source.values[rows].astype(int)
+    audits = draw_audits(np.nan_to_num(squared), systems, n, rng)
+    return dict(zip(rows[audits.rows].tolist(), audits.probability.tolist(), strict=True))
+
+
+def _choose_batch(
+    table: xr.Dataset,
+    environments: Environments,
+    settings: Select,
+    verdicts: list[Verdict],
+    wanted: int,
+    rng: np.random.Generator,
+) -> None:
+    """Fill ``verdicts`` of the open rows in place."""
+    decisions = [verdict.decision for verdict in verdicts]
+    ids = [str(identity) for identity in table.structure_id.values]
+    audits = np.array([row for row, decision in enumerate(decisions) if decision == "audit"], dtype=int)
+    names = [*environments.names, *(ids[row] for row in audits)]
+    pool = Pool(
+        environments.frames,
+        _with_audits(environments, audits),
+        np.nan_to_num(table.expected_squared_error.values, posinf=0.0),
+        np.nan_to_num(table.force_uncertainty.values, posinf=0.0),
+        table.label_cost.values,
+        np.array([decision == "open" for decision in decisions]),
+        names=ids,
+        known_names=names,
+    )
+    pool = replace(pool, quotas=share_quotas(pool, wanted))
+    choice = choose(settings.method, pool, wanted, rng)
+    taken = set(choice.rows.tolist())
+    for row, decision in enumerate(decisions):
+        if decision == "open":
+            nearest = int(choice.nearest[row])
+            verdicts[row] = replace(
+                verdicts[row],
+                decision="uncertain" if row in taken else "left",
+                reason=choice.reasons[row],
+                atom=int(choice.atoms[row]),
+                nearest=names[int(pool.known.table.frame[nearest])] if nearest >= 0 else "",
+                score=float(choice.scores[row]),
+            )
+
+
+def _with_audits(environments: Environments, rows: np.ndarray) -> Known:
+    """What is known, the audits (ascending ``rows``) among what must not be labelled twice."""
+    known, frames = environments.known, environments.frames
+    drawn = frames.take(np.flatnonzero(np.isin(frames.frame, rows)))
+    drawn = replace(drawn, frame=len(environments.names) + np.searchsorted(rows, drawn.frame))
+    table = EnvironmentTable(
+        **{name: np.concatenate([getattr(part, name) for part in (known.table, drawn)]) for name in drawn.columns()}
+    )
+    teaches = np.concatenate([known.teaches, np.zeros(len(drawn.frame), bool)])
+    return replace(known, table=table, teaches=teaches)
 
 
 def _cut_note(table: xr.Dataset, row: int) -> str:
@@ -150,67 +243,33 @@ def _cut_note(table: xr.Dataset, row: int) -> str:
 
 
 def _screen(table: xr.Dataset, row: int, settings: Select, min_ratio: float) -> Verdict:
+    """Broken is what physics forbids; thresholds of uncertainty and novelty hold only where the settings have them."""
     ratio = float(table.min_distance_ratio.values[row])
     above = float(table.energy_above_lowest.values[row])
     uncertainty = float(table.force_uncertainty.values[row])
     novelty = float(table.novelty.values[row])
-    if not np.isfinite([above, uncertainty, novelty]).all():
-        return "broken", "not finite"
+    if not np.isfinite([above, uncertainty]).all():
+        return Verdict("broken", "not finite")
     n_atoms = int(table.n_atoms.values[row])
     if settings.max_atoms is not None and n_atoms > settings.max_atoms:
-        return "broken", f"too large: {n_atoms} atoms that cannot be cut to select.max_atoms {settings.max_atoms}"
-    if ratio < min_ratio:
-        return "broken", f"atoms too close: {ratio:.2f} of the covalent radii, limit {min_ratio}"
-    if above > settings.max_energy:
-        return "broken", f"energy {above:.2f} eV/atom above the lowest of its structure, limit {settings.max_energy}"
-    if uncertainty > settings.max_uncertainty:
-        return "left", f"uncertainty {uncertainty:.3f} eV/Å above max_uncertainty {settings.max_uncertainty}"
-    if uncertainty < settings.min_uncertainty:
-        return "left", f"certain enough: {uncertainty:.3f} eV/Å below min_uncertainty {settings.min_uncertainty}"
-    if novelty < settings.min_novelty:
-        return "left", f"like the training set: novelty {novelty:.3f} below min_novelty {settings.min_novelty}"
-    return "open", ""
-
-
-def _grow_batch(
-    table: xr.Dataset,
-    settings: Select,
-    verdicts: list[Verdict],
-    audit: Sequence[int],
-    open_rows: Sequence[int],
-) -> None:
-    """Fill ``verdicts`` of the open rows in place, until the batch holds ``settings.n_structures`` frames."""
-    descriptors = table.descriptor.values.astype(float)
-    uncertainty = table.force_uncertainty.values
-    distance = table.novelty.values.astype(float).copy()
-    nearest = np.full(len(distance), -1)
-    remaining, size = list(open_rows), settings.n_structures
-    taken = len(audit)
-
-    def update(row: int) -> None:
-        to_row = np.linalg.norm(descriptors - descriptors[row], axis=1)
-        closer = to_row < distance
-        distance[closer], nearest[closer] = to_row[closer], row
-
-    for row in audit:
-        update(row)
-    while remaining and taken < size:
-        best = max(remaining, key=lambda row: (uncertainty[row] * distance[row], -row))
-        if distance[best] < settings.min_novelty:
-            break
-        verdicts[best] = (
-            "uncertain",
-            f"uncertainty {uncertainty[best]:.3f} eV/Å, distance {distance[best]:.3f} to data and batch",
+        return Verdict(
+            "broken", f"too large: {n_atoms} atoms that cannot be cut to select.max_atoms {settings.max_atoms}"
         )
-        remaining.remove(best)
-        taken += 1
-        update(best)
-    ids = table.structure_id.values
-    for row in remaining:
-        if distance[row] < settings.min_novelty:
-            verdicts[row] = ("left", f"duplicate of {ids[nearest[row]]} in the batch: distance {distance[row]:.3f}")
-        else:
-            verdicts[row] = ("left", f"batch full: rank by uncertainty x distance below the {size} taken")
+    if ratio < min_ratio:
+        return Verdict("broken", f"atoms too close: {ratio:.2f} of the covalent radii, limit {min_ratio}")
+    if above > settings.max_energy:
+        text = f"energy {above:.2f} eV/atom above the lowest of its structure, limit {settings.max_energy}"
+        return Verdict("broken", text)
+    if settings.max_uncertainty is not None and uncertainty > settings.max_uncertainty:
+        text = f"uncertainty {uncertainty:.3f} eV/Å above max_uncertainty {settings.max_uncertainty}"
+        return Verdict("left", text)
+    if settings.min_uncertainty is not None and uncertainty < settings.min_uncertainty:
+        text = f"certain enough: {uncertainty:.3f} eV/Å below min_uncertainty {settings.min_uncertainty}"
+        return Verdict("left", text)
+    if settings.min_novelty is not None and novelty < settings.min_novelty:
+        text = f"like the training set: novelty {novelty:.3f} below min_novelty {settings.min_novelty}"
+        return Verdict("left", text)
+    return Verdict("open")
 
 
 def _as_labelled(trajectory: tuple[list[Atoms], list[int]], frame: int, table: xr.Dataset, row: int) -> Atoms:

@@ -174,7 +174,7 @@ def _draw_bars(axes: Axes, numbers: Sequence[int], series: Series, ylabel: str) 
     axes.legend(ncols=3, loc="upper right", handlelength=0.9, handletextpad=0.4, columnspacing=1.0)
 
 
-def _draw_uncertainty(axes: Axes, tables: dict[int, pd.DataFrame], limits: tuple[float, float]) -> None:
+def _draw_uncertainty(axes: Axes, tables: dict[int, pd.DataFrame], limits: tuple[float | None, float | None]) -> None:
     rng = np.random.default_rng(0)  # only the sideways spread of the points
     many = sum(map(len, tables.values())) > RASTERISE_ABOVE
     for kind, colour, size in (("left", PALE, 5), ("uncertain", ORANGE, 9), ("audit", BLUE, 9)):
@@ -188,9 +188,11 @@ def _draw_uncertainty(axes: Axes, tables: dict[int, pd.DataFrame], limits: tuple
         )
     axes.set_yscale("log")
     plain_numbers(axes.yaxis)
-    if limits[0] > 0:
-        limit_line(axes, limits[0], "certain enough", side="left")  # early frames, on the left, are rarely there
-    limit_line(axes, limits[1], "taken for broken")
+    low, high = limits
+    if low:
+        limit_line(axes, low, "certain enough", side="left")  # early frames, on the left, are rarely there
+    if high is not None:
+        limit_line(axes, high, "left above")
     bottom, top = axes.get_ylim()
     axes.set(xlabel="iteration", ylabel="largest force uncertainty (eV/Å)", ylim=(bottom, top * (top / bottom) ** 0.15))
     _iterations_axis(axes, list(tables))

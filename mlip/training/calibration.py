@@ -88,6 +88,35 @@ class HeldOut:
         return calibration, replace(self, predictions=[p.recalibrate(a, calibration, s) for p, a, s in parts])
 
 
+PRIOR_STRUCTURES = 5.0
+"""Weight, in structures, of the ratio of all in that of one starting structure's."""
+CAP = 10.0
+"""Squared ratio of one structure, over the median one, beyond which it counts no more: it would decide alone."""
+
+
+def error_over_expected(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Root of mean squared force error over mean predicted variance, of ``all`` and by starting structure.
+
+    The calibration above covers 95 % of the errors; with the heavy tails that errors have, its standard deviations are
+    no RMS errors. Structures count alike, for atoms of one are not independent; starting structures with few held-out
+    ones are drawn to the ratio of all.
+    """
+    squared = np.array(
+        [np.mean((p.forces - labelled_forces(a)) ** 2) for p, a in zip(predictions, structures, strict=True)]
+    )
+    variance = np.array([np.mean(p.forces_std**2) for p in predictions])
+    told = np.isfinite(squared) & np.isfinite(variance) & (variance > 0)
+    sources = np.array([int(a.info.get("source", 0)) for a in structures])[told]
+    ratios = squared[told] / variance[told]
+    if not len(ratios) or not ratios.any():
+        return {"all": 1.0, "structures": {}}
+    ratios = np.minimum(ratios, CAP * max(float(np.median(ratios)), 1e-12))
+    common = (ratios.sum() + PRIOR_STRUCTURES) / (len(ratios) + PRIOR_STRUCTURES)
+    groups = {int(s): ratios[sources == s] for s in np.unique(sources)}
+    each = {s: (g.sum() + PRIOR_STRUCTURES * common) / (len(g) + PRIOR_STRUCTURES) for s, g in groups.items()}
+    return {"all": float(common**0.5), "structures": {str(s): float(r**0.5) for s, r in each.items()}}
+
+
 def report_uncertainty(estimator: str, held: HeldOut, spreads: Mapping[str, Sequence[Spread]]) -> dict[str, Any]:
     """Block ``uncertainty`` of ``training.json``, from calibrated predictions and raw ``spreads`` by estimator.
 
@@ -101,6 +130,7 @@ def report_uncertainty(estimator: str, held: HeldOut, spreads: Mapping[str, Sequ
     return {
         "estimator": estimator,
         "source": held.source,
+        "error_over_expected": error_over_expected(held.structures, held.predictions),
         **{name: measure_quality(held.residuals(estimated)) for name, estimated in spreads.items()},
         "shift": {"raw_force_spread": describe_shift(raw), "force_uncertainty": describe_shift(calibrated)},
     }

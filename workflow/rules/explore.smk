@@ -39,9 +39,11 @@ rule score_frames:
         walkers=collect("results/{{system}}/iter_{{iteration}}/explore_walkers/walker_{walker}.nc", walker=walkers),
         potential=multiext("results/{system}/iter_{iteration}/train_committee/potential", ".json", ".safetensors"),
         usual="results/{system}/iter_{iteration}/train_committee/training.json",
-        training="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
+        dataset=multiext("results/{system}/iter_{iteration}/collect_dataset/", "train.extxyz", "valid.extxyz", "test.extxyz"),
+        asked=collect("results/{{system}}/iter_{i}/select_candidates/candidates.extxyz", i=iterations_before),
     output:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
+        environments="results/{system}/iter_{iteration}/score_frames/environments.nc",
     log:
         "results/{system}/logs/iter_{iteration}/score_frames.log",
     benchmark:
@@ -52,6 +54,7 @@ rule score_frames:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
+        seed=CONFIG.seed,
         max_atoms=most_atoms,
         code=code_of_step("score_frames"),
     message:
@@ -63,6 +66,7 @@ rule score_frames:
 rule select_candidates:
     input:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
+        environments="results/{system}/iter_{iteration}/score_frames/environments.nc",
         walkers=collect("results/{{system}}/iter_{{iteration}}/explore_walkers/walker_{walker}.nc", walker=walkers),
     output:
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",

@@ -17,6 +17,11 @@ def iteration_before(wildcards):
     return [] if is_first_iteration(wildcards) else [f"{int(wildcards.iteration) - 1:02d}"]
 
 
+def iterations_before(wildcards):
+    """All iterations before the job's."""
+    return [f"{number:02d}" for number in range(int(wildcards.iteration))]
+
+
 def restart_from(wildcards):
     """The iteration whose weights training starts from; none where it starts from scratch."""
     goes_on = settings_at(wildcards).train.restart == "previous" and BACKEND.restarts

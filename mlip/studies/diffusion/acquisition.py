@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 from ase import Atoms
 
-from mlip.loop.score_frames import describe_structures, descriptor_scale
 from mlip.potential import Potential
 from mlip.studies.interface import Acquisition
 
@@ -95,3 +94,20 @@ def _row(k: int, atoms: Atoms, std: np.ndarray, share: float, distance: float, r
         "decision": "left" if rank is None else "taken",
         "reason": reason if rank is None else f"{reason} (number {rank + 1})",
     }
+
+
+def describe_structures(potential: Potential, structures: Sequence[Atoms]) -> np.ndarray:
+    """Descriptor of each structure ``[n_structures, 2 * n_features]``: mean and spread over its atoms."""
+    atomic = potential.describe(list(structures))
+    return np.array([np.concatenate([d.mean(axis=0), d.std(axis=0)]) for d in atomic])
+
+
+def descriptor_scale(descriptors: np.ndarray) -> np.ndarray:
+    """Divisor per feature so that distances are in training-set standard deviations.
+
+    Features that hardly vary are held down by a floor, and the dimension is divided out: two
+    structures at distance 1 differ by one standard deviation in a typical feature.
+    """
+    spread = descriptors.std(axis=0)
+    floor = 0.05 * float(spread.max(initial=0.0)) + 1e-12
+    return np.maximum(spread, floor) * np.sqrt(descriptors.shape[1])

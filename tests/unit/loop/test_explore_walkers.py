@@ -22,7 +22,7 @@ from mlip.io.files import write_json
 from mlip.io.netcdf import TrajectoryError, read_netcdf
 from mlip.io.trajectory import read_frames, write_trajectory
 from mlip.loop.explore_walkers import WalkerRequest, explore_walker, run_walker
-from mlip.loop.score_frames import score_frames
+from mlip.loop.score_frames import ScoreRequest, score_frames
 from mlip.loop.select_candidates import select_candidates
 
 
@@ -136,7 +136,9 @@ def test_walkers_that_stop_at_once(limits: tuple[int, int], reason: str, n_frame
 class FakePotential:
     """Describes a structure by its distances; enough for novelty."""
 
-    def describe(self, structures: list[Atoms]) -> list[np.ndarray]:
+    species = ("Cu",)
+
+    def embed(self, structures: list[Atoms]) -> list[np.ndarray]:
         return [np.sort(a.get_all_distances(mic=True), axis=1)[:, 1:] for a in structures]
 
 
@@ -172,9 +174,11 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
             "mlip.potential.calculator.load_calculator", lambda folder, device, precision, calc=calculator: calc
         )
         explore_walker(WalkerRequest(tmp_path, plan, settings, path, seed=1, iteration=0, walker=number))
-    score_frames(walkers, tmp_path, tmp_path / "train.extxyz", out=tmp_path / "frames.nc")
+    for name in ("valid", "test"):
+        write_structures(tmp_path / f"{name}.extxyz", [])
+    score_frames(ScoreRequest(walkers, tmp_path, tmp_path, [], tmp_path, seed=1))
     select_candidates(
-        tmp_path / "frames.nc",
+        tmp_path,
         walkers,
         settings=Select(n_structures=6, n_audit=2),
         guards=Guards(),

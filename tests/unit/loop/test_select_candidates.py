@@ -1,17 +1,23 @@
-"""The batch: uncertain, diverse, sane, with audits, and a reason for every frame."""
+"""The batch: what teaches most, sane, with audits, and a reason for every frame."""
 
 import numpy as np
+import pytest
 import xarray as xr
 
+from mlip.active.acquisition import METHODS
+from mlip.active.environments import EnvironmentTable, Known
+from mlip.active.tables import Environments
 from mlip.config.loop import Select
-from mlip.loop.select_candidates import decide
+from mlip.loop.select_candidates import Verdict, decide
 
 
 def table(n: int = 60, seed: int = 0, **columns: np.ndarray) -> xr.Dataset:
     rng = np.random.default_rng(seed)
-    descriptor = rng.normal(size=(n, 5))
+    uncertainty = np.asarray(columns.get("force_uncertainty", rng.uniform(0.05, 0.5, n)), float)
     values = {
-        "force_uncertainty": rng.uniform(0.05, 0.5, n),
+        "force_uncertainty": uncertainty,
+        "expected_squared_error": uncertainty**2 / 3,
+        "label_cost": np.ones(n),
         "novelty": np.full(n, 1.0),
         "min_distance_ratio": np.full(n, 0.9),
         "energy_above_lowest": np.full(n, 0.1),
@@ -24,30 +30,37 @@ def table(n: int = 60, seed: int = 0, **columns: np.ndarray) -> xr.Dataset:
     }
     data = {name: ("candidate", np.asarray(v, float)) for name, v in values.items()}
     ids = np.array([f"frame-{k}" for k in range(n)], dtype=object)
-    descriptor = values.get("descriptor", descriptor)
-    data.pop("descriptor", None)
-    return xr.Dataset(
-        {**data, "structure_id": ("candidate", ids), "descriptor": (("candidate", "feature"), descriptor)}
-    )
+    return xr.Dataset({**data, "structure_id": ("candidate", ids)})
 
 
-def rows(verdicts: list[tuple[str, str]], decision: str) -> list[int]:
-    return [row for row, verdict in enumerate(verdicts) if verdict[0] == decision]
+def environments(data: xr.Dataset, features: np.ndarray | None = None) -> Environments:
+    """One atom a frame, with random ``features`` [n_frames, 5]; eight known ones near the origin."""
+    n, rng = data.sizes["candidate"], np.random.default_rng(5)
+    features = rng.normal(size=(n, 5)) if features is None else features
+    sources = data.source.values.astype(int).tolist()
+    known = Known.of(EnvironmentTable.of([*0.1 * rng.normal(size=(8, 1, 5))], [np.array([29])] * 8, [0] * 8))
+    frames = known.metric.apply(EnvironmentTable.of([*features[:, None]], [np.array([29])] * n, sources))
+    return Environments(frames, known, [f"known-{k}" for k in range(8)])
 
 
-def run(data: xr.Dataset, seed: int = 1, **settings: float) -> list[tuple[str, str]]:
-    return decide(data, Select(**{"n_structures": 10, "n_audit": 3, **settings}), 0.6, np.random.default_rng(seed))
+def rows(verdicts: list[Verdict], decision: str) -> list[int]:
+    return [row for row, verdict in enumerate(verdicts) if verdict.decision == decision]
+
+
+def run(data: xr.Dataset, seed: int = 1, features: np.ndarray | None = None, **settings: object) -> list[Verdict]:
+    select = Select(**{"n_structures": 10, "n_audit": 3, **settings})
+    return decide(data, environments(data, features), select, 0.6, np.random.default_rng(seed))
 
 
 def test_batch_has_its_size_and_audits() -> None:
     verdicts = run(table())
     assert len(rows(verdicts, "audit")) == 3
     assert len(rows(verdicts, "uncertain")) == 7
-    assert all(reason for _, reason in verdicts)
+    assert all(verdict.reason for verdict in verdicts)
 
 
 def test_selection_is_reproducible_and_seeded() -> None:
-    assert run(table()) == run(table())
+    assert list(map(repr, run(table()))) == list(map(repr, run(table())))
     assert rows(run(table()), "audit") != rows(run(table(), seed=2), "audit")
 
 
@@ -59,14 +72,30 @@ def test_uncertain_frames_come_first() -> None:
     assert uncertainty[chosen].mean() > uncertainty[left].mean()
 
 
-def test_duplicates_are_taken_once() -> None:
-    descriptor = np.zeros((30, 5))
-    descriptor[:4] = np.eye(5)[:4] * 5
-    data = table(30)
-    data["descriptor"] = (("candidate", "feature"), descriptor)
-    verdicts = run(data, n_structures=20, n_audit=0)
-    assert len(rows(verdicts, "uncertain")) == 5
-    assert sum("duplicate of" in reason for _, reason in verdicts) == 25
+def test_duplicates_are_taken_once_and_the_batch_goes_on_while_anything_is_new() -> None:
+    """The product rule ended the batch when its best had a duplicate in it, though others were new."""
+    features = np.zeros((30, 5))
+    features[:4] = np.eye(5)[:4] * 5
+    features[4:] = 9.0
+    uncertainty = np.full(30, 0.01)
+    uncertainty[4:] = 0.9
+    verdicts = run(table(30, force_uncertainty=uncertainty), features=features, n_structures=20, n_audit=0)
+    taken = rows(verdicts, "uncertain")
+    assert len(taken) == 5
+    assert set(range(4)) <= set(taken)
+    assert sum("duplicate" in verdict.reason for verdict in verdicts) == 25
+
+
+def test_every_choice_names_its_atom_and_the_nearest_known_structure() -> None:
+    for verdict in run(table(), n_audit=0):
+        assert verdict.atom == 0
+        assert verdict.nearest.startswith("known-") or "of this batch" in verdict.reason
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("product", "farthest-mean")])
+def test_each_method_fills_the_batch(method: str) -> None:
+    verdicts = run(table(), method=method)
+    assert (len(rows(verdicts, "audit")), len(rows(verdicts, "uncertain"))) == (3, 7)
 
 
 def test_broken_frames_are_never_taken_not_even_for_audit() -> None:
@@ -74,23 +103,29 @@ def test_broken_frames_are_never_taken_not_even_for_audit() -> None:
     ratio[:5] = 0.9
     verdicts = run(table(20, min_distance_ratio=ratio))
     assert set(rows(verdicts, "audit") + rows(verdicts, "uncertain")) <= set(range(5))
-    assert sum("too close" in reason for _, reason in verdicts) == 15
+    assert sum("too close" in verdict.reason for verdict in verdicts) == 15
 
 
 def test_windows_on_energy_and_uncertainty() -> None:
     uncertainty = np.array([0.001, 0.2, 99.0, 0.2])
     energy = np.array([0.1, 0.1, 0.1, 50.0])
     data = table(4, force_uncertainty=uncertainty, energy_above_lowest=energy)
-    verdicts = run(data, n_structures=4, n_audit=0)
+    verdicts = run(data, n_structures=4, n_audit=0, min_uncertainty=0.02, max_uncertainty=1.5)
     assert rows(verdicts, "uncertain") == [1]
-    reasons = [reason for _, reason in verdicts]
+    reasons = [verdict.reason for verdict in verdicts]
     assert "certain enough" in reasons[0]
     assert "max_uncertainty" in reasons[2]
     assert "above the lowest" in reasons[3]
 
 
-def test_audits_ignore_uncertainty() -> None:
-    verdicts = run(table(50, force_uncertainty=np.full(50, 1e-4)))
+def test_uncertain_frames_are_worth_a_label_however_uncertain() -> None:
+    """Frames above a fixed number were never labelled: a loop whose walkers all stopped there ended."""
+    verdicts = run(table(20, force_uncertainty=np.full(20, 50.0)))
+    assert len(rows(verdicts, "uncertain")) == 7
+
+
+def test_audits_ignore_limits() -> None:
+    verdicts = run(table(50, force_uncertainty=np.full(50, 1e-4)), min_uncertainty=0.02)
     assert len(rows(verdicts, "audit")) == 3
     assert rows(verdicts, "uncertain") == []
 
@@ -116,7 +151,7 @@ def test_extra_frames_before_a_stop_may_be_chosen_as_uncertain() -> None:
 
 
 def test_no_frames_no_batch() -> None:
-    assert run(table(0, descriptor=np.zeros((0, 5)))) == []
+    assert run(table(0)) == []
 
 
 def test_audits_are_drawn_from_each_starting_structure_in_turn() -> None:
@@ -125,17 +160,27 @@ def test_audits_are_drawn_from_each_starting_structure_in_turn() -> None:
     for seed in range(5):
         assert sorted(source[rows(run(data, seed=seed), "audit")]) == [0, 1, 2]
         assert sorted(source[rows(run(data, seed=seed, n_audit=5), "audit")]) == [0, 0, 1, 1, 2]
-    turns = [
-        decide(data, Select(n_structures=10, n_audit=1), 0.6, np.random.default_rng(1), turn=turn) for turn in range(4)
-    ]
-    assert [source[rows(turn, "audit")].tolist() for turn in turns] == [[0], [1], [2], [0]]
+
+
+def test_audits_carry_the_chance_they_had_and_uncertain_frames_a_larger_one() -> None:
+    uncertainty = np.full(40, 0.1)
+    uncertainty[:4] = 1.0
+    found: dict[int, float] = {}
+    for seed in range(200):
+        for row, verdict in enumerate(run(table(40, force_uncertainty=uncertainty), seed=seed, n_audit=2)):
+            if verdict.decision == "audit":
+                assert verdict.probability is not None
+                found[row] = verdict.probability
+    assert min(found[row] for row in range(4) if row in found) > 3 * max(found[row] for row in found if row >= 4)
+    chances = [found.get(row, 0.0) for row in range(40)]
+    assert sum(chances) == pytest.approx(2, abs=0.2)
 
 
 def test_frames_too_large_for_a_label_are_left_and_cut_ones_say_so() -> None:
     cut = np.array([-1, -1, 17])
     sizes = {"n_atoms": np.array([8, 64, 8]), "n_atoms_explored": np.array([8, 64, 64]), "cut_atom": cut}
     verdicts = run(table(3, **sizes), n_audit=0, max_atoms=16)
-    assert [decision for decision, _ in verdicts] == ["uncertain", "left", "uncertain"]
-    assert verdicts[1][1] == "too large: 64 atoms that cannot be cut to select.max_atoms 16"
-    assert verdicts[2][1].endswith("; 8 of 64 atoms, cut around atom 17")
-    assert "cut" not in verdicts[0][1]
+    assert [verdict.decision for verdict in verdicts] == ["uncertain", "left", "uncertain"]
+    assert verdicts[1].reason == "too large: 64 atoms that cannot be cut to select.max_atoms 16"
+    assert verdicts[2].reason.endswith("; 8 of 64 atoms, cut around atom 17")
+    assert "cut" not in verdicts[0].reason

@@ -23,7 +23,7 @@ from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.io.trajectory import Frame, read_frames
 from mlip.loop.assess_potential import find_unaudited, list_criteria
 from mlip.loop.explore_walkers import WalkerRequest, explore_walker, run_walker
-from mlip.loop.score_frames import score_frames
+from mlip.loop.score_frames import ScoreRequest, score_frames
 from mlip.loop.select_candidates import screen_frames, select_candidates
 from mlip.structures.cutting import cut_block
 from mlip.structures.kinds import dissect
@@ -242,7 +242,9 @@ def test_walkers_start_from_uncertain_frames_of_their_own_structure(tmp_path, mo
 class FakePotential:
     """EMT in the committee's place when frames are scored; unsure of the atom with the largest force."""
 
-    def describe(self, structures: list[Atoms]) -> list[np.ndarray]:
+    species = ("Cu",)
+
+    def embed(self, structures: list[Atoms]) -> list[np.ndarray]:
         return [np.sort(a.get_all_distances(mic=True), axis=1)[:, 1:3] for a in structures]
 
     def predict(self, structures: list[Atoms]) -> list[SimpleNamespace]:
@@ -265,8 +267,9 @@ def label(atoms: Atoms, source: int) -> Atoms:
 def score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: list[Atoms], walkers: list[Path], **options: int):
     monkeypatch.setattr("mlip.loop.score_frames.load_potential", lambda *a, **k: FakePotential())
     write_json(tmp_path / "training.json", {}, checked=True)
-    write_structures(tmp_path / "train.extxyz", training)
-    score_frames(walkers, tmp_path, tmp_path / "train.extxyz", out=tmp_path / "frames.nc", **options)
+    for name, structures in (("train", training), ("valid", []), ("test", [])):
+        write_structures(tmp_path / f"{name}.extxyz", structures)
+    score_frames(ScoreRequest(walkers, tmp_path, tmp_path, [], tmp_path, seed=1, **options))
     return read_netcdf(tmp_path / "frames.nc")
 
 
@@ -286,7 +289,7 @@ def test_energies_compare_within_a_starting_structure(tmp_path, monkeypatch) -> 
     above = table.energy_above_lowest.values
     assert (np.abs(above) < 0.1).all()
     assert set(table.source.values[table.walker.values == 1]) == {1}
-    assert all(decision == "open" for decision, _ in screen_frames(table, Select(min_novelty=0, max_energy=1), 0.5))
+    assert all(verdict.decision == "open" for verdict in screen_frames(table, Select(min_novelty=0, max_energy=1), 0.5))
     # Labels that do not say what they come from are compared by composition, as they were.
     for atoms in training:
         atoms.info = {}
@@ -307,7 +310,7 @@ def test_frames_of_a_supercell_are_labelled_in_the_starting_structure_s_cell(tmp
     select = {"guards": Guards(), "seed": 1, "iteration": 0, "decisions": tmp_path / "decisions.csv"}
     settings = Select(n_structures=2, n_audit=1, min_novelty=0)
     out = tmp_path / "candidates.extxyz"
-    select_candidates(tmp_path / "frames.nc", [tmp_path / "walker_00.nc"], settings=settings, out=out, **select)
+    select_candidates(tmp_path, [tmp_path / "walker_00.nc"], settings=settings, out=out, **select)
     chosen = read_structures(out)
     assert {len(atoms) for atoms in chosen} == {4}
     decisions = read_table(tmp_path / "decisions.csv")
@@ -319,7 +322,8 @@ def test_frames_of_a_supercell_are_labelled_in_the_starting_structure_s_cell(tmp
     small = score(tmp_path, monkeypatch, training, [tmp_path / "walker_00.nc"], max_atoms=3)
     verdicts = screen_frames(small, Select(max_atoms=3), 0.5)
     assert all(
-        verdict == ("broken", "too large: 8 atoms that cannot be cut to select.max_atoms 3") for verdict in verdicts
+        (verdict.decision, verdict.reason) == ("broken", "too large: 8 atoms that cannot be cut to select.max_atoms 3")
+        for verdict in verdicts
     )
 
 
