@@ -298,7 +298,7 @@ def _explain_rest(
 
 
 def share_quotas(pool: Pool, n: int, *, even: float = 0.5) -> dict[int, int]:
-    """Most frames of each of several systems in a batch of ``n``: an ``even`` share, the rest by relative squared error.
+    """Most frames of each of several systems in a batch of ``n``: an ``even`` share, the rest by squared error.
 
     One at least; one system alone has no quota.
     """

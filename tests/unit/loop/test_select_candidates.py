@@ -89,7 +89,7 @@ def test_duplicates_are_taken_once_and_the_batch_goes_on_while_anything_is_new()
 def test_every_choice_names_its_atom_and_the_nearest_known_structure() -> None:
     for verdict in run(table(), n_audit=0):
         assert verdict.atom == 0
-        assert verdict.nearest.startswith("known-") or "of this batch" in verdict.reason
+        assert verdict.decision != "uncertain" or verdict.nearest.startswith("known-") or "of this" in verdict.reason
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("product", "farthest-mean")])
@@ -159,7 +159,8 @@ def test_audits_are_drawn_from_each_starting_structure_in_turn() -> None:
     data = table(60, source=source)
     for seed in range(5):
         assert sorted(source[rows(run(data, seed=seed), "audit")]) == [0, 1, 2]
-        assert sorted(source[rows(run(data, seed=seed, n_audit=5), "audit")]) == [0, 0, 1, 1, 2]
+        five = source[rows(run(data, seed=seed, n_audit=5), "audit")].tolist()
+        assert sorted(five.count(number) for number in range(3)) == [1, 2, 2]
 
 
 def test_audits_carry_the_chance_they_had_and_uncertain_frames_a_larger_one() -> None:
