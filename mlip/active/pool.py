@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -69,10 +69,6 @@ class Pool:
     def systems(self) -> np.ndarray:
         """System of each frame, [n_frames]."""
         return self.environments.system[np.searchsorted(self.environments.frame, np.arange(self.n_frames))]
-
-    def limited(self, quotas: Mapping[int, int]) -> Pool:
-        """The same with other quotas."""
-        return replace(self, quotas=quotas)
 
     def name(self, frame: int) -> str:
         """What to call a frame."""

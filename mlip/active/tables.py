@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +21,13 @@ class Environments:
         frames: of the explored frames, reduced.
         known: those of labelled structures and of structures that could not be labelled.
         names: identity of each known structure, by its number in ``known.table.frame``.
+        squared_force: mean squared force component of each system's training labels, (eV/Å)².
     """
 
     frames: EnvironmentTable
     known: Known
     names: Sequence[str]
+    squared_force: Mapping[int, float]
 
     def as_dataset(self) -> xr.Dataset:
         """Dimensions ``environment``, ``known``, ``feature``, ``species`` and ``known_structure``."""
@@ -43,6 +45,8 @@ class Environments:
                 "known_teaches": ("known", self.known.teaches.astype(int)),
                 "factor": (("number", "feature", "other_feature"), factors),
                 "factor_species": ("number", np.array(numbers, dtype=int)),
+                "force_system": ("force_number", np.array([*self.squared_force], dtype=int)),
+                "squared_force": ("force_number", np.array([*self.squared_force.values()], dtype=float)),
                 "known_name": ("known_structure", np.array(list(self.names), dtype=object)),
             }
         )
@@ -55,4 +59,5 @@ class Environments:
         )
         factors = dict(zip(data.factor_species.values.tolist(), data.factor.values, strict=True))
         known = Known(Metric({}, {}), table, data.known_teaches.values.astype(bool), factors)
-        return cls(frames, known, [str(name) for name in data.known_name.values])
+        forces = dict(zip(data.force_system.values.tolist(), data.squared_force.values.tolist(), strict=True))
+        return cls(frames, known, [str(name) for name in data.known_name.values], forces)

@@ -190,10 +190,8 @@ class Explore(Section):
         return self
 
 
-SelectionMethod = Literal[
-    "log-determinant", "clusters", "farthest", "farthest-mean", "product", "random", "trust-levels"
-]
-"""Rules of :data:`mlip.active.acquisition.METHODS`."""
+SelectionMethod = Literal["log-determinant", "clusters", "farthest", "random", "trust-levels"]
+"""Rules of :data:`mlip.active.acquisition.METHODS` that look at environments, or at none."""
 
 
 class Select(Section):
@@ -209,8 +207,8 @@ class Select(Section):
         "log-determinant",
         description="How a batch is chosen: by what its environments add to the last layer's knowledge, weighted by "
         "the expected error over the label's cost (`log-determinant`); of each worst represented cluster the farthest "
-        "member (`clusters`); the `farthest` environments; or, to compare with, by structures' means, at `random`, or "
-        "by DP-GEN's trust levels.",
+        "member (`clusters`); the `farthest` environments; or, to compare with, at `random`, or by DP-GEN's "
+        "`trust-levels`.",
     )
     min_uncertainty: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Frames below this force uncertainty are left, eV/Å; null for no such limit."

@@ -203,6 +203,7 @@ def _choose_batch(
         np.nan_to_num(table.force_uncertainty.values, posinf=0.0),
         table.label_cost.values,
         np.array([decision == "open" for decision in decisions]),
+        squared_force=environments.squared_force,
         names=ids,
         known_names=names,
     )
