@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,19 @@ from mlip.io.files import read_json, write_json
 from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.loop.select_candidates import auditable, screen_frames
 from mlip.potential import Potential, Prediction, load_potential
+from mlip.potential.certification import (
+    Populations,
+    certify_sources,
+    expected_squares,
+    read_error_ratios,
+    squared_errors,
+    summarise_certificates,
+)
 from mlip.potential.evaluation import compare_with_labels
 from mlip.potential.uncertainty import SHIFT_QUANTILES
-from mlip.properties.eos import EquationOfState, fit_eos
-from mlip.properties.symmetry import PropertyError, lattice_constant
+from mlip.properties.eos_agreement import compare_eos
 from mlip.structures.labelled import labelled_energy, labelled_forces
+from mlip.structures.roles import is_audit
 
 if TYPE_CHECKING:
     from mlip.jobs.ledger import Cost  # assessments do not depend on how costs are counted
@@ -44,9 +52,8 @@ class AssessmentRequest:
         dataset: ``collect_dataset`` folder of this iteration.
         references: labelled reference structures (equation of state).
         frames: scored frames of this iteration's exploration.
-        planned: structures that this iteration was to label, to notice audit frames whose label
-            failed; None at iteration 0.
         candidates: structures that the next iteration would label.
+        earlier: assessment of the previous iteration, which says what earlier audits were drawn from.
         count_costs: of a number of labels, what all iterations so far have cost, and what the next one would with so
             many labels: :func:`mlip.jobs.ledger.count_costs`.
         settings: convergence criteria.
@@ -65,8 +72,8 @@ class AssessmentRequest:
     dataset: Path
     references: Path
     frames: Path
-    planned: Path | None
     candidates: Path
+    earlier: Path | None
     count_costs: Callable[[int], tuple[Cost, Cost]]
     settings: Assess
     select: Select
@@ -81,10 +88,12 @@ class AssessmentRequest:
 def assess_potential(request: AssessmentRequest) -> None:
     """Judge an iteration and write ``assessment.json``, ``parity.nc`` and ``eos.nc`` into ``request.out``."""
     counts = read_json(request.dataset / "dataset.json")
-    errors = _assess_fresh(request)
     committee = load_potential(request.potential, device=request.device)
+    populations = read_json(request.earlier).get("populations", []) if request.earlier else []
+    errors, surprises = _assess_fresh(request)
+    errors["audit"] = _assess_audits(request, committee, populations, surprises)
     references = read_structures(request.references)
-    properties = _assess_eos(committee, references, request.out / "eos.nc")
+    properties = compare_eos(committee, references, request.out / "eos.nc")
     exploration = _read_exploration(request.frames) | {"unaudited": find_unaudited(request)}
     criteria = [*list_criteria(errors, properties, exploration, request.settings), *request.studies]
     core_seconds = counts["core_seconds"] + sum(a.info.get("core_seconds", 0.0) for a in references)
@@ -96,6 +105,7 @@ def assess_potential(request: AssessmentRequest) -> None:
         "test": _assess_test(committee, read_structures(request.dataset / "test.extxyz"), request.settings.confidence),
         "properties": properties,
         "exploration": exploration,
+        "populations": [*populations, _describe_population(request)],
         "criteria": [criterion.as_dict() for criterion in criteria],
         "core_hours_labels": core_seconds / 3600,
         **_decide(request, all(criterion.passed for criterion in criteria), counts["labels_total"]),
@@ -170,9 +180,9 @@ def list_criteria(
         Criterion("share of walkers stopped early", stopped, settings.max_unstable_fraction),
     ]
     if settings.audit_force_rmse is not None:
-        # A frame that could not be labelled may have been the worst one: without it there is no bound.
-        bound = None if audit.get("n_failed") else audit.get("interval", [None, None])[1]
-        criteria.insert(2, Criterion("audit force RMSE, upper bound (eV/Å)", bound, settings.audit_force_rmse))
+        bound, why = audit.get("interval", [None, None])[1], audit.get("refused") or ""
+        name = "audit force RMSE, upper bound (eV/Å)"
+        criteria.insert(2, Criterion(name, bound, settings.audit_force_rmse, remedy=why))
     for name in ("lattice_constant", "bulk_modulus"):
         if name in properties:
             label = f"relative error of the {name.replace('_', ' ')}"
@@ -192,7 +202,7 @@ def _relative(fresh: Mapping[str, Any]) -> float | None:
     return fresh["force_rmse"] / fresh["force_rms"] if fresh.get("force_rms") else None
 
 
-def force_interval(squared: Sequence[float], confidence: float) -> list[float | None]:
+def force_interval(squared: np.ndarray, confidence: float) -> list[float | None]:
     """Confidence interval of a force RMSE from each structure's mean squared error, (eV/Å)².
 
     Student's t interval of the mean over structures, because the atoms of one structure are
@@ -205,24 +215,75 @@ def force_interval(squared: Sequence[float], confidence: float) -> list[float | 
     return [float(np.sqrt(max(values.mean() - margin, 0.0))), float(np.sqrt(values.mean() + margin))]
 
 
-def _assess_fresh(request: AssessmentRequest) -> dict[str, Any]:
-    """Errors and calibration of the old committee on new labels; every value None without one."""
+def _assess_fresh(request: AssessmentRequest) -> tuple[dict[str, Any], dict[int, list[float]]]:
+    """Errors and calibration of the old committee on new labels; every value None without one.
+
+    Also, by starting structure, the squared error over the expected one of those that are no audits.
+    """
     new, parity = read_structures(request.dataset / "new.extxyz"), request.out / "parity.nc"
     if request.old is None or not new:
         write_netcdf(parity, _parity_table([], []))
-        return {"fresh": None, "audit": None, "calibration": None}
+        return {"fresh": None, "audit": None, "calibration": None}, {}
     predictions = load_potential(request.old, device=request.device).predict(new)
     write_netcdf(parity, _parity_table(new, predictions))
-    audited = [(a, p) for a, p in zip(new, predictions, strict=True) if a.info.get("reason") == "audit"]
-    planned = read_structures(request.planned) if request.planned else []
-    n_planned = sum(a.info.get("reason") == "audit" for a in planned)
     errors = compare_with_labels(new, predictions)
     calibration = {"coverage": errors.pop("coverage"), "expected": NOMINAL_COVERAGE, "spearman": errors.pop("spearman")}
-    audit = _audit(audited, n_planned, request.settings.confidence)
     confidence = request.settings.confidence
-    interval = force_interval(_squared_errors(zip(new, predictions, strict=True)), confidence)
+    interval = force_interval(squared_errors(new, predictions), confidence)
     fresh = errors | {"interval": interval, "confidence": confidence}
-    return {"fresh": fresh, "audit": audit, "calibration": calibration}
+    found = {"fresh": fresh, "audit": None, "calibration": calibration}
+    return found, _find_surprises(new, predictions, read_error_ratios(request.old / "training.json"))
+
+
+def _find_surprises(
+    new: Sequence[Atoms], predictions: Sequence[Prediction], ratios: Mapping[int | None, float]
+) -> dict[int, list[float]]:
+    """Squared error over the expected one of the new labels that were chosen to teach, by starting structure."""
+    expected, squared = expected_squares(new, predictions, ratios), squared_errors(new, predictions)
+    found: dict[int, list[float]] = {}
+    for atoms, e, s in zip(new, expected, squared, strict=True):
+        if atoms.info.get("origin") == "walker" and not is_audit(atoms):
+            found.setdefault(int(atoms.info.get("source", 0)), []).append(float(s / max(e, 1e-12)))
+    return found
+
+
+def _assess_audits(
+    request: AssessmentRequest,
+    committee: Potential,
+    populations: Populations,
+    surprises: Mapping[int, Sequence[float]],
+) -> dict[str, Any] | None:
+    """What all audits so far, none of which was trained on, say of this iteration's potential."""
+    known = read_structures(request.dataset / "test.extxyz")
+    # Audits of earlier versions do not say with what chance they were drawn.
+    audits = [atoms for atoms in known if is_audit(atoms) and "audit_probability" in atoms.info]
+    if not populations:
+        return None
+    certificates = certify_sources(
+        audits,
+        committee.predict(audits),
+        read_error_ratios(request.potential / "training.json"),
+        populations,
+        surprises=surprises,
+        confidence=request.settings.confidence,
+    )
+    return summarise_certificates(certificates)
+
+
+def _describe_population(request: AssessmentRequest) -> dict[str, dict[str, float]]:
+    """Of each starting structure, the frames that this iteration's audits were drawn from, and how many were drawn."""
+    table = read_netcdf(request.frames, required=("force_uncertainty",))
+    fit = auditable(table, screen_frames(table, request.select, request.min_ratio))
+    sources, expected = table.source.values.astype(int), table.expected_squared_error.values
+    drawn = [int(atoms.info.get("source", 0)) for atoms in read_structures(request.candidates) if is_audit(atoms)]
+    return {
+        str(source): {
+            "n_frames": int(np.sum(fit & (sources == source))),
+            "expected": float(np.mean(expected[fit & (sources == source)])),
+            "n_audits": drawn.count(source),
+        }
+        for source in sorted(set(sources[fit].tolist()))
+    }
 
 
 def _assess_test(potential: Potential, structures: Sequence[Atoms], confidence: float) -> dict[str, Any] | None:
@@ -230,83 +291,8 @@ def _assess_test(potential: Potential, structures: Sequence[Atoms], confidence: 
     if not structures:
         return None
     predictions = potential.predict(structures)
-    interval = force_interval(_squared_errors(zip(structures, predictions, strict=True)), confidence)
+    interval = force_interval(squared_errors(structures, predictions), confidence)
     return compare_with_labels(structures, predictions) | {"interval": interval, "confidence": confidence}
-
-
-def _squared_errors(pairs: Iterable[tuple[Atoms, Prediction]]) -> list[float]:
-    """Mean squared force error of each structure, (eV/Å)²."""
-    return [float(np.mean((labelled_forces(atoms) - prediction.forces) ** 2)) for atoms, prediction in pairs]
-
-
-def _audit(audited: Sequence[tuple[Atoms, Prediction]], n_planned: int, confidence: float) -> dict[str, Any] | None:
-    if not audited:
-        return None
-    squared = _squared_errors(audited)
-    return {
-        "n_structures": len(audited),
-        "n_failed": max(0, n_planned - len(audited)),
-        "force_rmse": float(np.sqrt(np.mean(squared))),
-        "interval": force_interval(squared, confidence),
-        "confidence": confidence,
-    }
-
-
-def _assess_eos(potential: Potential, references: Sequence[Atoms], out: Path) -> dict[str, Any]:
-    """Lattice constant, bulk modulus and EOS of committee and labeller; empty for non-periodic systems."""
-    if not references:
-        write_netcdf(out, _eos_table(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0)))
-        return {}
-    predictions = potential.predict(references)
-    n = len(references[0])
-    volumes = np.array([atoms.get_volume() for atoms in references])
-    reference = np.array([labelled_energy(atoms) for atoms in references])
-    predicted = np.array([p.energy for p in predictions])
-    std = np.array([p.energy_std for p in predictions])
-    write_netcdf(out, _eos_table(volumes / n, reference / n, predicted / n, std / n))
-    try:
-        true_fit = fit_eos(volumes, reference)
-    except PropertyError as error:
-        raise PropertyError(
-            f"assess: the labeller's own equation of state has no minimum in assess.eos_volumes: {error}"
-        ) from None
-    properties: dict[str, Any] = {"eos_rmse": _eos_rmse(reference, predicted) / n}
-    try:
-        fitted: EquationOfState | None = fit_eos(volumes, predicted)
-    except PropertyError:
-        fitted = None  # a poor early potential may have no minimum here: that is an error, not a crash
-    for name, unit in (("lattice_constant", "Å"), ("bulk_modulus", "GPa")):
-        properties[name] = _compare(
-            _property(name, references[0], fitted), _property(name, references[0], true_fit), unit
-        )
-    return properties
-
-
-def _property(name: str, structure: Atoms, fit: EquationOfState | None) -> float | None:
-    if fit is None:
-        return None
-    return fit.b0 if name == "bulk_modulus" else lattice_constant(structure, fit.v0)
-
-
-def _compare(value: float | None, reference: float | None, unit: str) -> dict[str, Any]:
-    error = abs(value - reference) / abs(reference) if value is not None and reference else None
-    return {"potential": value, "reference": reference, "relative_error": error, "unit": unit}
-
-
-def _eos_rmse(reference: np.ndarray, predicted: np.ndarray) -> float:
-    """RMSE of the curve's shape: a constant offset of all energies is no error of the EOS."""
-    difference = predicted - reference
-    return float(np.std(difference))
-
-
-def _eos_table(volumes: np.ndarray, reference: np.ndarray, predicted: np.ndarray, std: np.ndarray) -> xr.Dataset:
-    def energy(values: np.ndarray) -> tuple[str, np.ndarray, dict[str, str]]:
-        return "volume", values - values.min() if len(values) else values, {"units": "eV/atom"}
-
-    return xr.Dataset(
-        {"energy_reference": energy(reference), "energy_potential": energy(predicted), "energy_std": ("volume", std)},
-        coords={"volume": ("volume", volumes, {"units": "Å³/atom"})},
-    )
 
 
 def _parity_table(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> xr.Dataset:

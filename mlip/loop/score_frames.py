@@ -19,6 +19,7 @@ from mlip.io.files import read_json
 from mlip.io.netcdf import write_netcdf
 from mlip.io.trajectory import read_frames
 from mlip.potential import Potential, load_potential
+from mlip.potential.certification import read_error_ratios
 from mlip.potential.uncertainty import measure_shift
 from mlip.structures.cutting import Block, choose_block, cut_block
 from mlip.structures.geometry import min_distance_ratio
@@ -172,12 +173,6 @@ def measure_novelty(frames: EnvironmentTable, known: Known) -> np.ndarray:
     squared, _ = measure_to(frames, known.table, known.teaches)
     first = np.searchsorted(frames.frame, np.arange(frames.n_frames))
     return np.asarray(np.sqrt(np.maximum.reduceat(squared, first)) if len(squared) else np.zeros(0))
-
-
-def read_error_ratios(training: Path) -> dict[int | None, float]:
-    """Error over expected error on held-out data, by starting structure, and under None of all together."""
-    found = read_json(training).get("uncertainty", {}).get("error_over_expected", {})
-    return {None: float(found.get("all", 1.0))} | {int(k): float(v) for k, v in found.get("structures", {}).items()}
 
 
 def _fit_labels(structures: list[Atoms], data: xr.Dataset, committee: Potential, max_atoms: int | None) -> Batch:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from mlip.active.certificate import AuditedIteration, Certificate, certify
+from mlip.io.files import read_json
 from mlip.potential.interface import Prediction
 from mlip.structures.labelled import labelled_forces
 
@@ -18,6 +20,12 @@ expected squared error at that time (``expected``, (eV/Å)²), and the audits dr
 
 UNKNOWN = 0.5
 """Stands for the chance and the expected error of an audit without a label, which count for nothing."""
+
+
+def read_error_ratios(training: Path) -> dict[int | None, float]:
+    """Error over expected error on held-out data, by starting structure, and under None of all together."""
+    found = read_json(training).get("uncertainty", {}).get("error_over_expected", {})
+    return {None: float(found.get("all", 1.0))} | {int(k): float(v) for k, v in found.get("structures", {}).items()}
 
 
 def squared_errors(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> np.ndarray:

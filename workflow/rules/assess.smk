@@ -8,10 +8,10 @@ checkpoint assess_potential:
         old=collect("results/{{system}}/iter_{i}/train_committee/{file}", i=iteration_before, file=POTENTIAL_FILES),
         potential=multiext("results/{system}/iter_{iteration}/train_committee/potential", ".json", ".safetensors"),
         new="results/{system}/iter_{iteration}/collect_dataset/new.extxyz",
+        test="results/{system}/iter_{iteration}/collect_dataset/test.extxyz",
         dataset="results/{system}/iter_{iteration}/collect_dataset/dataset.json",
         references="results/{system}/label_references/references.extxyz",
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
-        planned=collect("results/{{system}}/iter_{i}/select_candidates/candidates.extxyz", i=iteration_before),
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
         # Decisions are taken anew in their order: labels of a later iteration, which see this one's
         # as ancient, would else begin before an earlier one has been reached that now ends the loop.
