@@ -180,7 +180,9 @@ def list_criteria(
         Criterion("share of walkers stopped early", stopped, settings.max_unstable_fraction),
     ]
     if settings.audit_force_rmse is not None:
-        bound, why = audit.get("interval", [None, None])[1], audit.get("refused") or ""
+        # A frame that could not be labelled may have been the worst one: without it there is no bound.
+        bound = None if audit.get("n_failed") else audit.get("interval", [None, None])[1]
+        why = audit.get("refused") or ""
         name = "audit force RMSE, upper bound (eV/Å)"
         criteria.insert(2, Criterion(name, bound, settings.audit_force_rmse, remedy=why))
     for name in ("lattice_constant", "bulk_modulus"):
