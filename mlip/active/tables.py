@@ -14,7 +14,7 @@ COLUMNS = ("values", "frame", "atom", "species", "system", "unit")
 
 
 @dataclass(frozen=True)
-class Environments:
+class ScoredEnvironments:
     """What selection sees of the explored frames.
 
     Attributes:
@@ -52,7 +52,7 @@ class Environments:
         )
 
     @classmethod
-    def from_dataset(cls, data: xr.Dataset) -> Environments:
+    def from_dataset(cls, data: xr.Dataset) -> ScoredEnvironments:
         """Inverse of :meth:`as_dataset`, but for the metric, in which everything is measured already."""
         frames, table = (
             EnvironmentTable(**{name: data[prefix + name].values for name in COLUMNS}) for prefix in ("", "known_")

@@ -199,9 +199,10 @@ class Select(Section):
 
     n_structures: int = Field(12, ge=1, description="Structures chosen per iteration, audit frames included.")
     n_audit: int = Field(
-        3,
+        4,
         ge=0,
-        description="Of these, frames drawn at random for an unbiased error estimate, from each structure in turn.",
+        description="Of these, frames drawn at random, with known chances, to judge potentials by: they never train. A "
+        "certificate takes 16 of each starting structure.",
     )
     method: SelectionMethod = Field(
         "log-determinant",
@@ -253,12 +254,16 @@ class Assess(Section):
         0.15, description="Force RMSE of the old potential on the newly labelled structures, eV/Å."
     )
     audit_force_rmse: Positive | None = Field(
-        0.15, description="Upper confidence bound of the force RMSE on audit frames, eV/Å; null for no such criterion."
+        0.15,
+        description="Upper bound of the force RMSE on the frames that walkers make, certified by all audits so far "
+        "(docs/selection.md), eV/Å; null for no such criterion, e.g. in loops with fewer than 16 audits.",
     )
     relative_force_rmse: Positive = Field(
         0.3, description="The same over the RMS force of those structures: 1 is what predicting no forces would reach."
     )
-    confidence: float = Field(0.9, gt=0.5, lt=1, description="Confidence level of the audit interval.")
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1, description="Confidence that the audits' bounds hold in all iterations together."
+    )
     min_coverage: Fraction = Field(0.8, description="Share of new force errors that the 95 % uncertainty must cover.")
     lattice_constant: Positive = Field(
         0.003,

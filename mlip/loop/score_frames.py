@@ -13,7 +13,7 @@ from ase import Atoms
 from mlip.active.cost import predict_cost
 from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.pool import measure_to
-from mlip.active.tables import Environments
+from mlip.active.tables import ScoredEnvironments
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json
 from mlip.io.netcdf import write_netcdf
@@ -128,13 +128,12 @@ def score_frames(request: ScoreRequest) -> None:
         request.out / "frames.nc", table.assign_attrs({f"above_{name}": share for name, share in shift.items()})
     )
     frames = EnvironmentTable.join(tables) if tables else known.table.take(np.zeros(0, int))
-    write_netcdf(
-        request.out / "environments.nc", Environments(frames, known, names, _squared_forces(training)).as_dataset()
-    )
+    environments = ScoredEnvironments(frames, known, names, _squared_forces(training))
+    write_netcdf(request.out / "environments.nc", environments.as_dataset())
 
 
 def _embed_known(committee: Potential, training: Sequence[Atoms], request: ScoreRequest) -> tuple[Known, list[str]]:
-    """Environments of all that has been labelled, or could not be, and the structures' names."""
+    """ScoredEnvironments of all that has been labelled, or could not be, and the structures' names."""
     held_out = [a for name in ("valid", "test") for a in read_structures(request.dataset / f"{name}.extxyz")]
     labelled = {str(a.info.get("structure_id")) for a in [*training, *held_out]}
     failed = [a for path in request.asked for a in read_structures(path) if a.info["structure_id"] not in labelled]

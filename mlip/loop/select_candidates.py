@@ -16,7 +16,7 @@ from mlip.active.acquisition import choose
 from mlip.active.audits import draw_audits
 from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.pool import Pool, share_quotas
-from mlip.active.tables import Environments
+from mlip.active.tables import ScoredEnvironments
 from mlip.config.label import Guards
 from mlip.config.loop import Select
 from mlip.io.electrons import electronic_state
@@ -72,7 +72,7 @@ def select_candidates(
         decisions: CSV with a row per frame considered.
     """
     table = read_netcdf(scores / "frames.nc", required=("force_uncertainty", "expected_squared_error", "regular"))
-    environments = Environments.from_dataset(read_netcdf(scores / "environments.nc", required=("known_teaches",)))
+    environments = ScoredEnvironments.from_dataset(read_netcdf(scores / "environments.nc", required=("known_teaches",)))
     rng = derive_rng(seed, "select_candidates", iteration)
     verdicts = decide(table, environments, settings, guards.min_distance_factor, rng)
     structures = _structures(walkers)
@@ -146,7 +146,7 @@ def auditable(table: xr.Dataset, screened: Sequence[Verdict]) -> np.ndarray:
 
 
 def decide(
-    table: xr.Dataset, environments: Environments, settings: Select, min_ratio: float, rng: np.random.Generator
+    table: xr.Dataset, environments: ScoredEnvironments, settings: Select, min_ratio: float, rng: np.random.Generator
 ) -> list[Verdict]:
     """A verdict for each row of ``table``: ``uncertain``, ``audit`` or ``left``.
 
@@ -185,7 +185,7 @@ def _draw(table: xr.Dataset, fit: np.ndarray, n: int, rng: np.random.Generator) 
 
 def _choose_batch(
     table: xr.Dataset,
-    environments: Environments,
+    environments: ScoredEnvironments,
     settings: Select,
     verdicts: list[Verdict],
     wanted: int,
@@ -223,7 +223,7 @@ def _choose_batch(
             )
 
 
-def _with_audits(environments: Environments, rows: np.ndarray) -> Known:
+def _with_audits(environments: ScoredEnvironments, rows: np.ndarray) -> Known:
     """What is known, the audits (ascending ``rows``) among what must not be labelled twice."""
     known, frames = environments.known, environments.frames
     drawn = frames.take(np.flatnonzero(np.isin(frames.frame, rows)))

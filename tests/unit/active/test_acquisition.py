@@ -13,7 +13,7 @@ from mlip.active.acquisition import METHODS, choose, choose_clusters, choose_log
 from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.methods import LogDeterminant
 from mlip.active.pool import DUPLICATE, Pool, Tracker, share_quotas
-from mlip.active.tables import Environments
+from mlip.active.tables import ScoredEnvironments
 
 SILICON, GOLD = 14, 79
 WIDTH = 12
@@ -279,8 +279,8 @@ def test_a_table_of_scored_frames_is_chosen_from_as_before(rng: np.random.Genera
     known = Known.of(table_of(training, [0, 0, 0, 1, 1, 1]), np.arange(6) != 2)
     reduced = known.reduce(table_of(frames, [0] * 4 + [1] * 4))
     error, cost = rng.uniform(0.1, 0.2, 8), rng.uniform(1, 2, 8)
-    written = Environments(reduced, known, [str(k) for k in range(6)], {0: 1.0, 1: 2.0}).as_dataset()
-    read = Environments.from_dataset(xr.Dataset.from_dict(written.to_dict()))
+    written = ScoredEnvironments(reduced, known, [str(k) for k in range(6)], {0: 1.0, 1: 2.0}).as_dataset()
+    read = ScoredEnvironments.from_dataset(xr.Dataset.from_dict(written.to_dict()))
     rest = (error**2, 2 * error, cost, np.ones(8, bool))
     pool = Pool(read.frames, read.known, *rest, squared_force=read.squared_force)
     direct = Pool(reduced, known, *rest, squared_force={0: 1.0, 1: 2.0})

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from mlip.active.environments import EnvironmentTable, Known
-from mlip.active.tables import Environments
+from mlip.active.tables import ScoredEnvironments
 from mlip.config.loop import Select, SelectionMethod
 from mlip.loop.select_candidates import Verdict, decide
 
@@ -34,14 +34,14 @@ def table(n: int = 60, seed: int = 0, **columns: np.ndarray) -> xr.Dataset:
     return xr.Dataset({**data, "structure_id": ("candidate", ids)})
 
 
-def environments(data: xr.Dataset, features: np.ndarray | None = None) -> Environments:
+def environments(data: xr.Dataset, features: np.ndarray | None = None) -> ScoredEnvironments:
     """One atom a frame, with random ``features`` [n_frames, 5]; eight known ones near the origin."""
     n, rng = data.sizes["candidate"], np.random.default_rng(5)
     features = rng.normal(size=(n, 5)) if features is None else features
     sources = data.source.values.astype(int).tolist()
     known = Known.of(EnvironmentTable.of([*0.1 * rng.normal(size=(8, 1, 5))], [np.array([29])] * 8, [0] * 8))
     frames = known.metric.apply(EnvironmentTable.of([*features[:, None]], [np.array([29])] * n, sources))
-    return Environments(frames, known, [f"known-{k}" for k in range(8)], {0: 1.0})
+    return ScoredEnvironments(frames, known, [f"known-{k}" for k in range(8)], {0: 1.0})
 
 
 def rows(verdicts: list[Verdict], decision: str) -> list[int]:
