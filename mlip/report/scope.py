@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mlip.config.system import Config
 from mlip.report.loop_figures import USUAL
@@ -40,7 +41,7 @@ def _trust(config: Config, loop: LoopRecord) -> list[str]:
     calibration = loop.last.assessment.get("calibration") or {}
     explored = loop.last.assessment.get("exploration") or {}
     limit = config.explore.max_uncertainty
-    sentences = []
+    sentences = _certificates(loop.last.assessment.get("audit") or {})
     if calibration.get("coverage") is not None:
         sentences.append(
             f"It says where it is unsure: its 95 % intervals held {100 * calibration['coverage']:.0f} % of new force"
@@ -52,6 +53,23 @@ def _trust(config: Config, loop: LoopRecord) -> list[str]:
             f"{100 * shift:.0f} % of the atoms that the last walkers met are more uncertain than {USUAL} % of those of"
             " the validation data: in MD, expect larger errors than those above."
         )
+    return sentences
+
+
+def _certificates(audit: Mapping[str, Any]) -> list[str]:
+    """What the audits certify of each starting structure, or why nothing; earlier versions had none."""
+    sentences = []
+    for source, found in sorted((audit.get("certificates") or {}).items()):
+        of = f"Structure {source}: " if len(audit["certificates"]) > 1 else ""
+        if found.get("refused"):
+            sentences.append(f"{of}No certificate of the force error: {found['refused']}.")
+        elif found.get("upper") is not None:
+            sentences.append(
+                f"{of}Certified: force RMSE below {found['upper']:.2g} eV/Å per component on the"
+                f" {found['n_frames']} frames that its walkers made, with {100 * found['confidence']:g} % confidence at"
+                f" all looks together, by {found['n_audits']} audits. Up to {100 * found['unseen']:.0f} % of the frames"
+                " might be of a kind that no audit met."
+            )
     return sentences
 
 
