@@ -237,6 +237,22 @@ def export(
 
 
 @app.command()
+def explain(
+    results: Annotated[Path, typer.Argument(help="Results of a system, e.g. results/silicon.")],
+    frame: Annotated[str, typer.Argument(help="Frame of decisions.csv, e.g. iter_00-walker_03-frame_0120.")],
+    budget: Annotated[int | None, typer.Option(min=1, help="Structures of a batch to try, audits included.")] = None,
+) -> None:
+    """Tell why a frame was taken for a label or left, and what another budget or rule would have chosen."""
+    from mlip.report.explain import explain_frame
+
+    try:
+        for line in explain_frame(results, frame, budget=budget):
+            typer.echo(line)
+    except (ValueError, OSError) as error:
+        _fail(error)
+
+
+@app.command()
 def status(
     config: ConfigFile,
     watch: Annotated[bool, typer.Option("--watch", help="Draw it again every few seconds until the end.")] = False,

@@ -103,6 +103,11 @@ def _audit(case: FailedCriterion) -> str:
             f"{audit['n_failed']} audit frames could not be labelled, so nothing bounds the error: see the failed"
             " labels below."
         )
+    if audit.get("refused"):
+        return (
+            f"The audits certify nothing yet ({audit['refused']}): let the loop go on (max_iterations), or set"
+            f" select.n_audit to {max(2 * n_audit, 8)} (now {n_audit})."
+        )
     if case.value is None:
         few = audit.get("n_structures") == 1
         text = "One audit frame has no interval" if few else "There are no audit frames"
@@ -111,7 +116,7 @@ def _audit(case: FailedCriterion) -> str:
     if error is not None and case.target is not None and error <= case.target:
         return (
             f"The error itself, {error:.2g}, is small enough, but {audit.get('n_structures', n_audit)} frames bound it"
-            f" badly: set select.n_audit to {max(2 * n_audit, 6)} (now {n_audit})."
+            f" badly: set select.n_audit to {2 * n_audit} (now {n_audit})."
         )
     return _forces(case)
 
