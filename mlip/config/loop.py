@@ -206,8 +206,8 @@ class Select(Section):
     )
     method: SelectionMethod = Field(
         "log-determinant",
-        description="How a batch is chosen: by what its environments add to the last layer's knowledge, weighted by "
-        "the expected error over the label's cost (`log-determinant`); of each worst represented cluster the farthest "
+        description="How a batch is chosen: by what its environments add to the last layer's knowledge over "
+        "the label's cost (`log-determinant`); of each worst represented cluster the farthest "
         "member (`clusters`); the `farthest` environments; or, to compare with, at `random`, or by DP-GEN's "
         "`trust-levels`.",
     )

@@ -85,8 +85,13 @@ def select_candidates(
         atoms.info = electronic_state(atoms) | _provenance(table, row, verdict) | {"iteration": iteration + 1}
         chosen.append(atoms)
     write_structures(out, chosen)
+    write_decisions(decisions, table, verdicts)
+
+
+def write_decisions(path: Path, table: xr.Dataset, verdicts: Sequence[Verdict]) -> None:
+    """A row per frame considered: its scores, and what was decided why."""
     write_table(
-        decisions,
+        path,
         [
             {name: table[name].values[row] for name in COLUMNS}
             | {"atom": verdict.atom, "nearest": verdict.nearest, "score": verdict.score}

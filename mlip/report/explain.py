@@ -83,9 +83,8 @@ def explain_frame(results: Path, frame: str, *, budget: int | None = None) -> li
     stored = decisions[decisions["structure_id"].astype(str) == frame].iloc[0]
     lines = [f"{frame}: {stored['decision']}", f"  why: {stored['reason']}", *_describe(selection.table, row)]
     if int(stored["atom"]) >= 0:
-        lines.append(
-            f"  atom: {int(stored['atom'])}; nearest known environment: {stored['nearest'] or 'of this batch'}"
-        )
+        nearest = stored["nearest"] if isinstance(stored["nearest"], str) and stored["nearest"] else "one of this batch"
+        lines.append(f"  atom: {int(stored['atom'])}; nearest environment that teaches: of {nearest}")
     if stored["decision"] != "audit":
         lines += _try_budgets(selection, row, budget)
         lines += _try_methods(selection, row)

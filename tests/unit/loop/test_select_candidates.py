@@ -67,8 +67,8 @@ def test_selection_is_reproducible_and_seeded() -> None:
 
 def test_uncertain_frames_come_first() -> None:
     data = table()
-    chosen = rows(run(data), "uncertain")
-    left = rows(run(data), "left")
+    chosen = rows(run(data, method="clusters"), "uncertain")
+    left = rows(run(data, method="clusters"), "left")
     uncertainty = data.force_uncertainty.values
     assert uncertainty[chosen].mean() > uncertainty[left].mean()
 
@@ -146,7 +146,7 @@ def test_audits_are_regular_samples_after_the_start() -> None:
 def test_extra_frames_before_a_stop_may_be_chosen_as_uncertain() -> None:
     uncertainty = np.full(30, 0.05)
     uncertainty[:7] = 0.9
-    verdicts = run(table(30, regular=np.zeros(30), force_uncertainty=uncertainty))
+    verdicts = run(table(30, regular=np.zeros(30), force_uncertainty=uncertainty), method="clusters")
     assert rows(verdicts, "audit") == []
     assert set(range(7)) <= set(rows(verdicts, "uncertain"))
 
