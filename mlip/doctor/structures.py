@@ -31,17 +31,31 @@ class Complaint(NamedTuple):
 
 
 def find_complaints(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:
-    """What may be no bulk, walkers that cannot begin, and kinds of ``prepare`` that no structure allows.
+    """What has no cell, what may be no bulk, walkers that cannot begin, and kinds of ``prepare`` that nothing allows.
 
     Args:
         config: Configuration of the system.
         structures: Its starting structures, in order.
     """
     return [
+        *_complain_of_cells(config, structures),
         *_complain_of_gaps(config, structures),
         *_complain_of_walkers(config, structures),
         *_complain_of_kinds(config, structures),
     ]
+
+
+def _complain_of_cells(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:
+    from mlip.labels.codes.registry import find_code
+    from mlip.labels.importing import LabelError
+
+    code, found = find_code(config.label.calculator), dict[str, Complaint]()
+    for atoms in structures:
+        try:
+            code.check_cell(atoms)
+        except LabelError as error:
+            found[str(error)] = Complaint("cells", True, str(error), "Write a cell into the structure's file.")
+    return list(found.values())
 
 
 def _complain_of_gaps(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:

@@ -116,7 +116,7 @@ class Labeller:
         """Label ``atoms``, from the store if it is there.
 
         Raises:
-            LabelError: when the settings are at fault.
+            LabelError: when the settings are at fault, or the code needs a cell and there is none.
         """
         files = self._element_files(atoms)
         key = label_key(atoms, self.identity | files)
@@ -190,6 +190,7 @@ class Labeller:
         refusal = check_structure(atoms, self.settings.guards)
         if refusal:
             return record | {"reason": refusal, "structure": _finite_or_none(record["structure"])}
+        self.code.check_cell(atoms)
         return self._run_ladder(key, atoms, record)
 
     def _run_ladder(self, key: str, atoms: Atoms, record: dict[str, Any]) -> dict[str, Any]:

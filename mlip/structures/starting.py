@@ -230,7 +230,7 @@ def check_structure(atoms: Atoms, name: str) -> None:
 
     Raises:
         StructureError: for no atoms, too many, unknown elements, non-finite numbers, flat, tiny or
-            boundless cells, left-handed cells and coincident atoms.
+            boundless cells, left-handed cells, coincident atoms, and a multiplicity that the electrons cannot have.
     """
     if len(atoms) == 0:
         raise StructureError(f"{name}: no atoms; give a structure that has some")
@@ -245,6 +245,7 @@ def check_structure(atoms: Atoms, name: str) -> None:
     if fault:
         raise StructureError(f"{name}: {fault}")
     _check_initial(atoms, name)
+    _check_parity(atoms, name)
     if atoms.pbc.all() and np.linalg.det(atoms.cell.array) < 0:
         raise StructureError(f"{name}: left-handed cell; swap two cell vectors")
     if len(atoms) > 1 and min_distance_ratio(atoms) < COINCIDENT:
@@ -257,3 +258,23 @@ def _check_initial(atoms: Atoms, name: str) -> None:
         values = atoms.arrays.get(key)
         if values is not None and (values.dtype.kind not in "fiub" or not np.isfinite(values).all()):
             raise StructureError(f"{name}: {key} are not all numbers ({unit}); repair or remove them")
+
+
+def _check_parity(atoms: Atoms, name: str) -> None:
+    """Refuse a multiplicity that the number of electrons does not allow; with smearing, a code would label it.
+
+    Singlets of an odd number are refused of finite matter only: of metals `spin=1` says that they are not magnetic.
+    """
+    try:
+        state = electronic_state(atoms)
+    except ElectronsError as error:
+        raise StructureError(f"{name}: {error}") from None
+    charge, spin = state.get("charge", 0), state.get("spin")
+    if not isinstance(spin, int) or not isinstance(charge, int) or (spin == 1 and atoms.pbc.any()):
+        return
+    n_electrons = int(atoms.numbers.sum()) - charge
+    if (n_electrons - spin) % 2 == 0:
+        raise StructureError(
+            f"{name}: spin={spin} is no multiplicity of {atoms.get_chemical_formula()} with charge={charge}, which has"
+            f" {n_electrons} electrons; write 2S + 1, one more than there are unpaired electrons, or correct the charge"
+        )

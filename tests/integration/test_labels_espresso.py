@@ -247,3 +247,15 @@ def test_a_users_own_wrapper_is_known_for_what_it_is(tmp_path, monkeypatch):
     assert outcome.status == "ok"
     assert outcome.record["element_files"]["Si"]["sha256"] == sha256_file(PSEUDO / UPF)
     assert outcome.record["ran"].startswith("pw.x ")
+
+
+def test_another_elements_pseudopotential_makes_no_label(tmp_path):
+    """pw.x computes silicon with aluminium's pseudopotential and calls it converged."""
+    wrong = settings(more={"pseudopotentials": {"Si": "Al.pz-vbc.UPF"}})
+    with pytest.raises(LabelError, match="is of Al, and would stand for Si"):
+        label(tmp_path, wrong)
+
+
+def test_a_molecule_without_a_cell_is_told_so(tmp_path):
+    with pytest.raises(LabelError, match=r"Si2 has no cell.*vacuum"):
+        label(tmp_path, settings(), Atoms("Si2", [[0, 0, 0], [0, 0, 2.3]], info={"structure_id": "dimer"}))

@@ -34,6 +34,7 @@ class Abinit(Program):
     calculators = ("ase.calculators.abinit.Abinit",)
     tells_convergence = True
     section = "abinit"
+    needs_cell = True
     default_command = "abinit"
     program_pattern = r"abinit\S*"
     version_arguments = ("--version",)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
+from mlip.labels.codes.elements import content_for
 from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of, folder_at
+from mlip.labels.contents import folder_at
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
@@ -82,7 +83,7 @@ class Aims(Program):
             paths = sorted(folder.glob(f"*_{symbol}_default"))
             if not paths:
                 raise LabelError(f"label.profile.species_dir: {folder} has no defaults for {symbol}; correct it")
-            found[symbol] = content_of(paths[0])
+            found[symbol] = content_for(symbol, paths[0], "label.profile.species_dir")
         return found
 
     def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:

@@ -46,6 +46,7 @@ class Code:
         takes_moments: whether initial magnetic moments of a structure reach it.
         mesh_names: beginnings of parameters (lower case, at any depth) that choose k-points; without any of them
             it takes Γ alone. None where that is not known.
+        needs_cell: whether it computes in a box even where nothing is periodic.
     """
 
     name: ClassVar[str] = "the calculator"
@@ -59,6 +60,7 @@ class Code:
     version_pattern: ClassVar[str | None] = None
     numerics: ClassVar[frozenset[str] | None] = None
     mesh_names: ClassVar[tuple[str, ...] | None] = None
+    needs_cell: ClassVar[bool] = False
 
     def split(self, parameters: Values, profile: Values) -> tuple[Values, Values]:
         """Parameters and profile, each with what belongs to it; the same for every way to write them."""
@@ -158,11 +160,25 @@ class Code:
         del calculator, symbols
         return {}
 
+    def check_cell(self, atoms: Any) -> None:
+        """Refuse ``atoms`` without a cell where the code needs one; its own words would not say so.
+
+        Raises:
+            LabelError: with the formula and the remedy.
+        """
+        if self.needs_cell and atoms.cell.rank < 3:
+            raise LabelError(
+                f"structures: {atoms.get_chemical_formula()} has no cell, and {self.name} computes in one; write one"
+                " into its file, with 5 Å or more of vacuum on each side, e.g. with ASE: atoms.center(vacuum=5)"
+            )
+
     def traps(self, atoms: Any, parameters: Values) -> list[str]:
         """Settings that the code accepts silently and that often give wrong labels: here, Γ alone in a small cell."""
         if self.mesh_names is None or not is_small_cell(atoms):
             return []
         for path, value in leaves(parameters):
+            if value is None:
+                continue  # `kpts: null` is no mesh
             if any(name.lower().startswith(self.mesh_names) for name in path) or MESH_CARD.search(str(value)):
                 return []
         start = f"no `{self.mesh_names[0]}`" if self.mesh_names else f"{self.name} has no k-points"

@@ -51,6 +51,7 @@ class Cp2k(Program):
     calculators = ("ase.calculators.cp2k.CP2K",)
     tells_convergence = True
     mesh_names = ("kpts",)
+    needs_cell = True
     takes_moments = False
     section = "cp2k"
     program_pattern = r"cp2k\S*"

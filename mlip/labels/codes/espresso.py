@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
+from mlip.labels.codes.elements import HEADER, content_for
 from mlip.labels.codes.magnetism import find_fixed_occupations, find_missing_moments
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of, folder_at, normalise
+from mlip.labels.contents import folder_at, normalise
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
@@ -34,8 +35,6 @@ ESPRESSO_LADDER: Ladder = (
     {"input_data": {"electrons": {"mixing_beta": 0.1, "mixing_ndim": 12, "electron_maxstep": 400}}},
     {"input_data": {"electrons": {"diagonalization": "cg", "mixing_mode": "local-TF"}}},
 )
-UPF_HEADER = 200_000
-"""Characters that hold the header, behind the input of the generating program."""
 UPF_FUNCTIONAL = re.compile(
     r"\bfunctional\s*=\s*[\"']([^\"']+)[\"']|^(.*\S)\s+Exchange-Correlation functional", re.MULTILINE
 )
@@ -68,6 +67,7 @@ class Espresso(Program):
     calculators = ("ase.calculators.espresso.Espresso",)
     tells_convergence = True
     mesh_names = ("kpts", "kspacing")
+    needs_cell = True
     section = "espresso"
     default_command = "pw.x"
     program_pattern = r"pw\S*\.x"
@@ -230,7 +230,7 @@ def read_functional(path: Path) -> str:
     """
     try:
         with path.open(encoding="utf-8", errors="replace") as stream:
-            found = UPF_FUNCTIONAL.search(stream.read(UPF_HEADER))
+            found = UPF_FUNCTIONAL.search(stream.read(HEADER))
     except OSError:
         return ""
     words = tuple((found[1] or found[2]).upper().split()) if found else ()
@@ -254,7 +254,7 @@ def _pseudopotential(symbol: str, path: Path) -> dict[str, str]:
             f"label.parameters.pseudopotentials.{symbol}: there is no file {path}; correct the name, or set"
             " label.profile: {pseudo_dir: ...}"
         )
-    return content_of(path)
+    return content_for(symbol, path, f"label.parameters.pseudopotentials.{symbol}")
 
 
 def _nested(parameters: Values) -> dict[str, Values]:

@@ -33,6 +33,7 @@ class Gpaw(Code):
     outputs = ("scf.txt",)
     numerics = frozenset({"mixer", "maxiter", "eigensolver"})
     mesh_names = ("kpts",)
+    needs_cell = True
 
     def check(self, parameters: Values, profile: Values) -> None:
         """Refuse hopeless cutoffs and limits that let unconverged results pass."""

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
+from mlip.labels.codes.elements import content_for
 from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.magnetism import find_fixed_occupations, find_missing_moments, is_metal
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of, folder_at, leaves
+from mlip.labels.contents import folder_at, leaves
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
@@ -56,6 +57,7 @@ class Vasp(Program):
     calculators = ("ase.calculators.vasp.Vasp", "ase.calculators.vasp.vasp.Vasp")
     tells_convergence = True
     mesh_names = ("kpts", "kspacing")
+    needs_cell = True
     default_command = "vasp_std"
     version_pattern = r"(?:\A|\n) *vasp\.(\d\S*)"
     program_pattern = r"vasp\S*"
@@ -142,13 +144,13 @@ class Vasp(Program):
                     f"label.parameters.setups: no POTCAR below {os.environ.get(PP_PATH, PP_PATH)} ({words});"
                     " set label.profile: {pp_path: ...}"
                 ) from None
-        return {symbol: content_of(Path(path)) for symbol, path in found.items()}
+        return {symbol: content_for(symbol, Path(path), "label.profile.pp_path") for symbol, path in found.items()}
 
     def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:
         """The POTCARs that a ``Vasp`` of a user's own has put together."""
         kinds = [symbol for symbol, _ in calculator.symbol_count]
         found = dict(zip(kinds, calculator.ppp_list, strict=True))
-        return {symbol: content_of(Path(found[symbol])) for symbol in symbols}
+        return {symbol: content_for(symbol, Path(found[symbol]), "VASP_PP_PATH") for symbol in symbols}
 
     @contextlib.contextmanager
     def _pp_path(self, profile: Values) -> Iterator[None]:

@@ -15,7 +15,7 @@ from mlip.config.walkers import list_demands, plan_walkers
 from mlip.io.extxyz import read_structures
 from mlip.loop.prepare_structures import fingerprint, prepare_structures
 from mlip.structures.geometry import min_distance_ratio, scale_volume
-from mlip.structures.starting import StructureError, load_starting_structure
+from mlip.structures.starting import StructureError, check_structure, load_starting_structure
 
 SILICON = StartingStructure(bulk=Bulk(name="Si"))
 
@@ -352,3 +352,28 @@ def test_structures_beyond_the_end_of_the_file_are_named(tmp_path: Path) -> None
         _volumes({"file": path, "sample": 6})
     with pytest.raises(StructureError, match=r"5 structures in one file; split it, or add `index: 0`"):
         _volumes({"file": path})
+
+
+@pytest.mark.parametrize(
+    ("formula", "state", "periodic", "refused"),
+    [
+        ("O2", {"spin": 2}, False, True),  # two unpaired electrons are meant, whose multiplicity is 3
+        ("O2", {"spin": 2}, True, True),
+        ("O2", {"spin": 3}, False, False),
+        ("O2", {"spin": 2, "charge": 1}, False, False),
+        ("O2", {"spin": 1, "charge": -1}, False, True),
+        ("O2", {"multiplicity": 2}, False, True),
+        ("O2", {"charge": 1}, False, False),  # no multiplicity: the code's own choice
+        ("O2", {"spin": 2, "charge": 0.5}, False, False),
+        ("NO", {"spin": 1}, False, True),
+        ("NO", {"spin": 1}, True, False),  # of a metal it says that it is not magnetic
+    ],
+)
+def test_a_multiplicity_that_the_electrons_cannot_have_is_refused(formula, state, periodic, refused):
+    """Codes with smearing label it all the same."""
+    atoms = Atoms(formula, [[0, 0, 0], [0, 0, 1.2]], cell=[6, 6, 6], pbc=periodic, info=state)
+    if not refused:
+        check_structure(atoms, "x")
+        return
+    with pytest.raises(StructureError, match=r"is no multiplicity of .* electrons; write 2S"):
+        check_structure(atoms, "x")
