@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from ase.build import mx2
+from ase.build import molecule, mx2
 
 from mlip.doctor import checks as doctor
 from mlip.doctor.checks import Check, check_config, check_folder, check_slurm, check_threads, render_checks, run_checks
@@ -307,3 +307,13 @@ def test_settings_of_labels_that_often_are_wrong_are_told_before_any_label(tmp_p
     assert "occopt 1: the occupations of a metal are fixed" in settings.detail
     smeared = label.replace("ecut: 300", "ecut: 300, occopt: 3")
     assert "label settings" not in [check.name for check in check_config(write_config(tmp_path, "Al", smeared))]
+
+
+def test_a_molecule_without_the_cell_that_its_code_needs_is_told(tmp_path):
+    molecule("H2O").write(tmp_path / "water.xyz")
+    structures, parameters = [{"file": str(tmp_path / "water.xyz")}], {"mode": {"name": "pw", "ecut": 300}}
+    label = {"calculator": "gpaw", "parameters": parameters}
+    found = {check.name: check for check in check_config(write_copper(tmp_path, structures=structures, label=label))}
+    assert found["cells"].status == "fail"
+    assert "H2O has no cell, and GPAW computes in one" in found["cells"].detail
+    assert "cells" not in {check.name for check in check_config(write_copper(tmp_path, structures=structures))}
