@@ -267,7 +267,7 @@ def check_config(path: Path) -> list[Check]:
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
     sizes = ", ".join(f"{atoms.get_chemical_formula()}" for atoms in structures)
     valid = Check("configuration", "ok", f"{path}: {config.system}, starting from {sizes}")
-    checks = [valid, *_check_structures(config, structures)]
+    checks = [valid, *_check_structures(config, structures, elements)]
     checks.append(_guarded("labeller", lambda: check_labeller(config, elements)))
     checks += _check_traps(config, structures)
     if len(structures) > 1:
@@ -275,12 +275,13 @@ def check_config(path: Path) -> list[Check]:
     return checks + ([_guarded("MACE", check_mace)] if config.train.backend == "mace" else [])
 
 
-def _check_structures(config: Config, structures: Sequence[Atoms]) -> list[Check]:
-    """What walkers and ``prepare`` cannot do with the starting structures; nothing where all fits."""
+def _check_structures(config: Config, structures: Sequence[Atoms], elements: Sequence[str]) -> list[Check]:
+    """What walkers, ``prepare`` and ``train`` cannot do with the starting structures; nothing where all fits."""
+    from mlip.doctor.inputs import complain_of_inputs
     from mlip.doctor.structures import find_complaints
 
     try:
-        complaints = find_complaints(config, structures)
+        complaints = [*find_complaints(config, structures), *complain_of_inputs(config, elements)]
     except ValueError as error:  # StructureError among them
         return [Check("structures", "fail", str(error), "Correct `structures` as the message says.")]
     return [Check(c.name, "fail" if c.fatal else "warn", c.detail, c.remedy) for c in complaints]

@@ -317,3 +317,16 @@ def test_a_molecule_without_the_cell_that_its_code_needs_is_told(tmp_path):
     assert found["cells"].status == "fail"
     assert "H2O has no cell, and GPAW computes in one" in found["cells"].detail
     assert "cells" not in {check.name for check in check_config(write_copper(tmp_path, structures=structures))}
+
+
+def test_data_and_a_potential_that_are_not_there_or_do_not_fit_are_told(tmp_path, potential_folder):
+    none = {"data": [{"file": str(tmp_path / "none.extxyz"), "settings": "same"}], "train": {"initial": str(tmp_path)}}
+    found = {check.name: check for check in check_config(write_copper(tmp_path, **none))}
+    assert (found["data"].status, "none.extxyz" in found["data"].detail) == ("fail", True)
+    assert (found["train.initial"].status, "no file" in found["train.initial"].detail) == ("fail", True)
+    other = {"train": {"initial": str(potential_folder)}}
+    found = {check.name: check for check in check_config(write_copper(tmp_path, **other))}
+    assert "knows Cu, Au, the structures hold Cu" in found["train.initial"].detail
+    structures = [{"bulk": {"name": name}} for name in ("Au", "Cu")]
+    fitting = write_copper(tmp_path, structures=structures, **other)
+    assert not {"data", "train.initial"} & {check.name for check in check_config(fitting)}
