@@ -31,6 +31,7 @@ from mlip.training.sanity import (
     check_duplicates,
     check_magnitudes,
     check_neighbours,
+    check_placeholders,
     check_twins,
 )
 from mlip.training.slopes import NORMAL, Slope, pair_slope, stress_slope, work_slope
@@ -123,7 +124,7 @@ def check_consistency(
 def _check_set(structures: Sequence[Atoms], data: Dataset, n_species: int, name: str) -> tuple[list[str], list[str]]:
     """Errors and warnings about one set of structures."""
     errors, warnings = check_duplicates(structures, name)
-    errors += check_magnitudes(structures, data, name)
+    errors += check_magnitudes(structures, data, name) + check_placeholders(structures, name)
     if len(structures) >= MIN_STRUCTURES:
         implied = imply_labels(data, n_species, MAX_ATOMS)
         some = [structures[k] for k in implied.chosen]

@@ -1,4 +1,4 @@
-"""Labels that are wrong by themselves, whatever a model says: magnitudes, lonely atoms, charges, twins, duplicates.
+"""Labels that are wrong by themselves, whatever a model says: magnitudes, placeholders, lone atoms, twins, duplicates.
 
 Without a model; :mod:`mlip.training.consistency` asks these first and then compares labels with one another.
 """
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
+from ase.neighborlist import natural_cutoffs, neighbor_list
 
-from mlip.structures.labelled import labelled_energy, labelled_forces, labelled_stress
+from mlip.structures.labelled import has_label, labelled_energy, labelled_forces, labelled_stress
 from mlip.training.densities import Dataset
 
 GROSS_ENERGY, GROSS_FORCE, GROSS_VIRIAL = 30.0, 1000.0, 100.0
@@ -19,6 +20,12 @@ GROSS_ENERGY, GROSS_FORCE, GROSS_VIRIAL = 30.0, 1000.0, 100.0
 at 1 TPa has a virial of some 50 eV/atom; a few kbar, read as eV/Å³, have more than 100."""
 DUPLICATE_ENERGY, DUPLICATE_FORCE = 0.02, 0.2
 """Differences (eV/atom, eV/Å) of labels of one geometry that two calculations of one kind never have."""
+MIN_PLACEHOLDERS = 5
+"""Structures from which a label that no calculation gives is one that was filled in."""
+NO_LABEL = 1e-10
+"""eV, eV/Å and eV/Å³: what computes does not come this near to zero, or to another structure."""
+PULLED, ACTING = 0.01, 0.05
+"""Mean of the unit vectors to bonded neighbours from which no symmetry holds an atom in place; and eV/Å."""
 REMEDY = "If the data are right nonetheless, set train.consistency to warn"
 
 
@@ -42,6 +49,46 @@ def check_magnitudes(structures: Sequence[Atoms], data: Dataset, name: str) -> l
         for k in np.nonzero(virials > GROSS_VIRIAL)[0].tolist()
     ]
     return [f"{text}; label it again or remove it" for text in errors[:5]]
+
+
+def check_placeholders(structures: Sequence[Atoms], name: str) -> list[str]:
+    """Errors about labels that were filled in: zero forces or stresses where there are some, one energy for all."""
+    forces = np.array([float(np.abs(labelled_forces(atoms)).max()) for atoms in structures])
+    idle = [k for k in np.nonzero(forces < NO_LABEL)[0].tolist() if _is_pulled(structures[k])]
+    slack = [
+        k
+        for k in np.nonzero(forces > ACTING)[0].tolist()
+        if has_label(structures[k], "stress") and np.abs(labelled_stress(structures[k])).max() < NO_LABEL
+    ]
+    found = [(idle, "forces of exactly zero though nothing holds their atoms"), (slack, "a stress of exactly zero")]
+    found += [(same, "exactly the same energy and different forces") for same in _same_energies(structures, forces)]
+    return [
+        f"{len(members)} structures ({_name(structures, members[0], name)}, …) have {what}, as with labels that were"
+        " filled in; leave out those that were not computed, or label the structures again"
+        for members, what in found
+        if len(members) >= MIN_PLACEHOLDERS
+    ]
+
+
+def _is_pulled(atoms: Atoms) -> bool:
+    """Whether the bonded neighbours of some atom are not around it evenly: its force is not zero by symmetry."""
+    reach = np.array(natural_cutoffs(atoms, mult=1.25))
+    first, second, distance, vector = neighbor_list("ijdD", atoms, reach)
+    # Weights end with the bonds: which of several equal neighbours a rounded cutoff takes must not matter.
+    weight = 1.0 - distance / (reach[first] + reach[second])
+    pull = np.zeros((len(atoms), 3))
+    np.add.at(pull, first, vector * (weight / distance)[:, None])
+    total = np.bincount(first, weight, minlength=len(atoms))
+    return bool((np.linalg.norm(pull, axis=1) > PULLED * total).any())
+
+
+def _same_energies(structures: Sequence[Atoms], forces: np.ndarray) -> list[list[int]]:
+    """Groups of one formula with one energy, of each largest force [n] (eV/Å) one structure: mirror images agree."""
+    groups: dict[tuple[str, float], dict[float, int]] = {}
+    for k, atoms in enumerate(structures):
+        key = (atoms.get_chemical_formula(), labelled_energy(atoms))
+        groups.setdefault(key, {}).setdefault(round(float(forces[k]), 3), k)
+    return [list(members.values()) for members in groups.values()]
 
 
 def check_neighbours(structures: Sequence[Atoms], data: Dataset) -> list[str]:

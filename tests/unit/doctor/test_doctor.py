@@ -326,7 +326,7 @@ def test_data_and_a_potential_that_are_not_there_or_do_not_fit_are_told(tmp_path
     assert (found["train.initial"].status, "no file" in found["train.initial"].detail) == ("fail", True)
     other = {"train": {"initial": str(potential_folder)}}
     found = {check.name: check for check in check_config(write_copper(tmp_path, **other))}
-    assert "knows Cu, Au, the structures hold Cu" in found["train.initial"].detail
+    assert "knows Au, Cu, the structures hold Cu" in found["train.initial"].detail
     structures = [{"bulk": {"name": name}} for name in ("Au", "Cu")]
     fitting = write_copper(tmp_path, structures=structures, **other)
     assert not {"data", "train.initial"} & {check.name for check in check_config(fitting)}
