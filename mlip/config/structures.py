@@ -165,6 +165,9 @@ class PrepareKinds(Section):
     interstitial: Weight = Field(0.0, description="An atom more, in one of the largest voids of a bulk.")
     surface: Weight = Field(0.0, description="Low-index slabs cut from a bulk.")
     cluster: Weight = Field(0.0, description="Clusters of 2 to 24 atoms, or of a few molecules, cut from a bulk.")
+    close_pair: Weight = Field(
+        0.0, description="Two neighbours of a bulk pushed together, to 0.75 to 0.9 times their covalent radii."
+    )
     dimer: Weight = Field(0.0, description="Two atoms, alone or in their bulk, from 0.7 times their covalent radii on.")
     random: Weight = Field(0.0, description="Random positions at the density and composition of a bulk.")
     melt: Weight = Field(0.0, description="Bulk disordered by large displacements, atoms then pushed apart.")

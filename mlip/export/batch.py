@@ -20,7 +20,6 @@ from torch import Tensor
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.ace.edges import sum_forces
 from mlip.potential.ace.environments import Slots, arrange_slots, far_away
-from mlip.potential.zbl import switched_zbl
 
 MULTIPLE = 8
 """Slots per neighbour species come in multiples of it."""
@@ -77,7 +76,7 @@ class SlotBatch:
         placed = positions.double()[slots.atoms]
         vectors = placed[slots.neighbors] - placed[:, None] + torch.bmm(self.shifts, cells.double()[slots.structure])
         vectors = torch.where(self.filled[..., None], vectors, far_away(potential.basis, vectors))
-        env = slots.fill(vectors, potential.tables, dtype, switched_zbl)
+        env = slots.fill(vectors, potential.tables, dtype, traced=True)
         energies, edges, _ = potential.evaluate_environments(env)
         strain = torch.bmm(edges[:, 0].double(), vectors)
         strain = strain.new_zeros(self.n_systems, 3, 3).index_add(0, slots.structure, strain)

@@ -19,6 +19,7 @@ from mlip.potential.ace.basis import radial_basis, spherical_harmonics, tangenti
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.ace.environments import PairTables
 from mlip.potential.ace.network import CommitteeNetwork
+from mlip.potential.continuation import sum_terms
 from mlip.potential.interface import Potential
 from mlip.potential.zbl import switched_zbl
 
@@ -32,9 +33,12 @@ class PairPotential(nn.Module):
         device: where to evaluate.
     """
 
-    charge: Tensor
     inner: Tensor
+    charge: Tensor
     outer: Tensor
+    energy: Tensor
+    decay: Tensor
+    reach: Tensor
     reference: Tensor
 
     def __init__(
@@ -53,8 +57,11 @@ class PairPotential(nn.Module):
         network.double()  # with the quadrature in full precision, before any rounding
         self.networks = nn.ModuleList(_restrict(network, k) for k in range(len(self.species)))
         tables = PairTables.of(potential.basis)
-        for name in ("charge", "inner", "outer"):
-            self.register_buffer(name, getattr(tables, name))
+        self.register_buffer("inner", tables.inner)
+        repulsion = tables.terms or tables
+        for name in ("charge", "outer") if tables.terms is None else ("energy", "decay", "reach"):
+            self.register_buffer(name, getattr(repulsion, name))
+        self.has_terms = tables.terms is not None
         energies = [potential.isolated_energies[s] for s in self.species]
         self.register_buffer("reference", torch.tensor(energies, dtype=torch.float64))
         self.to(device=device, dtype=dtype).requires_grad_(False).eval()
@@ -87,9 +94,15 @@ class PairPotential(nn.Module):
         along = torch.bmm(torch.bmm(radial_slope[:, None], edge_gradient), angular[:, :, None])[:, 0, 0]
         turned = torch.bmm(radial[:, None], edge_gradient).transpose(1, 2)
         across = torch.bmm(angular_slope, turned)[..., 0] / r[:, None]
-        pair, slope = switched_zbl(r, self.charge[first], self.charge[second], self.outer[first, second])
+        pair, slope = self._repel(r, first, second)
         energies = (atomic.double() + self.reference[species]).index_add(0, centers, 0.5 * pair.double())
         return energies, across + (along + 0.5 * slope)[:, None] * direction
+
+    def _repel(self, r: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Repulsion of pairs and its slope, [E]."""
+        if self.has_terms:
+            return sum_terms(r, self.energy[first, second], self.decay[first, second], self.reach[first, second])
+        return switched_zbl(r, self.charge[first], self.charge[second], self.outer[first, second])
 
     def _radial(self, r: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
         """Radial functions and their slopes, [E, n_radial]."""

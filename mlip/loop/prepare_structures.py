@@ -23,6 +23,7 @@ from mlip.structures.builders import (
     disorder,
     make_dimer,
     place_randomly,
+    push_pair,
     take_phase,
 )
 from mlip.structures.geometry import min_distance_ratio
@@ -203,6 +204,7 @@ def _makers(original: Original, settings: Prepare, min_ratio: float, phases: Seq
         "interstitial": add_interstitial,
         "surface": cut_surface,
         "cluster": cut_cluster,
+        "close_pair": partial(push_pair, min_ratio=min_ratio),
         "dimer": partial(make_dimer, min_ratio=min_ratio),
         "random": place_randomly,
         "melt": disorder,

@@ -20,6 +20,7 @@ from mlip.io.netcdf import write_netcdf
 from mlip.io.trajectory import read_frames
 from mlip.potential import Potential, load_potential
 from mlip.potential.certification import read_error_ratios
+from mlip.potential.continuation import nearest_pair_ratios
 from mlip.potential.uncertainty import measure_shift
 from mlip.structures.cutting import Block, choose_block, cut_block
 from mlip.structures.geometry import min_distance_ratio
@@ -37,6 +38,7 @@ UNITS = {
     "min_distance_ratio": "1",
     "expected_squared_error": "eV²/Å²",
     "label_cost": "core-s",
+    "nearest_pair_ratio": "1",
     "novelty": "1",
 }
 
@@ -120,6 +122,7 @@ def score_frames(request: ScoreRequest) -> None:
         row = _score(batch, data, lowest) | {"expected_squared_error": expected}
         row["label_cost"] = _predict_cost(batch.structures, training)
         row["novelty"] = measure_novelty(tables[-1], known)
+        row["nearest_pair_ratio"] = nearest_pair_ratios(batch.structures, committee.shortest_distances)
         for name, values in row.items():
             columns[name].append(values)
     shift = _measure_shift(potential / "training.json", atomic)

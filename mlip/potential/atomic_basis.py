@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
+from mlip.potential.continuation import Continuation
 from mlip.potential.interface import check_species
 
 
@@ -27,6 +28,7 @@ class AtomicBasis:
         margin: share of it down to which the network is believed; nearer, the repulsion takes over. Hotter
             MD goes a little nearer than the data: in acetylacetone at 600 K, O-H bonds shrink to 0.96 of the
             shortest at 300 K.
+        continuation: the repulsion; None for potentials of earlier versions, which have a switched ZBL.
     """
 
     species: tuple[str, ...]
@@ -35,6 +37,7 @@ class AtomicBasis:
     l_max: int
     shortest: dict[str, float]
     margin: float = 0.92
+    continuation: Continuation | None = None
 
     def indices(self, atoms: Atoms) -> np.ndarray:
         """Index of each atom's element in ``species``, [n_atoms].

@@ -18,22 +18,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Earlier ones are read, too: :mod:`mlip.potential.ace.versions`."""
+WITHOUT_CONTINUATION = 3
+"""Of files that hold none (:mod:`mlip.potential.continuation`): earlier versions of the code read those as well."""
 WEIGHTS, DESCRIPTION = "potential.safetensors", "potential.json"
 
 
-def write_files(potential: Potential, folder: Path, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+def write_files(
+    potential: Potential,
+    folder: Path,
+    tensors: dict[str, Tensor],
+    settings: dict[str, Any],
+    version: int = WITHOUT_CONTINUATION,
+) -> None:
     """Write the weights, then the description with their checksum, each in one rename.
 
-    ``settings`` is what only this backend's description holds.
+    ``settings`` is what only this backend's description holds, ``version`` that of the format.
     """
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     description = {
-        "format_version": FORMAT_VERSION,
+        "format_version": version,
         "backend": potential.backend,
         "species": list(potential.species),
         "cutoff": potential.cutoff,

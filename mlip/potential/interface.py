@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from ase import Atoms
 
-from mlip.potential.uncertainty import Calibration, Spread
+from mlip.potential.uncertainty import Calibration, Doubt, Spread
 
 
 class PotentialFileError(ValueError):
@@ -50,6 +50,7 @@ class Prediction:
         energy_std: eV.
         forces_std: [n_atoms, 3], eV/Å, per component.
         force_uncertainty: [n_atoms], eV/Å, norm of ``forces_std``.
+        doubt: what of them comes from pairs nearer than any in the training data; None without such pairs.
     """
 
     energy: float
@@ -60,6 +61,7 @@ class Prediction:
     energy_std: float
     forces_std: np.ndarray
     force_uncertainty: np.ndarray
+    doubt: Doubt | None = None
 
     def recalibrate(self, atoms: Atoms, calibration: Calibration, spread: Spread) -> Prediction:
         """The same for ``atoms`` with the uncertainties that ``calibration`` makes of the raw ``spread``."""
@@ -83,6 +85,14 @@ class Potential(ABC):
     cutoff: float
     n_members: int
     calibration: Calibration
+
+    @property
+    def shortest_distances(self) -> dict[str, float]:
+        """Shortest distance (Å) of each pair of elements ``"A-B"`` in the training data; empty where it is not known.
+
+        :func:`mlip.potential.continuation.nearest_pair_ratios` tells how far below them structures are.
+        """
+        return {}
 
     @property
     def estimator(self) -> Estimator:
@@ -163,13 +173,19 @@ def summarise(
 
 def _uncertainties(atoms: Atoms, calibration: Calibration, spread: Spread) -> dict[str, Any]:
     std = calibration.scale_forces(atoms.get_chemical_symbols(), spread.forces)
+    energy = calibration.scale_energy(spread.energy)
+    if spread.doubt is not None:
+        std = np.sqrt(std**2 + spread.doubt.forces[:, None] ** 2)
+        energy = float(np.hypot(energy, spread.doubt.energy))
     return {
-        "energy_std": calibration.scale_energy(spread.energy),
+        "energy_std": energy,
         "forces_std": std,
         "force_uncertainty": np.sqrt((std**2).sum(1)),
+        "doubt": spread.doubt,
     }
 
 
 def member_spreads(predictions: Sequence[Prediction]) -> list[Spread]:
     """Raw spreads of the members of ``predictions``."""
-    return [Spread.of_members(p.energy_members, p.forces_members) for p in predictions]
+    raw = [Spread.of_members(p.energy_members, p.forces_members) for p in predictions]
+    return [replace(spread, doubt=p.doubt) for spread, p in zip(raw, predictions, strict=True)]

@@ -78,11 +78,27 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Raw spreads of one structure: ``forces`` [n_atoms] (eV/Å, per component) and ``energy`` (eV)."""
+class Doubt:
+    """Expected errors of one structure that no spread tells; they join the calibrated spreads in squares.
+
+    ``forces`` [n_atoms] (eV/Å, per component) and ``energy`` (eV).
+    """
 
     forces: np.ndarray
     energy: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Raw spreads of one structure: ``forces`` [n_atoms] (eV/Å, per component) and ``energy`` (eV).
+
+    ``doubt``: what comes beside them where pairs are nearer than any in the training data, and members agree by
+    construction (:mod:`mlip.potential.continuation`).
+    """
+
+    forces: np.ndarray
+    energy: float
+    doubt: Doubt | None = None
 
     @classmethod
     def of_members(cls, energies: np.ndarray, forces: np.ndarray) -> Spread:

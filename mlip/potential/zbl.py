@@ -54,6 +54,18 @@ def repulsion(r: Tensor, z_first: Tensor, z_second: Tensor, outer: Tensor) -> tu
     return switched_zbl(r, z_first, z_second, outer)
 
 
+def bare_zbl(r: Tensor, z_first: Tensor, z_second: Tensor) -> tuple[Tensor, Tensor]:
+    """ZBL energy of pairs (eV) and its slope (eV/Å) at any distance ``r`` (Å): see :func:`switched_zbl`."""
+    length = 0.46850 / (z_first**0.23 + z_second**0.23)
+    x = r / length
+    phi, dphi = torch.zeros_like(r), torch.zeros_like(r)
+    for coefficient, exponent in zip(_COEFFICIENTS, _EXPONENTS, strict=True):
+        term = coefficient * torch.exp(-exponent * x)
+        phi, dphi = phi + term, dphi - exponent * term / length
+    bare = COULOMB * z_first * z_second / r
+    return bare * phi, bare * (dphi - phi / r)
+
+
 def switched_zbl(r: Tensor, z_first: Tensor, z_second: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
     """Switched ZBL energy of pairs (eV) and its slope (eV/Å), each shaped like ``r`` (Å); can be traced.
 
@@ -62,14 +74,7 @@ def switched_zbl(r: Tensor, z_first: Tensor, z_second: Tensor, outer: Tensor) ->
     s(t) = t^3 (10 - 15 t + 6 t^2), t = (outer - r) / (outer - INNER_FRACTION outer), whose
     value, slope and curvature vanish at ``outer``.
     """
-    length = 0.46850 / (z_first**0.23 + z_second**0.23)
-    x = r / length
-    phi, dphi = torch.zeros_like(r), torch.zeros_like(r)
-    for coefficient, exponent in zip(_COEFFICIENTS, _EXPONENTS, strict=True):
-        term = coefficient * torch.exp(-exponent * x)
-        phi, dphi = phi + term, dphi - exponent * term / length
-    bare = COULOMB * z_first * z_second / r
-    value, slope = bare * phi, bare * (dphi - phi / r)
+    value, slope = bare_zbl(r, z_first, z_second)
     width = (1.0 - INNER_FRACTION) * outer
     t = ((outer - r) / width).clamp(0.0, 1.0)
     switch, dswitch = t**3 * (10.0 - 15.0 * t + 6.0 * t**2), -30.0 * t**2 * (1.0 - t) ** 2 / width

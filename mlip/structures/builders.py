@@ -35,6 +35,10 @@ DIMER_RATIOS = (0.7, 1.6)
 """Shortest and largest distance of a dimer over the sum of covalent radii: a shorter one has forces beyond
 ``label.guards.max_force``, and is no label. A larger distance guard counts instead of the shortest."""
 
+CLOSE_RATIOS = (0.75, 0.9)
+"""Shortest and largest distance of a pair pushed together in its bulk over the sum of covalent radii: 1.67 to 2.0 Å in
+silicon, with forces of 27 eV/Å at most."""
+
 CONTACT = 0.85
 """Distance over the sum of covalent radii to which atoms at random places are pushed apart."""
 
@@ -132,6 +136,13 @@ def make_dimer(original: Original, settings: Prepare, rng: np.random.Generator, 
     direction /= np.linalg.norm(direction)
     alone = Atoms(pair, positions=[np.zeros(3), distance * direction])
     return _in_box(_magnetised(alone, original.atoms), original.atoms)
+
+
+def push_pair(original: Original, settings: Prepare, rng: np.random.Generator, min_ratio: float) -> Atoms:
+    """The bulk with two neighbours moved towards one another, to a drawn distance above the guard ``min_ratio``."""
+    shortest, largest = CLOSE_RATIOS
+    low = max(min_ratio * 1.001, shortest)
+    return _close_pair(original.atoms, float(rng.uniform(low, max(low, largest))), rng)
 
 
 def _close_pair(bulk: Atoms, ratio: float, rng: np.random.Generator) -> Atoms:

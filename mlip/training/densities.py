@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,6 +65,18 @@ def build_dataset(
         has_stress=single(has_stress),
         sizes=torch.tensor([len(a) for a in structures], dtype=torch.float32, device=device),
         rows=[torch.nonzero(environments.structure == k)[:, 0] for k in range(n)],
+    )
+
+
+def with_repulsion(data: Dataset) -> Dataset:
+    """``data`` with targets that hold the repulsion: what labels say, whose signs and units can be judged."""
+    env, n = data.environments, len(data.rows)
+    edges = (env.pair_slope[:, None] * env.direction)[:, None]
+    return replace(
+        data,
+        energies=data.energies.index_add(0, env.structure, env.pair_energy),
+        forces=data.forces + sum_forces(env, edges)[:, 0],
+        virials=data.virials + sum_virials(env, edges, n)[:, 0],
     )
 
 

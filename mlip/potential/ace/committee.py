@@ -19,9 +19,10 @@ from mlip.potential.ace.last_layer import LAST_LAYER, LastLayer
 from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.ace.pairs import PairEvaluation, PairList, join_structures, sum_forces, sum_strain
 from mlip.potential.atomic_basis import AtomicBasis
-from mlip.potential.files import write_files
+from mlip.potential.continuation import doubt_continuation, split_doubt
+from mlip.potential.files import FORMAT_VERSION, WITHOUT_CONTINUATION, write_files
 from mlip.potential.interface import Estimator, Potential, Precision, Prediction, summarise
-from mlip.potential.uncertainty import Calibration, Spread
+from mlip.potential.uncertainty import Calibration, Doubt, Spread
 from mlip.structures.neighbors import find_pairs
 
 MAX_PAIRS = 40_000
@@ -76,6 +77,12 @@ class ACEPotential(Potential):
         self._reference = torch.tensor(reference, dtype=torch.float64, device=device)
 
     @property
+    def shortest_distances(self) -> dict[str, float]:
+        """Shortest distance (Å) of each pair of elements in the training data, as far as it is within the cutoff."""
+        continuation = self.basis.continuation
+        return dict(self.basis.shortest if continuation is None else continuation.nearest)
+
+    @property
     def estimator(self) -> Estimator:
         """The last layer, where there is one."""
         return "committee" if self.last_layer is None else "last_layer"
@@ -88,11 +95,19 @@ class ACEPotential(Potential):
             evaluation = self._evaluate(pairs, members=uncertainty and posterior is None, last=posterior is not None)
             energies, forces, strain = self._collect(pairs, evaluation)
             spreads = posterior.spreads(chunk, pairs, evaluation) if posterior is not None else None
+            doubts = self._doubts(chunk, pairs) if uncertainty else [None] * len(chunk)
             ends = np.cumsum([len(atoms) for atoms in chunk])
             for k, (atoms, forces_members) in enumerate(zip(chunk, np.split(forces, ends[:-1], 1), strict=True)):
                 spread = spreads[k] if spreads else Spread.of_members(energies[:, k], forces_members)
                 predictions.append(
-                    summarise(atoms, self.calibration, energies[:, k], forces_members, strain[k], spread)
+                    summarise(
+                        atoms,
+                        self.calibration,
+                        energies[:, k],
+                        forces_members,
+                        strain[k],
+                        replace(spread, doubt=doubts[k]),
+                    )
                 )
         return predictions
 
@@ -116,7 +131,8 @@ class ACEPotential(Potential):
             return super().spreads(structures)
         raw: list[Spread] = []
         for chunk, pairs in self._chunks(structures):
-            raw.extend(self.last_layer.spreads(chunk, pairs, self._evaluate(pairs, members=False, last=True)))
+            spreads = self.last_layer.spreads(chunk, pairs, self._evaluate(pairs, members=False, last=True))
+            raw.extend(replace(s, doubt=d) for s, d in zip(spreads, self._doubts(chunk, pairs), strict=True))
         return raw
 
     def last_features(self, structures: Sequence[Atoms]) -> Iterator[tuple[Sequence[Atoms], PairList, PairEvaluation]]:
@@ -195,13 +211,23 @@ class ACEPotential(Potential):
         last = self.last_layer
         tensors = self.state if last is None else self.state | {LAST_LAYER: last.factor.float().cpu()}
         description = {
-            "frame": asdict(self.basis),
+            "frame": {name: value for name, value in asdict(self.basis).items() if value is not None},
             "size": asdict(self.size),
             "last_layer": None if last is None else list(last.settings()),
             "isolated_energies": self.isolated_energies,
             "details": self.details,
         }
-        write_files(self, Path(folder), tensors, description)
+        version = WITHOUT_CONTINUATION if self.basis.continuation is None else FORMAT_VERSION
+        write_files(self, Path(folder), tensors, description, version)
+
+    def _doubts(self, chunk: Sequence[Atoms], pairs: PairList) -> list[Doubt | None]:
+        """What pairs nearer than the data's add to the uncertainty of each structure."""
+        if self.tables.terms is None:
+            return [None] * len(chunk)
+        squares = doubt_continuation(
+            self.tables.terms, self.cutoff, pairs.species, pairs.centers, pairs.neighbors, pairs.vectors
+        )
+        return split_doubt(*squares, [len(atoms) for atoms in chunk])
 
     def _describe(self, environments: Environments) -> Tensor:
         density = compute_density(environments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,10 @@ from torch import Tensor
 
 from mlip.potential.ace.basis import radial_basis, spherical_harmonics
 from mlip.potential.atomic_basis import AtomicBasis
-from mlip.potential.zbl import inner_radii, outer_radii, repulsion
+from mlip.potential.continuation import Index, RepulsionTables
+from mlip.potential.zbl import inner_radii, outer_radii, pair_name, repulsion, switched_zbl
 from mlip.structures.neighbors import Pairs, find_pairs
 
-PairRepulsion = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Energy and slope of a repulsion: :func:`repulsion`, or :func:`mlip.potential.zbl.switched_zbl`, which decides nothing
-on the host."""
 SHARED = ("radial", "radial_slope", "angular", "angular_slope")
 """Arrays of Environments that a batch may have in common with its data set."""
 
@@ -123,17 +121,24 @@ def build_environments(
 
 @dataclass(frozen=True)
 class PairTables:
-    """What depends on a pair of species: radii of clamp and repulsion [S, S] (Å), charges [S]."""
+    """What depends on a pair of species: radii of clamp and repulsion [S, S] (Å), charges [S].
+
+    With ``terms``, those are the repulsion; without, in potentials of earlier versions, ZBL that fades until ``outer``.
+    """
 
     basis: AtomicBasis
     inner: Tensor
     outer: Tensor
     charge: Tensor
+    terms: RepulsionTables | None = None
 
     @classmethod
     def of(cls, basis: AtomicBasis, device: str | torch.device = "cpu") -> PairTables:
         """Tables of ``basis``'s species in float64."""
+        going_on = basis.continuation
         inner = inner_radii(basis.species, basis.shortest, basis.margin)
+        if going_on is not None:
+            inner = np.array([[going_on.inner[pair_name(a, b)] for b in basis.species] for a in basis.species])
         outer = outer_radii(basis.species, basis.shortest, basis.margin)
         charge = [float(atomic_numbers[s]) for s in basis.species]
         return cls(
@@ -141,7 +146,18 @@ class PairTables:
             torch.tensor(inner, dtype=torch.float64, device=device),
             torch.tensor(outer, dtype=torch.float64, device=device),
             torch.tensor(charge, dtype=torch.float64, device=device),
+            None if going_on is None else RepulsionTables.of(going_on, basis.species, device),
         )
+
+    def repel(self, r: Tensor, first: Index, second: Index, *, traced: bool) -> tuple[Tensor, Tensor]:
+        """Repulsion (eV) and its slope (eV/Å) of pairs at ``r`` [...] (Å), whose species are ``first`` and ``second``.
+
+        With ``traced`` nothing is decided on the host; else pairs out of reach are skipped.
+        """
+        if self.terms is not None:
+            return (self.terms.evaluate if traced else self.terms.evaluate_near)(r, first, second)
+        zbl = switched_zbl if traced else repulsion
+        return zbl(r, self.charge[first], self.charge[second], self.outer[first, second])
 
 
 @dataclass(frozen=True)
@@ -167,12 +183,13 @@ class Slots:
         padded[self.where] = values
         return padded.view(*self.neighbors.shape, *empty.shape)
 
-    def fill(
-        self, vectors: Tensor, tables: PairTables, dtype: torch.dtype, pair: PairRepulsion = repulsion
-    ) -> Environments:
-        """Environments in ``dtype`` from vectors [N, M, 3], Å; those of empty slots are longer than the cutoff."""
+    def fill(self, vectors: Tensor, tables: PairTables, dtype: torch.dtype, *, traced: bool = False) -> Environments:
+        """Environments in ``dtype`` from vectors [N, M, 3], Å; those of empty slots are longer than the cutoff.
+
+        With ``traced`` nothing is decided on the host.
+        """
         return Environments(
-            **_edge_geometry(vectors, self.species, self.others, tables, dtype, pair),
+            **_edge_geometry(vectors, self.species, self.others, tables, dtype, traced),
             neighbors=self.neighbors,
             species=self.species,
             structure=self.structure,
@@ -291,17 +308,18 @@ def _edge_geometry(
     others: Tensor | None,
     tables: PairTables,
     dtype: torch.dtype,
-    pair: PairRepulsion,
+    traced: bool,
 ) -> dict[str, Tensor]:
     """Basis functions, their derivatives and the repulsion of the edges ``vectors`` [N, M, 3]."""
     basis = tables.basis
+    first: Index
+    second: Index
     exact = torch.sqrt((vectors * vectors).sum(-1))
     if others is not None:
-        inner, outer = tables.inner[species][:, others], tables.outer[species][:, others]
-        first, second = tables.charge[species][:, None], tables.charge[others]
+        inner, first, second = tables.inner[species][:, others], species[:, None], others
     else:
-        inner, outer, first, second = tables.inner[0, 0], tables.outer[0, 0], tables.charge[0], tables.charge[0]
-    energy, slope = pair(exact, first, second, outer)
+        inner, first, second = tables.inner[0, 0], 0, 0
+    energy, slope = tables.repel(exact, first, second, traced=traced)
     direction = (vectors / exact[..., None]).to(dtype).permute(0, 2, 1).contiguous()
     r = exact.to(dtype)
     radial, radial_slope = radial_basis(r, inner.to(dtype), basis.cutoff, basis.n_radial)

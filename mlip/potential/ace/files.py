@@ -12,6 +12,7 @@ from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.ace.size import Size
 from mlip.potential.ace.versions import upgrade
 from mlip.potential.atomic_basis import AtomicBasis
+from mlip.potential.continuation import Continuation
 from mlip.potential.uncertainty import Calibration
 
 
@@ -26,7 +27,7 @@ def load_ace(description: dict[str, Any], state: dict[str, Tensor], device: str)
     except RuntimeError as error:
         raise ValueError(f"weights do not fit the description: {error}") from None
     return ACEPotential(
-        AtomicBasis(**(basis | {"species": tuple(basis["species"])})),
+        _read_basis(basis),
         network,
         description["isolated_energies"],
         Calibration.from_json(description["calibration"]),
@@ -34,3 +35,9 @@ def load_ace(description: dict[str, Any], state: dict[str, Tensor], device: str)
         details=description.get("details"),
         last_layer=LastLayer(factor, *settings) if factor is not None and settings is not None else None,
     )
+
+
+def _read_basis(values: dict[str, Any]) -> AtomicBasis:
+    stored = values.get("continuation")  # formats before 4 have none
+    continuation = None if stored is None else Continuation.from_json(stored)
+    return AtomicBasis(**(values | {"species": tuple(values["species"]), "continuation": continuation}))

@@ -7,7 +7,7 @@ mace-torch and its e3nn 0.4.4 live in an environment of their own (docs/mace.md)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class MACEPotential(Potential):
         evaluation: head, precision and device.
         descriptor_scale: factor that brings distances between descriptors to order one.
         details: anything else worth keeping in ``potential.json``.
+        shortest: shortest distance (Å) of each pair of elements in the training data.
     """
 
     backend = "mace"
@@ -82,11 +83,13 @@ class MACEPotential(Potential):
         *,
         descriptor_scale: float = 1.0,
         details: dict[str, Any] | None = None,
+        shortest: Mapping[str, float] | None = None,
     ) -> None:
         self.architecture, self.evaluation, self.device = architecture, evaluation, evaluation.device
         self.species, self.cutoff, self.n_members = tuple(species), architecture.r_max, n_members
         self.isolated_energies, self.calibration, self.details = dict(isolated_energies), calibration, details or {}
         self.descriptor_scale, self.state = descriptor_scale, state
+        self._shortest = dict(shortest or {})
         self._dtype: torch.dtype = getattr(torch, evaluation.dtype)
         self._networks, fused = [], evaluation.cueq and architecture.has_cueq_form
         for weights in split_states(state, n_members):
@@ -96,6 +99,11 @@ class MACEPotential(Potential):
             except RuntimeError as error:
                 raise ValueError(f"weights do not fit the description: {error}") from None
             self._networks.append(accelerate(network.to(self._dtype), self.device, fused).requires_grad_(False).eval())
+
+    @property
+    def shortest_distances(self) -> dict[str, float]:
+        """Shortest distances of the training data, which files of earlier versions do not tell; see the interface."""
+        return dict(self._shortest)
 
     def predict(self, structures: Sequence[Atoms], *, uncertainty: bool = True) -> list[Prediction]:
         """Predictions in the order of ``structures``; see :class:`Prediction`."""
@@ -150,6 +158,7 @@ class MACEPotential(Potential):
             self.calibration,
             self.evaluation,
             descriptor_scale=self.descriptor_scale,
+            shortest=self._shortest,
         )
 
     def save(self, folder: Path) -> None:
@@ -163,6 +172,7 @@ class MACEPotential(Potential):
             "dtype": self.evaluation.dtype,
             "cueq": self.evaluation.cueq,
             "descriptor_scale": self.descriptor_scale,
+            "shortest_distances": self._shortest,
         }
         write_files(self, Path(folder), self.state, description)
 
@@ -204,4 +214,5 @@ def load_mace(description: dict[str, Any], state: dict[str, Tensor], device: str
         EvaluationOptions(description["head"], description["dtype"], description["cueq"], device),
         descriptor_scale=description["descriptor_scale"],
         details=description.get("details"),
+        shortest=description.get("shortest_distances"),
     )

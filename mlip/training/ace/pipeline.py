@@ -33,8 +33,9 @@ from mlip.training.data import (
     fit_isolated_energies,
     prepare_pairs,
 )
-from mlip.training.densities import Dataset, build_dataset
+from mlip.training.densities import Dataset, build_dataset, with_repulsion
 from mlip.training.parallel import Processes, join_processes
+from mlip.training.repulsion import fit_continuation
 from mlip.training.request import TrainingRequest
 from mlip.training.restart import move_zero
 from mlip.training.results import write_training
@@ -122,6 +123,8 @@ def prepare_training(request: TrainingRequest) -> Prepared:
         # What was fitted once stays, unless the labels count from elsewhere: it is what the network's energies add to.
         zero = move_zero(earlier.potential, earlier.potential.isolated_energies, train)
         isolated_energies = isolated_energies or zero
+    else:
+        basis = fit_continuation(train, pairs, basis)
     isolated = fit_isolated_energies(train, basis, isolated_energies)
     data = build_dataset(train, pairs, basis, isolated, request.device)
     watched = (
@@ -129,7 +132,12 @@ def prepare_training(request: TrainingRequest) -> Prepared:
     )
     check_structures(request.audits, "audits", known=set(basis.species))
     suspicions = check_consistency(
-        train, data, len(basis.species), settings.consistency, valid=valid, valid_data=watched
+        train,
+        with_repulsion(data),
+        len(basis.species),
+        settings.consistency,
+        valid=valid,
+        valid_data=with_repulsion(watched) if watched is not None else None,
     )
     for suspicion in suspicions:
         warnings.warn(suspicion, stacklevel=2)

@@ -22,9 +22,18 @@ class Previous:
     sha256: str
 
     def merge_basis(self, basis: AtomicBasis) -> AtomicBasis:
-        """``basis`` with the earlier shortest distances, of which radial functions are made: weights mean the same."""
-        earlier = self.potential.basis
-        return replace(basis, shortest=dict(sorted((basis.shortest | earlier.shortest).items())), margin=earlier.margin)
+        """``basis`` with the earlier distances and repulsion, of which targets are made: weights mean the same.
+
+        What is new are the nearest distances, from which on a continuation is doubted.
+        """
+        earlier, going_on = self.potential.basis, self.potential.basis.continuation
+        if going_on is not None:
+            names = sorted(basis.shortest | going_on.nearest)
+            known = (basis.shortest, going_on.nearest)
+            nearest = {name: min(distances[name] for distances in known if name in distances) for name in names}
+            going_on = replace(going_on, nearest=nearest)
+        shortest = dict(sorted((basis.shortest | earlier.shortest).items()))
+        return replace(basis, shortest=shortest, margin=earlier.margin, continuation=going_on)
 
     @torch.no_grad()
     def fill(self, network: CommitteeNetwork, zero: dict[str, float], isolated: dict[str, float]) -> None:

@@ -286,6 +286,7 @@ def _write_results(
         start.isolated,
         Calibration(),
         EvaluationOptions(start.head, settings.mace.dtype, settings.mace.cueq, trainer.device),
+        shortest=basis.shortest,
     )
     potential.descriptor_scale = _descriptor_scale(potential, train)
     details = {

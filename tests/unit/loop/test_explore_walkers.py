@@ -4,6 +4,7 @@ EMT stands in for the committee: the point is when a walker stops, not how atoms
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -137,6 +138,7 @@ class FakePotential:
     """Describes a structure by its distances; enough for novelty."""
 
     species = ("Cu",)
+    shortest_distances: ClassVar[dict[str, float]] = {"Cu-Cu": 2.5}
 
     def embed(self, structures: list[Atoms]) -> list[np.ndarray]:
         return [np.sort(a.get_all_distances(mic=True), axis=1)[:, 1:] for a in structures]

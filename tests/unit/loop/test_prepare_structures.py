@@ -406,3 +406,15 @@ def test_new_atoms_of_a_magnet_have_the_moments_of_their_element(signs: tuple[in
     pairs = [atoms.get_initial_magnetic_moments() for atoms in found if len(atoms) == 2]
     assert pairs
     assert all(np.prod(np.sign(moments)) == np.prod(signs) for moments in pairs)
+
+
+def test_close_pairs_are_near_enough_to_teach_and_far_enough_for_a_label() -> None:
+    silicon = bulk("Si", cubic=True)
+    pairs = of_kind(perturb(silicon, 12, kinds=only(close_pair=1)), "close_pair")
+    assert len(pairs) >= 8
+    ratios = [min_distance_ratio(atoms) for atoms in pairs]
+    assert min(ratios) >= 0.75 - 1e-9
+    assert max(ratios) <= 0.9 + 1e-9
+    for atoms in pairs:
+        assert (np.linalg.norm(atoms.positions - silicon.positions, axis=1) > 1e-6).sum() == 2
+    assert not of_kind(perturb(molecule("H2O"), 6, kinds=only(close_pair=1, rattle=1)), "close_pair")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -243,6 +244,7 @@ class FakePotential:
     """EMT in the committee's place when frames are scored; unsure of the atom with the largest force."""
 
     species = ("Cu",)
+    shortest_distances: ClassVar[dict[str, float]] = {}
 
     def embed(self, structures: list[Atoms]) -> list[np.ndarray]:
         return [np.sort(a.get_all_distances(mic=True), axis=1)[:, 1:3] for a in structures]

@@ -51,6 +51,11 @@ def find_switches(potential: Potential) -> dict[str, list[float]]:
         arguments = potential.species, potential.basis.shortest, potential.basis.margin
         outer = outer_radii(*arguments)
         tables = [inner_radii(*arguments), outer, INNER_FRACTION * outer]
+        if (continuation := potential.basis.continuation) is not None:
+            return {
+                name: sorted({continuation.inner[name], *(reach for _, _, reach in terms)})
+                for name, terms in continuation.terms.items()
+            }
     names = [(i, j, pair_name(a, b)) for i, a in enumerate(potential.species) for j, b in enumerate(potential.species)]
     return {name: sorted({float(table[i, j]) for table in tables}) for i, j, name in names}
 
