@@ -66,6 +66,9 @@ def run(
             raise typer.Exit(show_plan(config, arguments))
         busy = run_loop(config, loaded, arguments, results=results, show=typer.echo)
         typer.echo("" if busy else "Nothing to do: the loop is finished and no input has changed.")
+        if not output_path(results, "report_system", "summary.json").is_file():
+            typer.echo("The loop is not finished: the targets or rules that were asked for leave out its report.")
+            return
         typer.echo(summary_table(read_summary(results)))
         page = output_path(results, "report_system", "report.html")
         potential = output_path(results, "deploy_potential", "potential.json").parent

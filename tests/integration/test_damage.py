@@ -80,7 +80,7 @@ class Bench:
         out = self.folder / ("collect_dataset" if previous is None else "collect_next")
         collect_dataset(
             [self.shard(n) for n in range(n_shards)], [self.shard(n, "json") for n in range(n_shards)], previous,
-            iteration=0 if previous is None else 1, settings=Collect(), energy_window=50.0,
+            iteration=0 if previous is None else 1, settings=Collect(test_fraction=0.1), energy_window=50.0,
             max_failed_fraction=allowed, out=out,
         )  # fmt: skip
         return out

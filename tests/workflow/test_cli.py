@@ -57,6 +57,19 @@ def test_run_says_when_nothing_is_to_be_done(finished: Workflow) -> None:
     assert "report.html" in text
 
 
+def test_a_run_up_to_a_rule_has_no_summary_to_print(workflow: Workflow) -> None:
+    done = mlip("run", workflow.config_file, "--cores", 1, "--until", "prepare_structures", cwd=workflow.folder)
+    assert "not finished" in done.stdout
+
+
+def test_explain_tells_of_each_decision(finished: Workflow) -> None:
+    decisions = (finished.results / "iter_00" / "select_candidates" / "decisions.csv").read_text().splitlines()
+    frame = next(cell for cell in decisions[-1].split(",") if cell.startswith("iter_00-walker"))
+    text = mlip("explain", finished.results, frame, cwd=finished.folder).stdout
+    assert text.startswith(frame)
+    assert "expected error" in text
+
+
 @pytest.mark.parametrize("command", ["run", "status"])
 def test_bad_configuration_is_one_short_message(tmp_path: Path, command: str) -> None:
     (tmp_path / "bad.yaml").write_text("system: x\nstructure: 1\n")
