@@ -123,7 +123,7 @@ def prepare_training(request: TrainingRequest) -> Prepared:
         # What was fitted once stays, unless the labels count from elsewhere: it is what the network's energies add to.
         zero = move_zero(earlier.potential, earlier.potential.isolated_energies, train)
         isolated_energies = isolated_energies or zero
-    else:
+    elif settings.short_range == "fitted":
         basis = fit_continuation(train, pairs, basis)
     isolated = fit_isolated_energies(train, basis, isolated_energies)
     data = build_dataset(train, pairs, basis, isolated, request.device)

@@ -166,7 +166,7 @@ def main() -> None:
         data = label(name, options.seed)
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            settings = Train(n_steps=STEPS, n_channels=16, hidden=(16, 16))
+            settings = Train(n_steps=STEPS, n_channels=16, hidden=(16, 16), short_range="fitted")
             train_committee(TrainingRequest(data["train"], data["valid"], settings, Path(folder), seed=options.seed))
             potential = load_potential(folder)
         check_nearer(data["nearer"], potential)

@@ -23,7 +23,12 @@ from mlip.training.repulsion import GRID
 from tests.benchmarks.selection.short_range_teachers import SILICON, TEACHERS, Teacher, nearest, push
 from tests.unit.conftest import SMALL
 
-SETTINGS = Train(**(SMALL.model_dump() | {"n_channels": 12, "hidden": (16,), "committee_size": 4, "n_steps": 250}))
+SETTINGS = Train(
+    **(
+        SMALL.model_dump()
+        | {"n_channels": 12, "hidden": (16,), "committee_size": 4, "n_steps": 250, "short_range": "fitted"}
+    )
+)
 RATIOS = np.array([1.1, 1.0, 0.97, 0.94, 0.91, 0.88, 0.85])
 """Distances of pairs over the shortest trained one."""
 
