@@ -23,7 +23,8 @@ from mlip.training.repulsion import GRID
 from tests.benchmarks.selection.short_range_teachers import SILICON, TEACHERS, Teacher, nearest, push
 from tests.unit.conftest import SMALL
 
-SETTINGS = Train(
+CHANGED = {"n_channels": 12, "hidden": (16,), "committee_size": 4, "n_steps": 250, "short_range": "fitted"}
+SETTINGS = Train(**(SMALL.model_dump() | CHANGED))
     **(
         SMALL.model_dump()
         | {"n_channels": 12, "hidden": (16,), "committee_size": 4, "n_steps": 250, "short_range": "fitted"}
