@@ -25,11 +25,6 @@ from tests.unit.conftest import SMALL
 
 CHANGED = {"n_channels": 12, "hidden": (16,), "committee_size": 4, "n_steps": 250, "short_range": "fitted"}
 SETTINGS = Train(**(SMALL.model_dump() | CHANGED))
-    **(
-        SMALL.model_dump()
-        | {"n_channels": 12, "hidden": (16,), "committee_size": 4, "n_steps": 250, "short_range": "fitted"}
-    )
-)
 RATIOS = np.array([1.1, 1.0, 0.97, 0.94, 0.91, 0.88, 0.85])
 """Distances of pairs over the shortest trained one."""
 
