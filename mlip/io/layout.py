@@ -59,7 +59,10 @@ OUTPUTS = {
     "collect_dataset": _join("iter_{iteration}/collect_dataset", DATASET_FILES),
     "train_committee": _join("iter_{iteration}/train_committee", POTENTIAL_FILES),
     "explore_walkers": ("iter_{iteration}/explore_walkers/walker_{walker}.nc",),
-    "score_frames": ("iter_{iteration}/score_frames/frames.nc",),
+    "score_frames": (
+        "iter_{iteration}/score_frames/frames.nc",
+        "iter_{iteration}/score_frames/environments.nc",
+    ),
     "select_candidates": (
         "iter_{iteration}/select_candidates/candidates.extxyz",
         "iter_{iteration}/select_candidates/decisions.csv",

@@ -19,7 +19,7 @@ from mlip.structures.geometry import is_lone
 SPLITS = ("train", "valid", "test")
 LONE = 5.0
 """Å from its nearest image beyond which a single atom counts as isolated: hardly a crystal is so wide."""
-NOT_CHOSEN = (None, "initial")
+NOT_CHOSEN = (None, "initial", "existing")
 """Reasons of structures that were made or given rather than chosen for what they teach."""
 
 

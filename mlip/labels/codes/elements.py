@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ase.data import chemical_symbols
-
 from mlip.labels.contents import content_of
 from mlip.labels.importing import LabelError
 
@@ -32,6 +30,8 @@ def read_element(path: Path) -> str | None:
     if found is None:
         return None
     name = next(group for group in found.groups() if group)
+    from ase.data import chemical_symbols  # planning imports this module, and pays for no ASE
+
     if name.isdigit():
         return chemical_symbols[int(name)] if 0 < int(name) < len(chemical_symbols) else None
     return name.capitalize() if name.capitalize() in chemical_symbols[1:] else None

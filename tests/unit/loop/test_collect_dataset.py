@@ -157,6 +157,17 @@ def test_what_was_chosen_to_teach_trains_and_audits_never_do(origin: str) -> Non
             assert split_of(atoms, settings) == role
 
 
+@pytest.mark.parametrize("reason", ["initial", "existing"])
+def test_of_what_nobody_chose_a_share_is_held_out(reason: str) -> None:
+    splits = []
+    for n in range(200):
+        atoms = Atoms("Si")
+        atoms.info = {"label_key": sha256_of(n), "origin": "rattle", "reason": reason}
+        splits.append(split_of(atoms, Collect(valid_fraction=0.2, test_fraction=0.1)))
+    assert 25 < splits.count("valid") < 60
+    assert 8 < splits.count("test") < 40
+
+
 def test_starting_structures_train() -> None:
     start = Atoms("Si")
     start.info = {"origin": "start"}
