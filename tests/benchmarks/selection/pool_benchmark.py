@@ -32,10 +32,10 @@ from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.pool import Pool, share_quotas
 from mlip.config.train import Train
 from mlip.io.files import write_json
-from mlip.studies.diffusion.acquisition import describe_structures, descriptor_scale
 from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import Potential, load_potential
 from mlip.seeds import derive_rng, derive_seed
+from mlip.studies.diffusion.acquisition import describe_structures, descriptor_scale
 
 SEEDS = range(5)
 RULES = (
