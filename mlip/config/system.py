@@ -20,7 +20,7 @@ from mlip.config.label import Label
 from mlip.config.loop import AnySection, Assess, Budget, Collect, Explore, Select
 from mlip.config.merging import merge_deeply
 from mlip.config.structures import Prepare, StartingStructure, expand_structures
-from mlip.config.studies import Studies
+from mlip.config.study_section import Studies
 from mlip.config.train import Train
 from mlip.config.values import ConfigError, describe_problems, is_bounded, read_yaml
 

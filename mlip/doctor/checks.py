@@ -336,10 +336,10 @@ def check_labeller(config: Config, elements: Sequence[str]) -> Check:
     """The calculator can be imported, its program and its files for each of ``elements`` are there."""
     if config.label.calculator == "gpaw":
         return _check_datasets(config.label.parameters, elements)
-    from mlip.labels.checks import check_settings
     from mlip.labels.codes.registry import find_code
     from mlip.labels.identity import settings_identity
     from mlip.labels.importing import LabelError, import_calculator
+    from mlip.labels.refusals import check_settings
 
     label, code = config.label, find_code(config.label.calculator)
     try:

@@ -18,7 +18,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip.config.label import Label
 from mlip.config.merging import merge_deeply
 from mlip.io.files import sha256_of
-from mlip.labels.checks import check_settings
 from mlip.labels.codes.registry import find_code
 from mlip.labels.escalation import difference, escalation_ladder, foreign_changes
 from mlip.labels.guards import check_results, check_structure, find_traps
@@ -27,6 +26,7 @@ from mlip.labels.importing import LabelError
 from mlip.labels.process.launcher import launcher_of
 from mlip.labels.process.parent import Worker
 from mlip.labels.process.signals import end_if_told, store_first
+from mlip.labels.refusals import check_settings
 from mlip.labels.store import LabelStore, encode_structure, label_key
 from mlip.labels.triage import LabelStatus
 

@@ -19,7 +19,7 @@ from mlip.config.walkers import WalkerPlan
 from mlip.dynamics.barostat import DirectedBAOAB
 from mlip.dynamics.guarded import DynamicsError, GuardedBAOAB, take_steps
 from mlip.dynamics.limits import NEAREST, is_too_hot
-from mlip.dynamics.schedule import Targets
+from mlip.dynamics.targets import Targets
 from mlip.dynamics.walker_starts import WalkerStart, begin_walker
 from mlip.io.trajectory import Frame, write_trajectory
 from mlip.jobs.progress import Progress

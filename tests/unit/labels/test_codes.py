@@ -18,7 +18,6 @@ from ase.build import bulk, fcc111, molecule
 from mlip.config.label import Label
 from mlip.io.files import sha256_file, sha256_of
 from mlip.labels import labeller as labeller_module
-from mlip.labels.checks import check_settings
 from mlip.labels.codes.kmesh import check_mesh
 from mlip.labels.codes.registry import CODES, find_code
 from mlip.labels.guards import find_traps
@@ -26,6 +25,7 @@ from mlip.labels.identity import settings_identity
 from mlip.labels.importing import LabelError, import_calculator
 from mlip.labels.labeller import Labeller, Outcome, attach_label
 from mlip.labels.process.parent import Worker
+from mlip.labels.refusals import check_settings
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 spec = importlib.util.spec_from_file_location("stand_in", STAND_IN)

@@ -15,11 +15,11 @@ from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json, sha256_of
 from mlip.jobs import digests
 from mlip.labels.calculator import FailedLabelError, StoredCalculator
-from mlip.labels.checks import check_settings
 from mlip.labels.codes.gpaw import GPAW_LADDER
 from mlip.labels.escalation import difference, escalation_ladder, foreign_changes
 from mlip.labels.identity import settings_identity
 from mlip.labels.importing import LabelError
+from mlip.labels.refusals import check_settings
 from mlip.labels.store import LabelStore
 from mlip.loop.label_references import label_references
 from mlip.loop.label_structures import label_structures

@@ -11,10 +11,10 @@ from ase import Atoms
 from ase.build import bulk
 
 from mlip.config.label import Label
-from mlip.labels.checks import check_settings
 from mlip.labels.codes.registry import find_code
 from mlip.labels.guards import find_traps
 from mlip.labels.importing import LabelError
+from mlip.labels.refusals import check_settings
 
 ABINIT, ORCA, CP2K = "ase.calculators.abinit.Abinit", "ase.calculators.orca.ORCA", "ase.calculators.cp2k.CP2K"
 ESPRESSO, VASP = "ase.calculators.espresso.Espresso", "ase.calculators.vasp.Vasp"
