@@ -33,10 +33,14 @@ from mlip.report.sources import LoopRecord
 
 def learning_curve(config: Config, loop: LoopRecord) -> Picture | None:
     """Force and energy errors on unseen structures, and on the test set, against the labels behind them."""
-    earlier = zip(loop.iterations, loop.iterations[1:], strict=False)
-    tested = [(before.usable_labels, record.assessment) for before, record in earlier]
-    fresh = [(n, a["fresh"]) for n, a in tested if a.get("fresh")]
-    audit = [(n, a["audit"]) for n, a in tested if a.get("audit")]
+    earlier = list(zip(loop.iterations, loop.iterations[1:], strict=False))
+    fresh = [(b.usable_labels, r.assessment["fresh"]) for b, r in earlier if r.assessment.get("fresh")]
+    # Audits judge the present potential; those of earlier versions judged the one before.
+    audit = [
+        ((r if "certificates" in r.assessment["audit"] else b).usable_labels, r.assessment["audit"])
+        for b, r in earlier
+        if r.assessment.get("audit")
+    ]
     test = [(r.usable_labels, r.assessment["test"]) for r in loop.iterations if r.assessment.get("test")]
     if not fresh and not audit and not test:
         return None
