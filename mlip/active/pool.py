@@ -132,7 +132,6 @@ class Tracker:
 
     def __init__(self, pool: Pool) -> None:
         self.pool, self.table = pool, pool.environments
-        self.first = np.searchsorted(self.table.frame, np.arange(pool.n_frames))
         everything = np.ones(len(pool.known.teaches), bool)
         self.squared, nearest = measure_to(self.table, pool.known.table, everything)
         if pool.known.teaches.all():
@@ -144,7 +143,7 @@ class Tracker:
 
     def over_frames(self, values: np.ndarray) -> np.ndarray:
         """Largest of each frame's rows, [n_frames]."""
-        return np.maximum.reduceat(values, self.first) if len(values) else np.zeros(0)
+        return largest_of_frames(self.table, values)
 
     def is_new(self) -> np.ndarray:
         """Whether some environment of each frame is like none known or in the batch, [n_frames]."""
@@ -165,6 +164,12 @@ class Tracker:
         """Row of the environment of ``frame`` that is farthest from what is known."""
         rows = np.flatnonzero(self.table.frame == frame)
         return int(rows[np.argmax(self.taught[rows])])
+
+
+def largest_of_frames(table: EnvironmentTable, values: np.ndarray) -> np.ndarray:
+    """Largest of ``values`` [n_rows] over the rows of each frame of ``table``, none of which lacks rows, [n_frames]."""
+    first = np.searchsorted(table.frame, np.arange(table.n_frames))
+    return np.asarray(np.maximum.reduceat(values, first) if len(values) else np.zeros(0))
 
 
 def measure_to(table: EnvironmentTable, others: EnvironmentTable, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +14,9 @@ from mlip import __version__
 from mlip.cli.data import add_data_commands
 from mlip.cli.label import add_label_command, show_label
 from mlip.cli.studies import add_commands
+
+if TYPE_CHECKING:
+    from mlip.config.train import Train
 
 app = typer.Typer(
     name="mlip",
@@ -79,6 +82,25 @@ def run(
         raise typer.Exit(130) from None
 
 
+def _training_settings(config: Path | None, file: Path | None) -> Train:
+    """Section ``train`` of a JSON ``file``, else of a configuration, else the defaults."""
+    from mlip.config.system import load_config, validate_section
+    from mlip.config.train import Train
+    from mlip.io.files import read_json
+
+    settings = load_config(config).train if config else Train()
+    return settings if file is None else validate_section(Train, read_json(file), str(file))
+
+
+def _check_training(max_seconds: float | None, previous: Path | None, device: str) -> None:
+    """Refuse what would end a training only after the data have been read."""
+    if max_seconds is not None and not max_seconds > 0:
+        raise ValueError(f"--max-seconds {max_seconds}: must be more than 0")
+    if previous is not None and not previous.is_dir():
+        raise ValueError(f"--previous {previous}: no such folder; give the folder of a potential, or leave it out")
+    _check_device(device)
+
+
 @app.command()
 def train(
     data: DataFile,
@@ -102,24 +124,15 @@ def train(
 ) -> None:
     """Train a potential on labelled structures; on several GPUs with `torchrun … -m mlip train …`."""
     from mlip.config.loop import Collect
-    from mlip.config.system import load_config, validate_section
-    from mlip.config.train import Train
     from mlip.io.extxyz import read_structures
-    from mlip.io.files import read_json
     from mlip.jobs.job import report_progress
     from mlip.loop.collect_dataset import read_labelled
     from mlip.structures.roles import is_audit
 
     try:
-        settings = load_config(config).train if config else Train()
-        if settings_file is not None:
-            settings = validate_section(Train, read_json(settings_file), str(settings_file))
+        settings = _training_settings(config, settings_file)
         energies = _read_energies(isolated) if isolated else None
-        if max_seconds is not None and not max_seconds > 0:
-            raise ValueError(f"--max-seconds {max_seconds}: must be more than 0")
-        if previous is not None and not previous.is_dir():
-            raise ValueError(f"--previous {previous}: no such folder; give the folder of a potential, or leave it out")
-        _check_device(device)
+        _check_training(max_seconds, previous, device)
         structures = read_labelled(data)
         held_out = read_labelled(valid) if valid else []
         if valid is None:

@@ -18,7 +18,7 @@ from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json, write_json
 from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.loop.select_candidates import auditable, screen_frames
-from mlip.potential import Potential, Prediction, load_potential
+from mlip.potential import Prediction, load_potential
 from mlip.potential.certification import (
     Populations,
     certify_sources,
@@ -85,16 +85,33 @@ class AssessmentRequest:
     studies: Sequence[Criterion] = ()
 
 
+@dataclass(frozen=True)
+class Explored:
+    """This iteration's scored frames, and which of them an audit may draw, [n_frames]."""
+
+    table: xr.Dataset
+    auditable: np.ndarray
+
+    @classmethod
+    def read(cls, request: AssessmentRequest) -> Explored:
+        """Those of ``request.frames``."""
+        table = read_netcdf(request.frames, required=("force_uncertainty",))
+        return cls(table, auditable(table, screen_frames(table, request.select, request.min_ratio)))
+
+
 def assess_potential(request: AssessmentRequest) -> None:
     """Judge an iteration and write ``assessment.json``, ``parity.nc`` and ``eos.nc`` into ``request.out``."""
     counts = read_json(request.dataset / "dataset.json")
     committee = load_potential(request.potential, device=request.device)
     populations = read_json(request.earlier).get("populations", []) if request.earlier else []
+    explored = Explored.read(request)
     errors, surprises = _assess_fresh(request)
-    errors["audit"] = _assess_audits(request, committee, populations, surprises)
+    held_out = read_structures(request.dataset / "test.extxyz")
+    predictions = committee.predict(held_out)
+    errors["audit"] = _assess_audits(request, held_out, predictions, populations, surprises)
     references = read_structures(request.references)
     properties = compare_eos(committee, references, request.out / "eos.nc")
-    exploration = _read_exploration(request.frames) | {"unaudited": find_unaudited(request)}
+    exploration = _describe_exploration(explored.table) | {"unaudited": find_unaudited(request, explored)}
     criteria = [*list_criteria(errors, properties, exploration, request.settings), *request.studies]
     core_seconds = counts["core_seconds"] + sum(a.info.get("core_seconds", 0.0) for a in references)
     assessment = {
@@ -102,10 +119,10 @@ def assess_potential(request: AssessmentRequest) -> None:
         **{name: counts[name] for name in ("labels_total", "labels_new", "failed_new", "failed_total")},
         "dataset": {split: counts[split] for split in ("train", "valid", "test")},
         **errors,
-        "test": _assess_test(committee, read_structures(request.dataset / "test.extxyz"), request.settings.confidence),
+        "test": _assess_test(held_out, predictions, request.settings.confidence),
         "properties": properties,
         "exploration": exploration,
-        "populations": [*populations, _describe_population(request)],
+        "populations": [*populations, _describe_population(request, explored)],
         "criteria": [criterion.as_dict() for criterion in criteria],
         "core_hours_labels": core_seconds / 3600,
         **_decide(request, all(criterion.passed for criterion in criteria), counts["labels_total"]),
@@ -251,19 +268,19 @@ def _find_surprises(
 
 def _assess_audits(
     request: AssessmentRequest,
-    committee: Potential,
+    held_out: Sequence[Atoms],
+    predictions: Sequence[Prediction],
     populations: Populations,
     surprises: Mapping[int, Sequence[float]],
 ) -> dict[str, Any] | None:
     """What all audits so far, none of which was trained on, say of this iteration's potential."""
-    known = read_structures(request.dataset / "test.extxyz")
-    # Audits of earlier versions do not say with what chance they were drawn.
-    audits = [atoms for atoms in known if is_audit(atoms) and "audit_probability" in atoms.info]
     if not populations:
         return None
+    # Audits of earlier versions do not say with what chance they were drawn.
+    known = [k for k, atoms in enumerate(held_out) if is_audit(atoms) and "audit_probability" in atoms.info]
     certificates = certify_sources(
-        audits,
-        committee.predict(audits),
+        [held_out[k] for k in known],
+        [predictions[k] for k in known],
         read_error_ratios(request.potential / "training.json"),
         populations,
         surprises=surprises,
@@ -272,10 +289,9 @@ def _assess_audits(
     return summarise_certificates(certificates)
 
 
-def _describe_population(request: AssessmentRequest) -> dict[str, dict[str, float]]:
+def _describe_population(request: AssessmentRequest, explored: Explored) -> dict[str, dict[str, float]]:
     """Of each starting structure, the frames that this iteration's audits were drawn from, and how many were drawn."""
-    table = read_netcdf(request.frames, required=("force_uncertainty",))
-    fit = auditable(table, screen_frames(table, request.select, request.min_ratio))
+    table, fit = explored.table, explored.auditable
     sources, expected = table.source.values.astype(int), table.expected_squared_error.values
     drawn = [int(atoms.info.get("source", 0)) for atoms in read_structures(request.candidates) if is_audit(atoms)]
     return {
@@ -288,11 +304,12 @@ def _describe_population(request: AssessmentRequest) -> dict[str, dict[str, floa
     }
 
 
-def _assess_test(potential: Potential, structures: Sequence[Atoms], confidence: float) -> dict[str, Any] | None:
+def _assess_test(
+    structures: Sequence[Atoms], predictions: Sequence[Prediction], confidence: float
+) -> dict[str, Any] | None:
     """Errors of the new committee on the test set, which no training ever sees, with the force RMSE's interval."""
     if not structures:
         return None
-    predictions = potential.predict(structures)
     interval = force_interval(squared_errors(structures, predictions), confidence)
     return compare_with_labels(structures, predictions) | {"interval": interval, "confidence": confidence}
 
@@ -303,7 +320,7 @@ def _parity_table(structures: Sequence[Atoms], predictions: Sequence[Prediction]
     def atoms_array(values: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(values) if values else np.zeros((0, 3))
 
-    audit = [np.full(len(a), a.info.get("reason") == "audit") for a in structures]
+    audit = [np.full(len(a), is_audit(a)) for a in structures]
     force = {"units": "eV/Å"}
     energy = {"units": "eV/atom"}
     sample = ("atom_sample", "space")
@@ -324,31 +341,29 @@ def _parity_table(structures: Sequence[Atoms], predictions: Sequence[Prediction]
     )
 
 
-def find_unaudited(request: AssessmentRequest) -> dict[str, list[str]]:
+def find_unaudited(request: AssessmentRequest, explored: Explored) -> dict[str, list[str]]:
     """What the audit cannot vouch for: explored, but never tested by a frame drawn at random.
 
     Walkers that ran to their end and left no frame fit to be drawn, and starting structures of which no audit has been
     labelled in any iteration. The first iteration has no audit yet.
     """
-    table = read_netcdf(request.frames, required=("force_uncertainty",))
-    fit = auditable(table, screen_frames(table, request.select, request.min_ratio))
-    heard = {int(walker) for walker in table.walker.values[fit]}
+    table = explored.table
+    heard = {int(walker) for walker in table.walker.values[explored.auditable]}
     finished = table.explorer.values[table.stop_reason.values == "finished"]
     unaudited = {
         "walkers": [f"walker {walker}" for walker in finished.tolist() if walker not in heard],
         "structures": [],
     }
     if request.old is not None:
-        explored = {int(source) for source in table.explorer_source.values}
+        sources = {int(source) for source in table.explorer_source.values}
         known = [a for name in ("train", "valid", "test") for a in read_structures(request.dataset / f"{name}.extxyz")]
         # Labels of earlier versions do not say what they come from; most loops have one starting structure.
-        audited = {int(a.info.get("source", 0)) for a in known if a.info.get("reason") == "audit"}
-        unaudited["structures"] = [f"structure {source}" for source in sorted(explored - audited)]
+        audited = {int(a.info.get("source", 0)) for a in known if is_audit(a)}
+        unaudited["structures"] = [f"structure {source}" for source in sorted(sources - audited)]
     return unaudited
 
 
-def _read_exploration(frames: Path) -> dict[str, Any]:
-    table = read_netcdf(frames, required=("force_uncertainty",))
+def _describe_exploration(table: xr.Dataset) -> dict[str, Any]:
     uncertainty = table.force_uncertainty.values
     return {
         **{name: int(table.attrs[name]) for name in ("n_walkers", "n_exploded", "n_uncertain")},

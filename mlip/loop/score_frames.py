@@ -12,7 +12,7 @@ from ase import Atoms
 
 from mlip.active.cost import predict_cost
 from mlip.active.environments import EnvironmentTable, Known
-from mlip.active.pool import measure_to
+from mlip.active.pool import largest_of_frames, measure_to
 from mlip.active.tables import ScoredEnvironments
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json
@@ -136,7 +136,7 @@ def score_frames(request: ScoreRequest) -> None:
 
 
 def _embed_known(committee: Potential, training: Sequence[Atoms], request: ScoreRequest) -> tuple[Known, list[str]]:
-    """ScoredEnvironments of all that has been labelled, or could not be, and the structures' names."""
+    """Environments of all that has been labelled, or could not be, and the structures' names."""
     held_out = [a for name in ("valid", "test") for a in read_structures(request.dataset / f"{name}.extxyz")]
     labelled = {str(a.info.get("structure_id")) for a in [*training, *held_out]}
     failed = [a for path in request.asked for a in read_structures(path) if a.info["structure_id"] not in labelled]
@@ -173,8 +173,7 @@ def measure_novelty(frames: EnvironmentTable, known: Known) -> np.ndarray:
     what else is in the training set matters.
     """
     squared, _ = measure_to(frames, known.table, known.teaches)
-    first = np.searchsorted(frames.frame, np.arange(frames.n_frames))
-    return np.asarray(np.sqrt(np.maximum.reduceat(squared, first)) if len(squared) else np.zeros(0))
+    return np.sqrt(largest_of_frames(frames, squared))
 
 
 def _fit_labels(structures: list[Atoms], data: xr.Dataset, committee: Potential, max_atoms: int | None) -> Batch:

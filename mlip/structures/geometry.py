@@ -54,7 +54,11 @@ def geometry_fault(atoms: Atoms) -> str | None:
     return None
 
 
-def is_lone(atoms: Atoms, cutoff: float) -> bool:
+LONE = 5.0
+"""Å from its nearest image beyond which a single atom counts as isolated: hardly a crystal is so wide."""
+
+
+def is_lone(atoms: Atoms, cutoff: float = LONE) -> bool:
     """Whether ``atoms`` is one atom, with no image of itself within ``cutoff`` (Å)."""
     return len(atoms) == 1 and not len(neighbor_list("i", atoms, cutoff))
 

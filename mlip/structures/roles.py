@@ -17,8 +17,6 @@ from mlip.config.loop import Collect
 from mlip.structures.geometry import is_lone
 
 SPLITS = ("train", "valid", "test")
-LONE = 5.0
-"""Å from its nearest image beyond which a single atom counts as isolated: hardly a crystal is so wide."""
 NOT_CHOSEN = (None, "initial", "existing")
 """Reasons of structures that were made or given rather than chosen for what they teach."""
 
@@ -57,7 +55,7 @@ def split_new(new: Sequence[Atoms], train: Sequence[Atoms], settings: Collect) -
     That of :func:`split_of`, but isolated atoms train, from whose energies all others count, and so does the first
     that brings an element which no training structure has.
     """
-    splits = ["train" if is_lone(atoms, LONE) else split_of(atoms, settings) for atoms in new]
+    splits = ["train" if is_lone(atoms) else split_of(atoms, settings) for atoms in new]
     known = bound_elements([*train, *(atoms for split, atoms in zip(splits, new, strict=True) if split == "train")])
     for k, atoms in enumerate(new):
         if splits[k] != "train" and not set(atoms.symbols) <= known:
@@ -71,11 +69,11 @@ def hold_out(structures: Sequence[Atoms], order: Sequence[int], n_held: int) -> 
 
     Fewer where there are no more such.
     """
-    carriers = Counter(s for atoms in structures if not is_lone(atoms, LONE) for s in set(atoms.symbols))
+    carriers = Counter(s for atoms in structures if not is_lone(atoms) for s in set(atoms.symbols))
     held: list[int] = []
     for k in order:
         elements = set(structures[k].symbols)
-        if len(held) < n_held and not is_lone(structures[k], LONE) and all(carriers[s] > 1 for s in elements):
+        if len(held) < n_held and not is_lone(structures[k]) and all(carriers[s] > 1 for s in elements):
             held.append(int(k))
             carriers.subtract(elements)
     return held
@@ -83,7 +81,7 @@ def hold_out(structures: Sequence[Atoms], order: Sequence[int], n_held: int) -> 
 
 def bound_elements(structures: Sequence[Atoms]) -> set[str]:
     """Elements that occur among other atoms, as all training structures but isolated atoms have them."""
-    return {symbol for atoms in structures if not is_lone(atoms, LONE) for symbol in atoms.symbols}
+    return {symbol for atoms in structures if not is_lone(atoms) for symbol in atoms.symbols}
 
 
 def fill_empty_valid(splits: dict[str, list[Atoms]]) -> None:

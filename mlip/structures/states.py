@@ -10,8 +10,6 @@ from ase import Atoms
 from mlip.io.electrons import electronic_state
 from mlip.structures.geometry import is_lone
 
-LONE = 5.0
-"""Å from its nearest image beyond which an atom is isolated: of its moment a solid's says nothing."""
 MOMENT = 0.05
 """μB, mean size of an element's initial moments below which there are none."""
 PARALLEL, ANTIPARALLEL = 0.8, 0.2
@@ -50,7 +48,7 @@ def _states(atoms: Atoms) -> Iterable[tuple[str, str]]:
     state = electronic_state(atoms)
     charge, spin = state.get("charge", 0), state.get("spin")
     yield "charge", f"{charge:g}"
-    if is_lone(atoms, LONE):
+    if is_lone(atoms):
         return
     moments = atoms.get_initial_magnetic_moments()
     if moments.ndim == 1 and not (np.abs(moments) > MOMENT).any():

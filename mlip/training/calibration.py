@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from mlip.potential.certification import expected_squares, squared_errors
 from mlip.potential.interface import Potential, Prediction, member_spreads
 from mlip.potential.uncertainty import (
     Calibration,
@@ -101,10 +102,7 @@ def error_over_expected(structures: Sequence[Atoms], predictions: Sequence[Predi
     no RMS errors. Structures count alike, for atoms of one are not independent; starting structures with few held-out
     ones are drawn to the ratio of all.
     """
-    squared = np.array(
-        [np.mean((p.forces - labelled_forces(a)) ** 2) for p, a in zip(predictions, structures, strict=True)]
-    )
-    variance = np.array([np.mean(p.forces_std**2) for p in predictions])
+    squared, variance = squared_errors(structures, predictions), expected_squares(structures, predictions, {})
     told = np.isfinite(squared) & np.isfinite(variance) & (variance > 0)
     sources = np.array([int(a.info.get("source", 0)) for a in structures])[told]
     ratios = squared[told] / variance[told]

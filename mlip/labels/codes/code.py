@@ -21,8 +21,6 @@ MESH_CARD = re.compile(r"\bK_?POINTS\b", re.IGNORECASE)
 """Where input in a program's own words chooses k-points."""
 SMALL_PERIOD = 10.0
 """Å, geometric mean of the periods: in larger cells Γ alone may do."""
-LONE = 5.0
-"""Å from its nearest image at which an atom is isolated."""
 RUN_KEYS = ("task", "runtyp", "jobtype", "job_type", "calculationmode", "md.numcgsteps", "md.steps")
 """Where codes are told to move atoms, in lower case: NWChem and CASTEP, GAMESS, Q-Chem, Octopus, SIESTA."""
 MOVING = re.compile(r"opt|relax|dynamics|saddle|^(go|md|td|ts|irc)$", re.IGNORECASE)
@@ -211,7 +209,7 @@ def is_small_cell(atoms: Any) -> bool:
     n_periodic = int(atoms.pbc.sum())
     if n_periodic == 0 or periods.rank < n_periodic:
         return False
-    return periods.complete().volume < SMALL_PERIOD**n_periodic and not is_lone(atoms, LONE)
+    return periods.complete().volume < SMALL_PERIOD**n_periodic and not is_lone(atoms)
 
 
 def leaf(parameters: Values, *names: str) -> tuple[str, Any] | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlip.labels.codes.code import LONE
-
 MAGNETIC = frozenset({"Cr", "Mn", "Fe", "Co", "Ni"})
 """Elements whose metals or common compounds have moments."""
 NO_METALS = frozenset(
@@ -34,4 +32,4 @@ def is_metal(atoms: Any) -> bool:
 
     if not atoms.pbc.any() or set(atoms.get_chemical_symbols()) & NO_METALS:
         return False
-    return not is_lone(atoms, LONE)
+    return not is_lone(atoms)

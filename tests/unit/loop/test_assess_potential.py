@@ -123,8 +123,8 @@ def test_errors_on_the_test_set_have_an_interval_over_its_structures() -> None:
         forces, std = np.full((4, 3), error), np.full((4, 3), 0.2)
         predictions.append(Prediction(0.0, forces, None, np.zeros(1), forces[None], 0.1, std, std[:, 0]))
     potential = SimpleNamespace(predict=lambda given: predictions)
-    errors = _assess_test(potential, structures, 0.9)
+    errors = _assess_test(structures, potential.predict(structures), 0.9)
     assert errors["force_rmse"] == pytest.approx(np.sqrt((0.1**2 + 0.3**2) / 2))
     assert errors["interval"] == force_interval([0.1**2, 0.3**2], 0.9)
     assert (errors["confidence"], errors["n_structures"]) == (0.9, 2)
-    assert _assess_test(potential, [], 0.9) is None
+    assert _assess_test([], [], 0.9) is None

@@ -22,7 +22,7 @@ from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import read_table, write_json
 from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.io.trajectory import Frame, read_frames
-from mlip.loop.assess_potential import find_unaudited, list_criteria
+from mlip.loop.assess_potential import Explored, find_unaudited, list_criteria
 from mlip.loop.explore_walkers import WalkerRequest, explore_walker, run_walker
 from mlip.loop.score_frames import ScoreRequest, score_frames
 from mlip.loop.select_candidates import screen_frames, select_candidates
@@ -352,7 +352,7 @@ def test_what_the_audit_cannot_vouch_for_is_named_and_keeps_the_loop_going(tmp_p
     request = SimpleNamespace(
         frames=tmp_path / "frames.nc", dataset=tmp_path, select=Select(), min_ratio=0.5, old=tmp_path
     )
-    found = find_unaudited(request)
+    found = find_unaudited(request, Explored.read(request))
     assert found == {"walkers": ["walker 1"], "structures": ["structure 1", "structure 2"]}
     errors = {"fresh": None, "audit": None, "calibration": None}
     exploration = {"n_walkers": 3, "n_exploded": 1, "n_uncertain": 0, "unaudited": found}
@@ -362,7 +362,7 @@ def test_what_the_audit_cannot_vouch_for_is_named_and_keeps_the_loop_going(tmp_p
     without = list_criteria(errors, {}, exploration, Assess(audit_force_rmse=None))
     assert not any("without an audit" in criterion.name for criterion in without)
     first = SimpleNamespace(**{**vars(request), "old": None})
-    assert find_unaudited(first)["structures"] == []
+    assert find_unaudited(first, Explored.read(first))["structures"] == []
 
 
 def test_molecules_have_no_pressure_to_be_held_at(tmp_path, monkeypatch) -> None:
