@@ -20,7 +20,13 @@ SMALLEST = {
     "min_iterations": 2,
     "prepare": {"n_structures": 6},
     "train": {"n_steps": 60, "n_channels": 8, "l_max": 2, "committee_size": 2},
-    "explore": {"walkers": [{"ensemble": "npt", "temperatures": [300]}], "n_steps": 40, "sample_every": 4},
+    # A potential of six labels is sure of nothing: its walkers must not stop before there are frames to choose from.
+    "explore": {
+        "walkers": [{"ensemble": "npt", "temperatures": [300]}],
+        "n_steps": 40,
+        "sample_every": 4,
+        "max_uncertainty": 100.0,
+    },
     "select": {"n_structures": 3, "n_audit": 2, "min_uncertainty": 0.0, "min_novelty": 0.0},
     "label": {"parameters": {"kpts": [2, 2, 2]}},
     "assess": {"eos_volumes": []},
