@@ -14,6 +14,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         page.parent,
         range(len(snakemake.input.assessments)),
         out_html=page,
+        out_selection=Path(snakemake.output.selection),
         out_summary=Path(snakemake.output.summary),
         figures=Path(snakemake.output.figures),
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import chdtri, ndtri
+from scipy.special import betaincinv, chdtri, ndtri
 from scipy.stats import mannwhitneyu
 
 from mlip.active.audits import FLOOR
@@ -31,6 +31,8 @@ DRIFT_SIGNIFICANCE = 0.005
 """Chance that the newest audits look worse predicted than the earlier ones although they are not."""
 SHIFT = 0.1
 """Of the ratios before their logarithm, in geometric means: chosen by simulation, see docs/selection.md."""
+LARGEST_FAILED = 0.1
+"""Share of the audits that may be without a label: a labeller that fails more often leaves too much unsaid."""
 CLEAN_SHARE = 0.05
 """Share of frames that a statement without any assumption may leave out."""
 
@@ -68,7 +70,7 @@ class Certificate:
         alpha: chance of error spent on this look; 0 before there are enough audits.
         look: number of this look, from 1; 0 before there are enough audits.
         n_audits: labelled audits.
-        n_failed: audits without a label.
+        n_failed: audits without a label; the bounds are of the frames that the labeller can label.
         n_frames: frames that the estimate is of.
         n_effective: equally weighted audits that these are worth (Kish).
         largest_share: of the estimated squared error that a single audit carries.
@@ -76,6 +78,8 @@ class Certificate:
         scatter: standard deviation of log(squared error / predicted).
         unseen: share of the frames that might err more than every audit did, at ``confidence`` and without assumptions:
             a class of frames below that share may have been missed altogether.
+        unlabelled: share of the frames that the labeller may be unable to label, of which nothing is said, likewise; 0
+            where no audit failed.
         clean_below: error that at least 95 % of the frames do not exceed, eV/Å, at ``confidence`` and without
             assumptions; None with too few audits (59 uniform ones).
         refused: why there is no bound; empty if there is one.
@@ -95,6 +99,7 @@ class Certificate:
     ratio: float | None
     scatter: float | None
     unseen: float
+    unlabelled: float
     clean_below: float | None
     refused: str
 
@@ -137,6 +142,7 @@ def certify(
         "n_failed": sample.n_failed,
         "n_frames": sum(iteration.n_frames for iteration in iterations),
         "unseen": unseen_share(len(sample.ratios), confidence, floor),
+        "unlabelled": failing_share(sample.n_failed, len(sample.ratios) + sample.n_failed, confidence, floor),
     }
     if not len(sample.ratios):
         return Certificate(**counted, **NOTHING, refused="no audit has a label")
@@ -198,6 +204,17 @@ def unseen_share(n: int, confidence: float, floor: float = FLOOR) -> float:
     being drawn is at least ``floor`` times that of a uniform draw, whatever was predicted of it.
     """
     return min(1.0, (1 - (1 - confidence) ** (1 / n)) / floor) if n else 1.0
+
+
+def failing_share(n_failed: int, n: int, confidence: float, floor: float = FLOOR) -> float:
+    """Largest share of frames without a label of which ``n_failed`` or fewer of ``n`` audits meet one that often.
+
+    The upper limit of C. J. Clopper and E. S. Pearson, Biometrika 26, 404 (1934), over ``floor`` as in
+    :func:`unseen_share`; 0 where no audit failed.
+    """
+    if not n_failed:
+        return 0.0
+    return min(1.0, float(betaincinv(n_failed + 1, n - n_failed, confidence)) / floor) if n > n_failed else 1.0
 
 
 def bound_ratio(ratios: np.ndarray, weights: np.ndarray, alpha: float) -> float:
@@ -269,7 +286,7 @@ def _find_refusal(sample: _Sample, look: int, surprises: Sequence[float]) -> str
     """Why there is no bound; empty if nothing speaks against one."""
     n, typical = len(sample.ratios), _geometric_mean(sample.ratios, sample.weights)
     worst, strangest = float(sample.ratios.max()) / typical, max(surprises, default=0.0) / typical
-    if sample.n_failed:
+    if sample.n_failed > LARGEST_FAILED * (n + sample.n_failed):
         return f"{sample.n_failed} of {n + sample.n_failed} audits have no label, and may be the worst"
     if not look:
         return f"{n} audits, {FEWEST_AUDITS} are needed"

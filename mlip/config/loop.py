@@ -258,6 +258,11 @@ class Assess(Section):
         description="Upper bound of the force RMSE on the frames that walkers make, certified by all audits so far "
         "(docs/selection.md), eV/Å; null for no such criterion, e.g. in loops with fewer than 16 audits.",
     )
+    max_unseen: Fraction | None = Field(
+        None,
+        description="Largest share of a structure's frames that might be of a kind no audit met (95 %: 0.34 after 16 "
+        "audits, 0.18 after 32, 0.07 after 80); null for no such criterion.",
+    )
     relative_force_rmse: Positive = Field(
         0.3, description="The same over the RMS force of those structures: 1 is what predicting no forces would reach."
     )

@@ -74,7 +74,7 @@ OUTPUTS = {
     ),
     "record_provenance": ("iter_{iteration}/provenance.json",),
     "deploy_potential": _join("potential", POTENTIAL_FILES),
-    "report_system": ("report.html", "summary.json", "figures"),
+    "report_system": ("report.html", "selection.html", "summary.json", "figures"),
     "refer_study": ("studies/{study}/reference.nc",),
     "measure_study": ("studies/{study}/round_{round}/property.nc", "studies/{study}/round_{round}/frames.extxyz"),
     "acquire_candidates": (

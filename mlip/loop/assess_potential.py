@@ -197,11 +197,14 @@ def list_criteria(
         Criterion("share of walkers stopped early", stopped, settings.max_unstable_fraction),
     ]
     if settings.audit_force_rmse is not None:
-        # A frame that could not be labelled may have been the worst one: without it there is no bound.
-        bound = None if audit.get("n_failed") else audit.get("interval", [None, None])[1]
-        why = audit.get("refused") or ""
+        bound, why = audit.get("interval", [None, None])[1], audit.get("refused") or ""
         name = "audit force RMSE, upper bound (eV/Å)"
         criteria.insert(2, Criterion(name, bound, settings.audit_force_rmse, remedy=why))
+    if settings.max_unseen is not None:
+        seen = [found["unseen"] for found in audit.get("certificates", {}).values()]
+        criteria.append(
+            Criterion("share of frames that audits may have missed", max(seen, default=1.0), settings.max_unseen)
+        )
     for name in ("lattice_constant", "bulk_modulus"):
         if name in properties:
             label = f"relative error of the {name.replace('_', ' ')}"

@@ -27,6 +27,7 @@ def report_system(
     *,
     out_html: Path,
     out_summary: Path,
+    out_selection: Path | None = None,
     figures: Path | None = None,
     reason: str | None = None,
 ) -> None:
@@ -38,6 +39,7 @@ def report_system(
         iterations: Numbers of the finished iterations.
         out_html: Page written; it needs no other file.
         out_summary: ``summary.json`` written.
+        out_selection: Page written of why frames were taken or left, where wanted; beside ``out_html``.
         figures: Folder for the pictures as PNG, where wanted.
         reason: Why the loop ended, where the last assessment does not know it.
 
@@ -48,6 +50,7 @@ def report_system(
     from mlip.jobs.ledger import write_ledger
     from mlip.report.figures import build_pictures, write_pictures
     from mlip.report.loop_page import render_page
+    from mlip.report.selection_page import render_selection
     from mlip.report.sources import read_loop
     from mlip.report.summary import build_summary
 
@@ -57,5 +60,7 @@ def report_system(
     pictures = build_pictures(config, loop)
     write_atomic(out_html, render_page(config, root, loop, summary, pictures))
     write_json(out_summary, summary, checked=True)
+    if out_selection is not None:
+        write_atomic(out_selection, render_selection(root, loop))
     if figures is not None:
         write_pictures(pictures, figures)

@@ -98,7 +98,7 @@ def _history(case: FailedCriterion) -> list[float]:
 
 def _audit(case: FailedCriterion) -> str:
     audit, n_audit = case.assessment.get("audit") or {}, case.config.select.n_audit
-    if audit.get("n_failed"):
+    if audit.get("n_failed") and audit.get("refused"):
         return (
             f"{audit['n_failed']} audit frames could not be labelled, so nothing bounds the error: see the failed"
             " labels below."

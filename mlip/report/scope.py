@@ -68,9 +68,19 @@ def _certificates(audit: Mapping[str, Any]) -> list[str]:
                 f"{of}Certified: force RMSE below {found['upper']:.2g} eV/Å per component on the"
                 f" {found['n_frames']} frames that its walkers made, with {100 * found['confidence']:g} % confidence at"
                 f" all looks together, by {found['n_audits']} audits. Up to {100 * found['unseen']:.0f} % of the frames"
-                " might be of a kind that no audit met."
+                " might be of a kind that no audit met." + _without_label(found)
             )
     return sentences
+
+
+def _without_label(found: Mapping[str, Any]) -> str:
+    """What audits that failed leave open; earlier versions gave no certificate then."""
+    if not found.get("n_failed"):
+        return ""
+    return (
+        f" {found['n_failed']} audits have no label: of frames that the labeller cannot label, up to"
+        f" {100 * found.get('unlabelled', 1.0):.0f} % of all, nothing is said."
+    )
 
 
 def _borders(found: Sequence[Described]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
 
 from mlip.active.audits import draw_audits
 from mlip.active.certificate import (
@@ -51,6 +52,12 @@ def make_iteration(seed: int = 0, m: int = 8, scatter: float = 0.5, **changes: A
 def raise_error(iteration: AuditedIteration, factor: float, which: int | None = None) -> AuditedIteration:
     squared = iteration.squared_errors.copy()
     squared[slice(None) if which is None else which] *= factor
+    return replace(iteration, squared_errors=squared)
+
+
+def fail_audits(iteration: AuditedIteration, n: int) -> AuditedIteration:
+    squared = iteration.squared_errors.copy()
+    squared[:n] = np.nan
     return replace(iteration, squared_errors=squared)
 
 
@@ -172,7 +179,7 @@ ARRAYS = ("squared_errors", "predicted_squared", "probability")
     [
         (lambda all_: all_[:1], "8 audits, 16 are needed"),
         (lambda all_: [*all_[:2], raise_error(all_[2], 3000, 5)], "blind spot: an audit's error is"),
-        (lambda all_: [*all_[:2], raise_error(all_[2], np.nan, 5)], "1 of 24 audits have no label"),
+        (lambda all_: [*all_[:2], fail_audits(all_[2], 3)], "3 of 24 audits have no label"),
         (lambda all_: [*all_[:2], raise_error(all_[2], 4)], "newest audits err more than was predicted"),
         (lambda all_: [make_iteration(seed, scatter=1.8) for seed in range(3)], "predictions do not tell errors"),
         (
@@ -188,6 +195,23 @@ def test_reasons_to_refuse(change: Any, message: str) -> None:
     assert found.upper is None
     assert found.upper_latest is None
     assert found.estimate is not None
+
+
+def test_a_label_that_failed_is_named_and_the_bound_is_of_what_can_be_labelled() -> None:
+    whole = [make_iteration(seed, scatter=0.4) for seed in range(3, 6)]
+    found = certify([*whole[:2], fail_audits(whole[2], 1)])
+    assert found.refused == ""
+    assert found.upper is not None
+    assert (found.n_failed, found.n_audits) == (1, 23)
+    assert found.clean_below is None
+    # 1 of 24 with 95 % confidence: up to 18.3 % of them (Clopper and Pearson), over the uniform share of one half.
+    assert found.unlabelled == pytest.approx(2 * binom_upper(1, 24), rel=1e-6)
+    assert certify(whole).unlabelled == 0.0
+
+
+def binom_upper(k: int, n: int) -> float:
+    """The share at which k or fewer of n happen with 5 %."""
+    return float(brentq(lambda u: stats.binom.cdf(k, n, u) - 0.05, 1e-9, 1 - 1e-9))
 
 
 def test_a_chosen_frame_far_worse_than_expected_is_a_blind_spot() -> None:

@@ -46,7 +46,7 @@ def test_everything_good_passes() -> None:
         ("properties", GOOD_PROPERTIES | {"lattice_constant": {"relative_error": None}}, "lattice constant"),
         ("exploration", STABLE | {"n_exploded": 1}, "stopped early"),
         ("exploration", STABLE | {"n_uncertain": 1}, "stopped early"),
-        ("errors", GOOD_ERRORS | {"audit": {"interval": [0.03, 0.06], "n_failed": 1}}, "audit"),
+        ("errors", GOOD_ERRORS | {"audit": {"interval": [None, None], "n_failed": 3, "refused": "3 of 24"}}, "audit"),
     ],
 )
 def test_each_criterion_can_fail(part: str, value: dict, failing: str) -> None:
@@ -62,6 +62,20 @@ def test_systems_without_an_equation_of_state_are_not_gated_by_it() -> None:
 def test_audit_criterion_can_be_switched_off() -> None:
     criteria = list_criteria(GOOD_ERRORS | {"audit": None}, GOOD_PROPERTIES, STABLE, Assess(audit_force_rmse=None))
     assert all(criterion.passed for criterion in criteria)
+
+
+def test_what_audits_may_have_missed_is_a_criterion_where_asked_for() -> None:
+    seen = GOOD_ERRORS | {
+        "audit": GOOD_ERRORS["audit"] | {"certificates": {"0": {"unseen": 0.1}, "1": {"unseen": 0.3}}}
+    }
+
+    def failed(errors: dict, limit: float) -> list[str]:
+        settings = Assess(max_unseen=limit)
+        return [c.name for c in list_criteria(errors, GOOD_PROPERTIES, STABLE, settings) if not c.passed]
+
+    assert failed(seen, 0.35) == []
+    assert failed(seen, 0.25) == ["share of frames that audits may have missed"]
+    assert failed(GOOD_ERRORS | {"audit": None}, 0.25)[-1] == "share of frames that audits may have missed"
 
 
 def hours(core: float = 0.0, gpu: float = 0.0) -> Cost:

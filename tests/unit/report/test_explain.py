@@ -1,6 +1,8 @@
 """Explanations agree with what selection did, and with what it would have done."""
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from mlip.io.files import read_table, write_json
 from mlip.io.netcdf import write_netcdf
 from mlip.loop.select_candidates import decide, write_decisions
 from mlip.report.explain import FrameError, explain_frame
+from mlip.report.selection_page import render_selection
 from mlip.seeds import derive_rng
 
 N = 40
@@ -81,3 +84,24 @@ def test_chosen_frames_and_audits_say_why(results: Path) -> None:
 def test_frames_that_there_are_not_are_named(results: Path, frame: str, said: str) -> None:
     with pytest.raises(FrameError, match=said):
         explain_frame(results, frame)
+
+
+def test_page_of_selections_shows_what_was_taken_and_what_others_had_taken(results: Path) -> None:
+    decisions = read_table(results / "iter_00" / "select_candidates" / "decisions.csv")
+    record = SimpleNamespace(number=0, decisions=decisions)
+    page = render_selection(results, SimpleNamespace(iterations=[record], last=record))
+    for frame in (*frames_by_decision(results, "uncertain"), *frames_by_decision(results, "audit")):
+        assert frame in page
+    rows = dict(re.findall(r"<tr><td>([^<]+ labels)</td><td class=.num.>\d+</td><td class=.num.>(\d+)</td>", page))
+    # Eight labels are two audits and six to teach; a larger batch of the same rule holds the smaller one.
+    assert rows["log-determinant, 8 labels"] == rows["log-determinant, 16 labels"] == "6"
+    assert rows["log-determinant, 4 labels"] == "2"
+    assert {f"{name}, 8 labels" for name in ("random", "farthest", "clusters", "trust-levels")} <= set(rows)
+
+
+def test_page_of_selections_does_without_scores(results: Path, tmp_path: Path) -> None:
+    decisions = read_table(results / "iter_00" / "select_candidates" / "decisions.csv")
+    record = SimpleNamespace(number=0, decisions=decisions)
+    page = render_selection(tmp_path, SimpleNamespace(iterations=[record], last=record))
+    assert "no other rule was tried" in page
+    assert frames_by_decision(results, "uncertain")[0] in page

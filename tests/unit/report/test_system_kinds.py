@@ -257,7 +257,11 @@ AUDITS = "audit force RMSE, upper bound (eV/Å)"
         (criterion(FORCES, None, 0.15), {}, "set max_iterations to"),
         (criterion("force RMSE over RMS force", 0.5, 0.3), {}, "raise assess.relative_force_rmse"),
         (criterion(AUDITS, 0.4, 0.15), {"audit": AUDIT}, "set select.n_audit to 8 (now 4)"),
-        (criterion(AUDITS, None, 0.15), {"audit": AUDIT | {"n_failed": 2}}, "2 audit frames could not be labelled"),
+        (
+            criterion(AUDITS, None, 0.15),
+            {"audit": AUDIT | {"n_failed": 2, "refused": "2 of 9"}},
+            "2 audit frames could not be labelled",
+        ),
         (criterion("coverage of the 95 % uncertainty", 0.6, 0.8), {}, "train.committee_size 8 (now 4)"),
         (
             criterion("share of walkers stopped early", 0.5, 0.0),
