@@ -39,7 +39,9 @@ rule score_frames:
         walkers=collect("results/{{system}}/iter_{{iteration}}/explore_walkers/walker_{walker}.nc", walker=walkers),
         potential=multiext("results/{system}/iter_{iteration}/train_committee/potential", ".json", ".safetensors"),
         usual="results/{system}/iter_{iteration}/train_committee/training.json",
-        dataset=multiext("results/{system}/iter_{iteration}/collect_dataset/", "train.extxyz", "valid.extxyz", "test.extxyz"),
+        dataset=multiext(
+            "results/{system}/iter_{iteration}/collect_dataset/", "train.extxyz", "valid.extxyz", "test.extxyz"
+        ),
         asked=collect("results/{{system}}/iter_{i}/select_candidates/candidates.extxyz", i=iterations_before),
     output:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",

@@ -29,7 +29,9 @@ rule report_system:
         assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
         provenance=collect("results/{{system}}/iter_{i}/provenance.json", i=iterations),
         decisions=collect("results/{{system}}/iter_{i}/select_candidates/decisions.csv", i=iterations),
-        scores=collect("results/{{system}}/iter_{i}/score_frames/{file}.nc", i=iterations, file=("frames", "environments")),
+        scores=collect(
+            "results/{{system}}/iter_{i}/score_frames/{file}.nc", i=iterations, file=("frames", "environments")
+        ),
         datasets=collect("results/{{system}}/iter_{i}/collect_dataset/dataset.json", i=iterations),
         potential="results/{system}/potential/potential.json",
     output:
