@@ -13,12 +13,14 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.loop.label_references import label_references
     from mlip.structures.starting import load_starting_structure
 
-    structure = load_starting_structure(StartingStructure(**snakemake.params.source))
     label_references(
-        structure,
+        {
+            int(number): load_starting_structure(StartingStructure(**source))
+            for number, source in snakemake.params.sources.items()
+        },
         # The rule's params hold only what is a reason to label again; time limits and the like are none.
         parse_config(snakemake.config).label,
-        snakemake.params.volumes if structure.pbc.all() else [],
+        snakemake.params.volumes,
         store=label_store(),
         out=Path(snakemake.output.structures),
         progress=report_progress(),

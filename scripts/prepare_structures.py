@@ -16,5 +16,5 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         min_ratio=snakemake.params.min_ratio,
         out=Path(snakemake.output.candidates),
         demands=[Demand(**demand) for demand in snakemake.params.demands],
-        has_eos=snakemake.params.has_eos,
+        compressed=snakemake.params.compressed,
     )

@@ -281,7 +281,13 @@ class Assess(Section):
     )
     eos_volumes: tuple[RelativeVolume, ...] = Field(
         (-0.08, -0.05, -0.025, 0.0, 0.025, 0.05, 0.08),
-        description="Relative volumes of the first structure for the equation of state; `[]` for slabs and molecules.",
+        description="Relative volumes for the equation of state; `[]` for slabs and molecules.",
+    )
+    eos_structures: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,),
+        min_length=1,
+        description="Numbers of the starting structures, from 0, whose equations of state are labelled; the worst "
+        "counts. Each costs as many labels as there are `eos_volumes`.",
     )
 
     studies: tuple[str, ...] = Field(
@@ -294,6 +300,13 @@ class Assess(Section):
         unknown = [name for name in value if name not in study_names()]
         if unknown or len(set(value)) < len(value):
             raise ValueError(f"need different ones of {', '.join(study_names())}, got {', '.join(value)}")
+        return value
+
+    @field_validator("eos_structures")
+    @classmethod
+    def _once_each(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"need different structures, got {', '.join(map(str, value))}")
         return value
 
     @field_validator("eos_volumes")

@@ -81,6 +81,12 @@ class Config(Section):
             raise ValueError("prepare.n_structures is 0 without `data`: iteration 0 would have nothing to learn")
         if self.min_iterations > self.max_iterations:
             raise ValueError(f"min_iterations ({self.min_iterations}) exceeds max_iterations ({self.max_iterations})")
+        for number in self.assess.eos_structures:
+            if number >= len(self.structures):
+                raise ValueError(
+                    f"assess.eos_structures: no starting structure {number}; there are {len(self.structures)},"
+                    " counted from 0"
+                )
         self._check_iteration(0)
         for override in self.overrides:
             for (section, key), why in FIXED.items():
@@ -144,6 +150,7 @@ FIXED = {
     ("label", "isolated_atom_parameters"): "every potential shares them",
     ("label", "stress_agreement"): "the reference is labelled once",
     ("assess", "eos_volumes"): "the reference is labelled once",
+    ("assess", "eos_structures"): "the reference is labelled once",
     ("assess", "studies"): "convergence means the same all along",
     ("train", "backend"): "the steps of one run share an environment",
 }

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ase import Atoms
+
 from mlip.config.system import Config, load_config
 from mlip.config.values import ConfigError
 from mlip.doctor.checks import Check
@@ -20,6 +22,7 @@ from mlip.labels.labeller import Labeller
 from mlip.labels.store import label_store
 from mlip.labels.trial import TrialLabel, label_trials, rattle_start, try_forces
 from mlip.loop.label_references import label_references
+from mlip.structures.labelled import split_by_source
 from mlip.structures.starting import StructureError, load_starting_structure
 
 
@@ -80,21 +83,27 @@ def _check_forces(agreement: ForceAgreement | None, moved: Sequence[TrialLabel])
 
 def _check_stress(config: Config, progress: Progress | None) -> Check:
     """The references, labelled and judged as the loop does it."""
-    structure, volumes = load_starting_structure(config.structures[0]), config.assess.eos_volumes
-    if not (structure.pbc.all() and volumes):
+    structures, volumes = _compressed_structures(config), config.assess.eos_volumes
+    if not (structures and volumes):
         return Check("stress", "info", "no volumes to compare it over")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "references.extxyz"
         try:
-            label_references(structure, config.label, volumes, store=label_store(), out=out, progress=progress)
+            label_references(structures, config.label, volumes, store=label_store(), out=out, progress=progress)
         except LabelError as error:
             return Check("stress", "fail", str(error), "The loop would stop with the same words.")
-        agreement = compare_stress(read_structures(out))
-    if agreement is None:
+        found = [compare_stress(scan) for scan in split_by_source(read_structures(out)).values()]
+    agreements = [agreement for agreement in found if agreement is not None]
+    if not agreements:
         return Check("stress", "warn", "the labels have none", "NPT walkers learn pressures from energies alone.")
-    return Check(
-        "stress", "ok", f"{agreement}; energies scatter by {1e3 * agreement.scatter:.2f} meV/atom about a curve"
-    )
+    worst = max(agreements, key=lambda agreement: agreement.certain)
+    return Check("stress", "ok", f"{worst}; energies scatter by {1e3 * worst.scatter:.2f} meV/atom about a curve")
+
+
+def _compressed_structures(config: Config) -> dict[int, Atoms]:
+    """Periodic starting structures whose equation of state the loop labels, by number."""
+    found = {number: load_starting_structure(config.structures[number]) for number in config.assess.eos_structures}
+    return {number: structure for number, structure in found.items() if structure.pbc.all()}
 
 
 def _check_cost(config: Config, labels: Sequence[TrialLabel]) -> Check:
@@ -123,7 +132,7 @@ def _check_cost(config: Config, labels: Sequence[TrialLabel]) -> Check:
 def plan_batches(config: Config) -> list[tuple[int, int]]:
     """Labels and the jobs that share them, of the references, isolated atoms and each iteration that may come."""
     starts = [load_starting_structure(source) for source in config.structures]
-    references = len(config.assess.eos_volumes) if starts[0].pbc.all() else 0
+    references = len(config.assess.eos_volumes) * len(_compressed_structures(config))
     if config.label.isolated_atoms == "compute":
         references += len({symbol for atoms in starts for symbol in atoms.symbols})
     batches = [(references, 1), (config.prepare.n_structures, config.label.n_shards)]

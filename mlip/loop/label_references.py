@@ -1,8 +1,8 @@
-"""Reference labels: the equation of state of starting structure 0."""
+"""Reference labels: equations of state of starting structures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ase import Atoms
@@ -18,14 +18,14 @@ from mlip.labels.labeller import attach_label
 from mlip.properties.eos import fit_eos
 from mlip.properties.symmetry import PropertyError
 from mlip.structures.geometry import scale_volume
-from mlip.structures.labelled import labelled_energy
+from mlip.structures.labelled import labelled_energy, split_by_source
 
 FEWEST_FOR_FIT = 5  # volumes
 LARGEST_SCATTER = 0.005  # eV/atom, of energies about a smooth curve; those of a sufficient basis have a hundredth
 
 
 def label_references(
-    structure: Atoms,
+    structures: Mapping[int, Atoms],
     settings: Label,
     volumes: Sequence[float],
     *,
@@ -34,14 +34,14 @@ def label_references(
     scratch: Path | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Label scaled copies of ``structure``.
+    """Label scaled copies of each of ``structures``.
 
     Args:
-        structure: starting structure 0.
+        structures: starting structures by their number; those that are not periodic have no volume and no copy.
         settings: the ``label`` section.
         volumes: relative volume changes, e.g. -0.05; without any, the file is empty.
         store: folder of the label store.
-        out: extended XYZ of the labelled copies, in the order of ``volumes``.
+        out: extended XYZ of the labelled copies, by structure (``source``) in the order of ``volumes``.
         scratch: folder for files of running calculations.
         progress: called after each label.
 
@@ -49,27 +49,31 @@ def label_references(
         LabelError: when the settings are at fault, any reference failed (they are named), the labels'
             stress is not the slope of their energies or these have no minimum within ``volumes``.
     """
-    copies = scaled_copies(structure, volumes)
+    periodic = {number: structure for number, structure in structures.items() if structure.pbc.all()}
+    copies = [atoms for number, structure in periodic.items() for atoms in scaled_copies(structure, volumes, number)]
     outcomes = label_all(copies, settings, store=store, scratch=scratch, progress=progress) if copies else []
     labelled = [attach_label(*item, iteration=0) for item in zip(copies, outcomes, strict=True)]
     if len(set(volumes)) >= FEWEST_FOR_FIT:
-        check_stress(labelled, settings.stress_agreement)  # first: a small cutoff hides the minimum, too
-        _check_minimum(labelled)
+        for scan in split_by_source(labelled).values():
+            check_stress(scan, settings.stress_agreement)  # first: a small cutoff hides the minimum, too
+            _check_minimum(scan)
     write_structures(out, labelled)
 
 
-def scaled_copies(structure: Atoms, volumes: Sequence[float]) -> list[Atoms]:
-    """The references: copies of ``structure`` at relative ``volumes``, not labelled yet."""
-    return [_scaled(structure, volume, index) for index, volume in enumerate(volumes)]
+def scaled_copies(structure: Atoms, volumes: Sequence[float], number: int = 0) -> list[Atoms]:
+    """The references of starting structure ``number``: copies at relative ``volumes``, not labelled yet."""
+    return [_scaled(structure, volume, index, number) for index, volume in enumerate(volumes)]
 
 
-def _scaled(structure: Atoms, volume: float, index: int) -> Atoms:
+def _scaled(structure: Atoms, volume: float, index: int, number: int) -> Atoms:
     atoms = scale_volume(structure, volume)
     atoms.set_constraint()
+    of = f"{number}-" if number else ""
     atoms.info = electronic_state(structure) | {
-        "structure_id": f"reference-eos-{index:02d}",
+        "structure_id": f"reference-eos-{of}{index:02d}",
         "origin": "reference",
         "reason": "reference",
+        "source": number,
         "relative_volume": float(volume),
     }
     return atoms

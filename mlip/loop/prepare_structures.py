@@ -55,7 +55,7 @@ def prepare_structures(
     min_ratio: float,
     out: Path,
     demands: Sequence[Demand] = (),
-    has_eos: bool = False,
+    compressed: Sequence[int] = (),
 ) -> None:
     """Write iteration 0's candidates: diverse, seeded perturbations of the starting structures.
 
@@ -66,7 +66,7 @@ def prepare_structures(
         min_ratio: Shortest allowed distance over the sum of covalent radii.
         out: Extended XYZ file written.
         demands: What the walkers that will start from these structures ask of them.
-        has_eos: Whether an equation of state of the first structure is asked for.
+        compressed: Numbers of those whose equation of state is asked for.
 
     Raises:
         StructureError: when a starting structure is unusable, they are more than ``n_structures``, or none allows any
@@ -85,7 +85,7 @@ def prepare_structures(
         start = load_starting_structure(source)
         explored = [demand for demand in demands if demand.source_number == index]
         _check_explorable(start, name_source(source), explored)
-        if has_eos and index == 0:
+        if index in compressed:
             _check_compressible(start, name_source(source))
         others = phases if index == 0 else ()
         if quota:  # none where existing data are enough to begin with
@@ -127,8 +127,8 @@ def _check_compressible(start: Atoms, name: str) -> None:
     kind = dissect(start).kind
     if kind != "bulk":
         raise StructureError(
-            f"{name}: a {kind} has no volume to make an equation of state of; set assess: {{eos_volumes: []}}, or put"
-            " a bulk first"
+            f"{name}: a {kind} has no volume to make an equation of state of; set assess: {{eos_volumes: []}}, or"
+            " name bulk ones in assess.eos_structures"
         )
 
 

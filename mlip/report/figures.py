@@ -51,19 +51,29 @@ def eos(loop: LoopRecord) -> Picture | None:
         Panel("Energy", curve, partial(_draw_eos, data=data)),
         Panel("Difference", difference, partial(_draw_difference, data=data)),
     ]
+    what = "the starting structures" if len(_scans(data)) > 1 else "the starting structure"
     caption = (
-        "Energy of the first starting structure, squeezed and stretched: the potential against labels; the band is "
+        f"Energy of {what}, squeezed and stretched: the potential against labels; the band is "
         "±2 predicted standard deviations."
     )
     return Picture("eos", "Equation of state", caption, panels)
 
 
+def _scans(data: xr.Dataset) -> list[xr.Dataset]:
+    """The curves of each starting structure; earlier versions had that of the first alone."""
+    if "source" not in data:
+        return [data]
+    return [data.isel(volume=data.source.values == source) for source in np.unique(data.source.values)]
+
+
 def _draw_eos(axes: Axes, data: xr.Dataset) -> None:
-    volume = data.volume.values
-    reference, potential = 1000 * data.energy_reference.values, 1000 * data.energy_potential.values
-    axes.plot(*_smooth(volume, reference), color=PALE, linewidth=1)
-    axes.plot(*_smooth(volume, potential), color=BLUE, label="potential")
-    axes.plot(volume, reference, "o", color=INK, label="labels")
+    for first, scan in enumerate(_scans(data)):
+        volume = scan.volume.values
+        reference, potential = 1000 * scan.energy_reference.values, 1000 * scan.energy_potential.values
+        hidden = "_" if first else ""
+        axes.plot(*_smooth(volume, reference), color=PALE, linewidth=1)
+        axes.plot(*_smooth(volume, potential), color=BLUE, label=f"{hidden}potential")
+        axes.plot(volume, reference, "o", color=INK, label=f"{hidden}labels")
     axes.set(xlabel="volume (Å³/atom)", ylabel="energy above minimum (meV/atom)")
     axes.legend(loc="upper center")
 
@@ -78,12 +88,13 @@ def _smooth(volume: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _draw_difference(axes: Axes, data: xr.Dataset) -> None:
-    volume = data.volume.values
-    difference = 1000 * (data.energy_potential.values - data.energy_reference.values)
     axes.axhline(0, color=INK, linewidth=1)
-    if "energy_std" in data:
-        std = 1000 * data.energy_std.values
-        axes.fill_between(volume, difference - 2 * std, difference + 2 * std, color=BLUE, alpha=0.15, linewidth=0)
-    axes.plot(volume, difference, "o-", color=BLUE)
+    for scan in _scans(data):
+        volume = scan.volume.values
+        difference = 1000 * (scan.energy_potential.values - scan.energy_reference.values)
+        if "energy_std" in scan:
+            std = 1000 * scan.energy_std.values
+            axes.fill_between(volume, difference - 2 * std, difference + 2 * std, color=BLUE, alpha=0.15, linewidth=0)
+        axes.plot(volume, difference, "o-", color=BLUE)
     axes.set(xlabel="volume (Å³/atom)", ylabel="potential − labels (meV/atom)")
     axes.margins(y=0.15)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -64,16 +65,24 @@ def describe_budget(config: Config, loop: LoopRecord) -> str:
 
 def list_properties(loop: LoopRecord) -> list[dict[str, str]]:
     """Rows of the table beside the equation of state."""
+    properties = loop.last.assessment.get("properties") or {}
+    several = properties.get("structures") or {}
+    scans = {f"structure {number}, ": entry for number, entry in several.items()} or {"": properties}
+    return [row for of, entry in scans.items() for row in _property_rows(entry, of)]
+
+
+def _property_rows(properties: Mapping[str, Any], of: str) -> list[dict[str, str]]:
+    """Those of one structure; ``of`` stands before each name."""
     rows = []
     for name, symbol in (("lattice_constant", "lattice constant a₀"), ("bulk_modulus", "bulk modulus B₀")):
-        entry = (loop.last.assessment.get("properties") or {}).get(name) or {}
+        entry = properties.get(name) or {}
         if entry.get("reference") is None:
             continue
         potential, reference, digits = entry.get("potential"), entry["reference"], 4 if entry["unit"] == "Å" else 1
         shift = None if potential is None else 100 * (potential / reference - 1)
         rows.append(
             {
-                "name": f"{symbol} ({entry['unit']})",
+                "name": f"{of}{symbol} ({entry['unit']})",
                 "potential": DASH if potential is None else f"{potential:.{digits}f}",
                 "reference": f"{reference:.{digits}f}",
                 "difference": DASH if shift is None else f"{shift:+.2f} %".replace("-", "−"),

@@ -6,6 +6,7 @@ the energy extrapolated to zero smearing where there is one; neither is what a p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,3 +36,11 @@ def labelled_stress(atoms: Atoms, *, voigt: bool = True) -> np.ndarray:
 
 def _results(atoms: Atoms) -> dict[str, Any]:
     return getattr(atoms.calc, "results", None) or {}
+
+
+def split_by_source(structures: Sequence[Atoms]) -> dict[int, list[Atoms]]:
+    """``structures`` by the number of the starting structure that they come of, 0 where they do not say."""
+    found: dict[int, list[Atoms]] = {}
+    for atoms in structures:
+        found.setdefault(int(atoms.info.get("source", 0)), []).append(atoms)
+    return found

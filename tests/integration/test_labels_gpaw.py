@@ -161,7 +161,7 @@ def test_references_with_an_isolated_atom(tmp_path):
     events: list[dict] = []
     references, isolated_file = tmp_path / "references.extxyz", tmp_path / "isolated_atoms.json"
     common = {"store": tmp_path / "store", "progress": events.append}
-    label_references(silicon(seed=None), label, (-0.05, 0.0, 0.05), out=references, **common)
+    label_references({0: silicon(seed=None)}, label, (-0.05, 0.0, 0.05), out=references, **common)
     label_isolated_atoms(["Si"], label, out=isolated_file, **common)
     energies = [a.get_potential_energy() for a in read_structures(references)]
     assert energies[1] < min(energies[0], energies[2])
@@ -176,9 +176,9 @@ def test_a_cutoff_that_is_too_small_is_told_by_stress_and_energies(tmp_path):
     common = {"store": tmp_path / "store", "out": tmp_path / "references.extxyz"}
     kpts = {"size": [3, 3, 3], "gamma": True}
     enough = settings({"mode": {"name": "pw", "ecut": 250}, "kpts": kpts})  # of the demo
-    label_references(silicon(seed=None), enough, volumes, **common)
+    label_references({0: silicon(seed=None)}, enough, volumes, **common)
     found = compare_stress(read_structures(common["out"]))
     assert np.abs(found.differences).max() < 0.3
     oxide = bulk("MgO", "rocksalt", a=4.212)
     with pytest.raises(LabelError, match=r"energies and stresses .* disagree.*raise the plane-wave cutoff"):
-        label_references(oxide, settings({"mode": {"name": "pw", "ecut": 300}}), volumes, **common)
+        label_references({0: oxide}, settings({"mode": {"name": "pw", "ecut": 300}}), volumes, **common)

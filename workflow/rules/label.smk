@@ -20,7 +20,7 @@ rule prepare_structures:
         min_ratio=CONFIG.label.guards.min_distance_factor,
         sources=STARTING_STRUCTURES,
         demands=demands_of_walkers,
-        has_eos=bool(CONFIG.assess.eos_volumes),
+        compressed=CONFIG.assess.eos_structures if CONFIG.assess.eos_volumes else (),
         seed=CONFIG.seed,
         code=code_of_step("prepare_structures"),
     message:
@@ -47,7 +47,7 @@ rule label_references:
         runtime=scaled(240),
     params:
         settings=label_settings,
-        source=STARTING_STRUCTURES[0],
+        sources={number: STARTING_STRUCTURES[number] for number in CONFIG.assess.eos_structures},
         volumes=CONFIG.assess.eos_volumes,
         stress_agreement=CONFIG.label.stress_agreement,
         code=code_of_step("label_references"),

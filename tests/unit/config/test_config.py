@@ -42,6 +42,8 @@ def test_schema_and_reference_are_generated_from_the_models() -> None:
         ({"overrides": [{"from_iteration": 2, "assess": {"eos_volumes": []}}]}, "the reference is labelled once"),
         ({"overrides": [{"from_iteration": 2, "select": {"n_audit": 1}}]}, "n_audit is 1 at iteration 2"),
         ({"select": {"n_audit": 1}}, "needs at least 2 audit frames"),
+        ({"assess": {"eos_structures": [1]}}, "no starting structure 1; there are 1"),
+        ({"assess": {"eos_structures": [0, 0]}}, "need different structures"),
         ({"assess": {"eos_volumes": [0.0, 0.0, 0.0, 0.0, 0.0]}}, "both sides of 0"),
         (
             {"label": {"parameters": {"convergence": {"density": "1e-6"}}}},

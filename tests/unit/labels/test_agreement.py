@@ -61,7 +61,7 @@ def references(folder: Path, **parameters: float) -> None:
     settings = Label(
         calculator="fake_calculators.SmallBasisCalculator", parameters=parameters, stress_agreement=limit
     )  # fmt: skip
-    label_references(bulk("Cu", cubic=True), settings, VOLUMES, store=folder / "store", out=folder / "r.extxyz")
+    label_references({0: bulk("Cu", cubic=True)}, settings, VOLUMES, store=folder / "store", out=folder / "r.extxyz")
 
 
 @pytest.mark.parametrize(

@@ -444,7 +444,7 @@ VOLUMES = (-0.1, -0.05, 0.0, 0.05, 0.1)
 def reference(bench: Bench, settings: Label, volumes=VOLUMES, a: float | None = None) -> Path:
     out = bench.folder / "r.extxyz"
     copper = bulk("Cu", cubic=True, a=a)
-    label_references(copper, settings, volumes, store=bench.store, out=out, progress=bench.events.append)
+    label_references({0: copper}, settings, volumes, store=bench.store, out=out, progress=bench.events.append)
     return out
 
 
@@ -463,6 +463,16 @@ def test_references(bench):
         assert atoms.info["relative_volume"] == change
         assert atoms.info["origin"] == "reference"
     assert bench.events[-1]["done"] == bench.events[-1]["planned"] == 5
+
+
+def test_references_of_several_structures(bench):
+    out = bench.folder / "r.extxyz"
+    starts = {0: bulk("Cu", cubic=True), 1: molecule("H2"), 3: bulk("Au", cubic=True)}
+    label_references(starts, Label(calculator=EMT_PATH), VOLUMES, store=bench.store, out=out)
+    copies = read_structures(out)
+    assert [a.info["source"] for a in copies] == [0] * 5 + [3] * 5  # a molecule has no volume
+    assert [a.info["structure_id"] for a in copies[5:]] == [f"reference-eos-3-0{i}" for i in range(5)]
+    assert {str(a.symbols) for a in copies[5:]} == {"Au4"}
 
 
 def test_no_volumes_no_references(bench):

@@ -223,8 +223,9 @@ def test_where_labels_must_agree_a_marked_one_is_refused(tmp_path):
         calculator.calculate(chain(3))
     box = chain(3)
     box.set_cell([20.0] * 3)
+    box.pbc = True
     with pytest.raises(LabelError, match=r"reference-eos-00: escalated.*seconds"):
-        label_references(box, settings, [0.0], store=tmp_path, out=tmp_path / "r.extxyz")
+        label_references({0: box}, settings, [0.0], store=tmp_path, out=tmp_path / "r.extxyz")
 
 
 @pytest.mark.parametrize("module", ["label_structures", "label_references", "label_isolated_atoms"])

@@ -372,7 +372,7 @@ def test_an_equation_of_state_of_a_molecule_is_refused_with_the_remedy(tmp_path:
     write(path, water)
     sources = [StartingStructure(file=str(path))]
     with pytest.raises(StructureError, match=r"a molecule has no volume .* assess: \{eos_volumes: \[\]\}"):
-        prepare_structures(sources, Prepare(), seed=1, min_ratio=0.6, out=out, has_eos=True)
+        prepare_structures(sources, Prepare(), seed=1, min_ratio=0.6, out=out, compressed=[0])
     assert not out.exists()
 
 
