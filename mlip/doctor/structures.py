@@ -31,7 +31,8 @@ class Complaint(NamedTuple):
 
 
 def find_complaints(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:
-    """What has no cell, what may be no bulk, walkers that cannot begin, and kinds of ``prepare`` that nothing allows.
+    """What cannot be labelled, what may be no bulk, walkers that cannot begin, and kinds of ``prepare`` that nothing
+    allows.
 
     Args:
         config: Configuration of the system.
@@ -39,6 +40,7 @@ def find_complaints(config: Config, structures: Sequence[Atoms]) -> list[Complai
     """
     return [
         *_complain_of_cells(config, structures),
+        *_complain_of_states(config, structures),
         *_complain_of_gaps(config, structures),
         *_complain_of_walkers(config, structures),
         *_complain_of_kinds(config, structures),
@@ -55,6 +57,26 @@ def _complain_of_cells(config: Config, structures: Sequence[Atoms]) -> list[Comp
             code.check_cell(atoms)
         except LabelError as error:
             found[str(error)] = Complaint("cells", True, str(error), "Write a cell into the structure's file.")
+    return list(found.values())
+
+
+def _complain_of_states(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:
+    """Charges, multiplicities and initial moments that the code cannot be told."""
+    from mlip.labels.codes.registry import find_code
+    from mlip.labels.importing import LabelError
+    from mlip.labels.store import decode_structure, encode_structure
+
+    code, found = find_code(config.label.calculator), dict[str, Complaint]()
+    try:
+        parameters, _ = code.split(config.label.parameters, config.label.profile)
+    except LabelError:  # told by the check of the labeller
+        return []
+    for atoms in structures:
+        try:
+            code.parameters_for(decode_structure(encode_structure(atoms)), parameters)
+        except LabelError as error:
+            remedy = "Correct the structure's file or `label`."
+            found[str(error)] = Complaint("spin and charge", True, str(error), remedy)
     return list(found.values())
 
 

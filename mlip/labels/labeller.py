@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -27,7 +26,7 @@ from mlip.labels.process.launcher import launcher_of
 from mlip.labels.process.parent import Worker
 from mlip.labels.process.signals import end_if_told, store_first
 from mlip.labels.refusals import check_settings
-from mlip.labels.store import LabelStore, encode_structure, label_key
+from mlip.labels.store import LabelStore, decode_structure, encode_structure, label_key
 from mlip.labels.triage import LabelStatus
 
 LOG_TAIL = 4096  # characters of a failed label's log that its record keeps
@@ -196,7 +195,7 @@ class Labeller:
     def _run_ladder(self, key: str, atoms: Atoms, record: dict[str, Any]) -> dict[str, Any]:
         """Calculate, escalating as long as the SCF does not converge; every attempt is recorded."""
         deadline = time.monotonic() + 60.0 * self.settings.timeout_minutes
-        parameters, log = self._parameters_for(record["structure"]), ""
+        parameters, log = self.code.parameters_for(decode_structure(record["structure"]), self.parameters), ""
         first = parameters
         answer: dict[str, Any] = {}
         for changes in [{}, *self.ladder]:
@@ -221,18 +220,6 @@ class Labeller:
         if record["status"] == "config_error":
             raise LabelError(f"{record['structure_id'] or key}: {record['reason']}; log: {path}")
         return record
-
-    def _parameters_for(self, structure: dict[str, Any]) -> dict[str, Any]:
-        """The settings, with the structure's own charge and multiplicity where it has them."""
-        if any(np.ravel(structure["magmoms"])) and not self.code.takes_moments:
-            raise LabelError(
-                f"label.calculator: the structure carries initial magnetic moments, which {self.code.name} is not told"
-                " by ASE; remove them, or write a `multiplicity` into the structure's file"
-            )
-        charge, multiplicity = structure.get("charge", 0.0), structure.get("multiplicity")
-        if not charge and multiplicity is None:
-            return self.parameters
-        return self.code.with_state(self.parameters, charge, multiplicity)
 
     def _accept(self, results: dict[str, Any], atoms: Atoms, record: dict[str, Any]) -> None:
         reason = check_results(results, len(atoms), self.settings.guards)

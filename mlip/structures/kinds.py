@@ -79,6 +79,17 @@ class Anatomy:
         return ~atoms.pbc | (outside > 1e-3 * np.maximum(np.linalg.norm(vectors, axis=1), 1.0))
 
 
+def periodic_axes(atoms: Atoms) -> np.ndarray:
+    """``[3]`` bool: along which cell vectors matter goes on; none for molecules and isolated atoms, boxed or not.
+
+    Raises:
+        ValueError: as :func:`dissect`.
+    """
+    if not atoms.pbc.any() or atoms.cell.rank == 0:
+        return np.zeros(3, dtype=bool)
+    return ~dissect(atoms).crosses_vacuum(atoms)
+
+
 def dissect(atoms: Atoms) -> Anatomy:
     """Kind, vacuum and molecules of ``atoms``, under any boundary conditions.
 

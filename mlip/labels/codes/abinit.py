@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mlip.labels.codes.code import Values, read_text, refuse
+from mlip.labels.codes.elements import content_for
 from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.magnetism import find_fixed_occupations
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
-from mlip.labels.contents import content_of, folder_at, leaves
+from mlip.labels.contents import folder_at, leaves
 from mlip.labels.importing import LabelError
 from mlip.labels.triage import Failure
 
@@ -33,6 +34,7 @@ class Abinit(Program):
     name = "ABINIT"
     calculators = ("ase.calculators.abinit.Abinit",)
     tells_convergence = True
+    takes_directions = False
     section = "abinit"
     needs_cell = True
     default_command = "abinit"
@@ -43,7 +45,7 @@ class Abinit(Program):
     outputs = ("abinit.err", "abinit.abo", LOG)
     inert = COMMON_INERT | {
         "pp_paths", "autoparal", "npkpt", "np_spkpt", "npfft", "npband", "npspinor", "paral_kgb", "bandpp", "max_ncpus",
-        "prtden", "prtwf", "prteig", "prtgsr", "prtebands", "prtvol", "timopt",
+        "timopt", "mem_test", "chkexit", "iomode",
     }  # fmt: skip
 
     def check(self, parameters: Values, profile: Values) -> None:
@@ -56,6 +58,10 @@ class Abinit(Program):
         refuse(parameters, ("ndtset",), lambda value: value not in (0, 1, None), reason)
         reason = "keeps the density fixed: it is not self-consistent; remove it"
         refuse(parameters, ("iscf",), lambda value: isinstance(value, int) and value < 0, reason)
+
+    def deciding(self, parameters: Values) -> Values:
+        """Also without whatever is printed (``prt...``)."""
+        return {key: value for key, value in super().deciding(parameters).items() if not key.lower().startswith("prt")}
 
     def traps(self, atoms: Any, parameters: Values) -> list[str]:
         """Metals with fixed occupations, the default."""
@@ -87,7 +93,7 @@ class Abinit(Program):
                     f"label.profile.pp_paths: {folders} hold no pseudopotential of kind `{kind}` for {symbol}; set"
                     " label.profile: {pp_paths: [...]} and label.parameters.pps"
                 ) from None
-            found[symbol] = content_of(Path(path))
+            found[symbol] = content_for(symbol, Path(path), "label.profile.pp_paths")
         return found
 
     def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:

@@ -39,6 +39,7 @@ class Aims(Program):
     name = "FHI-aims"
     calculators = ("ase.calculators.aims.Aims",)
     tells_convergence = True
+    takes_directions = False
     mesh_names = ("k_grid", "kpts")
     section = "aims"
     default_command = "aims.x"
@@ -49,7 +50,8 @@ class Aims(Program):
     outputs = ("aims.err", OUTPUT)
     inert = COMMON_INERT | {
         "species_dir", "output_level", "walltime", "use_local_index", "load_balancing", "compute_forces",
-        "compute_analytical_stress", "restart_write_only", "wf_prefix",
+        "compute_analytical_stress", "restart_write_only", "wf_prefix", "output", "xml_file", "check_stacksize",
+        "check_cpu_consistency",
     }  # fmt: skip
 
     def check(self, parameters: Values, profile: Values) -> None:

@@ -42,6 +42,7 @@ class Code:
         version_pattern: of the program's version, its first group, in one of ``outputs``; None: it is not known.
         numerics: the only parameters that an escalation may change; None: all but known physics.
         takes_moments: whether initial magnetic moments of a structure reach it.
+        takes_directions: whether they may be vectors.
         mesh_names: beginnings of parameters (lower case, at any depth) that choose k-points; without any of them
             it takes Γ alone. None where that is not known.
         needs_cell: whether it computes in a box even where nothing is periodic.
@@ -52,6 +53,7 @@ class Code:
     runs_program: ClassVar[bool] = False
     tells_convergence: ClassVar[bool] = False
     takes_moments: ClassVar[bool] = True
+    takes_directions: ClassVar[bool] = True
     profile_keys: ClassVar[frozenset[str]] = frozenset()
     inert: ClassVar[frozenset[str]] = frozenset()
     outputs: ClassVar[tuple[str, ...]] = ()
@@ -125,6 +127,39 @@ class Code:
             f"label.calculator: the structure carries a {state}, which {self.name} is not told;"
             " remove it from the structure's file, or use a calculator that takes it"
         )
+
+    def parameters_for(self, atoms: Any, parameters: Values) -> Values:
+        """``parameters`` for the total ``charge`` and the ``multiplicity`` in ``atoms.info``, and its moments.
+
+        Raises:
+            LabelError: when the calculator cannot be told.
+        """
+        charge, multiplicity = atoms.info.get("charge", 0.0), atoms.info.get("multiplicity")
+        if charge or multiplicity is not None:
+            parameters = self.with_state(parameters, charge, multiplicity)
+        self.check_moments(atoms, parameters)
+        return parameters
+
+    def check_moments(self, atoms: Any, parameters: Values) -> None:
+        """Refuse initial magnetic moments of ``atoms`` that the code, run with ``parameters``, cannot begin with.
+
+        Raises:
+            LabelError: with the remedy.
+        """
+        del parameters
+        moments = atoms.get_initial_magnetic_moments()
+        if not moments.any():
+            return
+        if not self.takes_moments and atoms.info.get("multiplicity") is None:
+            raise LabelError(
+                f"label.calculator: the structure carries initial magnetic moments, which {self.name} is not told"
+                " by ASE; remove them, or write a `multiplicity` into the structure's file"
+            )
+        if moments.ndim > 1 and self.takes_moments and not self.takes_directions:
+            raise LabelError(
+                f"structures: the initial magnetic moments of {atoms.get_chemical_formula()} are vectors, and"
+                f" {self.name} takes one number for each atom; write their components along z into the structure's file"
+            )
 
     def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
         """The calculator for ``atoms``, which writes into ``folder`` only."""
@@ -200,16 +235,17 @@ def place_calculator(calculator: Any, folder: Path) -> None:
 
 
 def is_small_cell(atoms: Any) -> bool:
-    """Whether ``atoms`` are periodic with a period below ``SMALL_PERIOD``, and no isolated atom."""
+    """Whether matter in ``atoms`` goes on with periods below ``SMALL_PERIOD``; those across vacuum do not count."""
     from ase.cell import Cell
 
-    from mlip.structures.geometry import is_lone
+    from mlip.structures.kinds import periodic_axes
 
-    periods = Cell(atoms.cell.array * atoms.pbc[:, None])
-    n_periodic = int(atoms.pbc.sum())
+    axes = periodic_axes(atoms)
+    periods = Cell(atoms.cell.array * axes[:, None])
+    n_periodic = int(axes.sum())
     if n_periodic == 0 or periods.rank < n_periodic:
         return False
-    return periods.complete().volume < SMALL_PERIOD**n_periodic and not is_lone(atoms)
+    return bool(periods.complete().volume < SMALL_PERIOD**n_periodic)
 
 
 def leaf(parameters: Values, *names: str) -> tuple[str, Any] | None:

@@ -30,6 +30,12 @@ OF_SETTINGS = re.compile(
     re.IGNORECASE,
 )
 FILE_NAMES = re.compile(r"(?im)^\s*(\w*FILE_NAME)\s+(\S+)")
+INERT_LINES = re.compile(
+    r"(PROJECT(_NAME)?|RUN_TYPE|PRINT_LEVEL|IOLEVEL|WALLTIME|SAVE_MEM|PREFERRED_\w+_LIBRARY)\b", re.IGNORECASE
+)
+"""Of &GLOBAL: how it runs and what it prints."""
+EMPTY = frozenset({"&GLOBAL", "&FORCE_EVAL", "&DFT", "&SCF"})
+"""Sections that say nothing when there is nothing in them."""
 OT = re.compile(r"&OT\b", re.IGNORECASE)
 SHELLS = ("cp2k_shell.psmp", "cp2k_shell", "cp2k_shell.ssmp", "cp2k.psmp -s", "cp2k -s")
 FILES = {"basis_set_file": "BASIS_MOLOPT", "potential_file": "POTENTIAL"}
@@ -112,7 +118,8 @@ class Cp2k(Program):
         inner = {match[2]: content_of(self._data_file("label.parameters.inp", match[2], profile))
                  for match in FILE_NAMES.finditer(text)}  # fmt: skip
         lines = [" ".join(line.split("!")[0].split()) for line in text.splitlines()]
-        found |= {"inp": [line for line in lines if line]} if text.strip() else {}
+        deciding = _deciding_lines([line for line in lines if line])
+        found |= {"inp": deciding} if deciding else {}
         identity["parameters"] |= normalise(found)
         return identity | ({"inp_files": inner} if inner else {})
 
@@ -207,6 +214,21 @@ class Cp2k(Program):
         if finished and (STARTED in text or not text) and not CONVERGED.search(text):
             return Failure("unconverged", f"CP2K: {OUTPUT} does not say that the SCF run converged")
         return None
+
+
+def _deciding_lines(lines: list[str]) -> list[str]:
+    """``lines`` of an input without what they print, where, and for how long; sections that this empties go, too."""
+    kept: list[str] = []
+    printing = 0  # sections deep
+    for line in lines:
+        words = line.split()
+        if printing or words[0].upper() == "&PRINT":
+            printing += -1 if words[0].upper().startswith("&END") else line.startswith("&")
+        elif words[0].upper().startswith("&END") and kept and kept[-1].upper() in EMPTY:
+            kept.pop()
+        elif not INERT_LINES.match(line):
+            kept.append(line)
+    return kept
 
 
 def _monkhorst_pack(kpts: Any, atoms: Any) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlip.labels.codes.code import Values, is_false, read_text
+from mlip.labels.codes.elements import content_for
 from mlip.labels.codes.kmesh import mesh_for
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
 from mlip.labels.contents import content_of, folder_at
@@ -23,6 +24,7 @@ RESULTS = "results.tag"
 TAG = re.compile(r"^\w+ *:(?:real|integer|logical):\d+:([\d,]*)[^\n]*\n", re.MULTILINE)
 ERROR = re.compile(r"ERROR!\s*\n?\s*->\s*([^\n]*)")
 CONVERGENT_ONLY = re.compile(r"convergent_?scc_?only$", re.IGNORECASE)
+INERT = re.compile(r"options_(write|timing)|analysis_|parallel_|parseroptions_(write|stop|ignore)", re.IGNORECASE)
 
 
 def is_whole(results: str) -> bool:
@@ -54,7 +56,7 @@ class DftbPlus(Program):
     version_pattern = r"DFTB\+ (?:\(?[Rr]elease |development version \()([^\n)]+)"
     profile_keys = frozenset({"command", "slako_dir"})
     outputs = ("detailed.out", OUTPUT)
-    inert = COMMON_INERT | {"slako_dir", "options_writedetailedxml", "options_writeresultstag", "parallel_groups"}
+    inert = COMMON_INERT | {"slako_dir"}
 
     def check(self, parameters: Values, profile: Values) -> None:
         """Refuse what accepts unconverged results or moves atoms."""
@@ -64,6 +66,11 @@ class DftbPlus(Program):
                 raise LabelError(f"label.parameters.{key}: {value!r} accepts an SCC that did not converge; remove it")
             if key.lower().startswith("driver") and value not in ("", "{}", None):
                 raise LabelError(f"label.parameters.{key}: {value!r} moves atoms; remove it")
+
+    def deciding(self, parameters: Values) -> Values:
+        """Also without what is written and analysed, and how the program runs."""
+        rest = super().deciding(parameters)
+        return {key: value for key, value in rest.items() if not INERT.match(key)}
 
     def slako_dir(self, parameters: Values, profile: Values) -> Path:
         """Folder of the Slater-Koster files: the settings', ASE's, the environment's."""
@@ -82,7 +89,9 @@ class DftbPlus(Program):
             path = folder / f"{'-'.join(pair)}.skf"
             if not path.is_file():
                 raise LabelError(f"label.profile.slako_dir: there is no file {path}; correct it")
-            found["-".join(pair)] = content_of(path)
+            alike = pair[0] == pair[1]  # of two elements, the file does not say which
+            setting = "label.profile.slako_dir"
+            found["-".join(pair)] = content_for(pair[0], path, setting) if alike else content_of(path)
         return found
 
     def files_of(self, calculator: Any, symbols: Iterable[str]) -> Values:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlip.labels.codes.code import Ladder, Values, is_false, read_text, refuse
 from mlip.labels.codes.elements import HEADER, content_for
+from mlip.labels.codes.espresso_spin import check_occupations, check_spin, check_spin_orbit, remedy_for
 from mlip.labels.codes.magnetism import find_fixed_occupations, find_missing_moments
 from mlip.labels.codes.program import COMMON_INERT, Program, ase_section
 from mlip.labels.contents import folder_at, normalise
@@ -66,6 +67,7 @@ class Espresso(Program):
     name = "pw.x"
     calculators = ("ase.calculators.espresso.Espresso",)
     tells_convergence = True
+    takes_directions = False
     mesh_names = ("kpts", "kspacing")
     needs_cell = True
     section = "espresso"
@@ -77,8 +79,9 @@ class Espresso(Program):
     outputs = ("CRASH", "espresso.err", OUTPUT)
     inert = COMMON_INERT | {
         "disk_io", "max_seconds", "verbosity", "iprint", "title", "prefix", "outdir", "wfcdir", "pseudo_dir",
-        "restart_mode", "tprnfor", "tstress", "wf_collect", "nppstr", "diago_full_acc",
-    }  # fmt: skip
+        "restart_mode", "tprnfor", "tstress", "wf_collect", "nppstr", "diago_full_acc", "nat", "ntyp", "ibrav",
+        "calculation", "nstep", "dt", "forc_conv_thr", "etot_conv_thr", "ions", "cell", "lkpoint_dir", "saverho",
+    }  # what ASE writes from the structure, and of dynamics, too  # fmt: skip
 
     def split(self, parameters: Values, profile: Values) -> tuple[Values, Values]:
         """Namelists as ASE nests them, whichever way they were written."""
@@ -99,6 +102,7 @@ class Espresso(Program):
         reason = "is no single point: labels are `scf` of given positions; remove it"
         refuse(parameters, ("calculation",), lambda value: str(value).lower() != "scf", reason)
         self._check_moments(parameters)
+        check_spin(parameters)
         for key in ("outdir", "wfcdir"):
             reason = "would be shared by labels that run at the same time; remove it, each has a private folder"
             refuse(parameters, (key,), lambda _: True, reason)
@@ -149,7 +153,9 @@ class Espresso(Program):
         if not isinstance(names, dict):
             raise LabelError(f"label.parameters.pseudopotentials: {names!r} is no mapping; write {{Si: Si.UPF}}")
         folder = self.pseudo_dir(parameters, profile)
-        contents = {symbol: _pseudopotential(symbol, folder / str(name)) for symbol, name in names.items()}
+        files = {symbol: folder / str(name) for symbol, name in names.items()}
+        contents = {symbol: _pseudopotential(symbol, path) for symbol, path in files.items()}
+        check_spin_orbit(parameters, files)
         identity = super().identity(self._without_names(parameters), profile)
         identity["parameters"] |= normalise({"pseudopotentials": contents})
         return identity
@@ -188,12 +194,27 @@ class Espresso(Program):
         return {symbol: _pseudopotential(symbol, folder / str(names[symbol])) for symbol in symbols if symbol in names}
 
     def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
-        """``tot_charge`` and ``tot_magnetization`` of the namelist SYSTEM."""
+        """``tot_charge`` and ``tot_magnetization`` of the namelist SYSTEM.
+
+        Raises:
+            LabelError: for a multiplicity in a non-collinear run.
+        """
+        given = parameters.get("input_data", {}).get("system", {}).get("noncolin", False)
+        if multiplicity is not None and not is_false(given):
+            raise LabelError(
+                f"structures: one carries a multiplicity {multiplicity}, which pw.x fixes in collinear runs only;"
+                " remove it from the structure's file and write initial_magmoms, or remove noncolin"
+            )
         system: Values = {"tot_charge": charge} if charge else {}
         if multiplicity is not None:
             system |= {"nspin": 2, "tot_magnetization": multiplicity - 1}
         data = parameters.get("input_data", {})
         return parameters | {"input_data": data | {"system": data.get("system", {}) | system}}
+
+    def check_moments(self, atoms: Any, parameters: Values) -> None:
+        """Also moments with fixed occupations."""
+        super().check_moments(atoms, parameters)
+        check_occupations(atoms, parameters)
 
     def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
         """Energy, forces and stress from one run, everything written into ``folder``."""
@@ -245,7 +266,9 @@ def _classify(words: str) -> Failure:
         return Failure("rejected", reason)
     if SYSTEM.search(words):
         return Failure("crashed", reason)
-    return Failure("config_error", f"label.parameters and label.profile: pw.x refuses them; correct them ({reason})")
+    return Failure(
+        "config_error", f"label.parameters and label.profile: pw.x refuses them; {remedy_for(words)} ({reason})"
+    )
 
 
 def _pseudopotential(symbol: str, path: Path) -> dict[str, str]:

@@ -54,15 +54,22 @@ def check_mesh(parameters: dict[str, Any], structures: Sequence[Atoms]) -> None:
     import numpy as np
 
     mesh = fixed_mesh(parameters)
-    periodic = [atoms for atoms in structures if atoms.pbc.any() and len(atoms) > 1]
-    if mesh is None or not periodic:
+    if mesh is None:
         return
-    spacings = [_coarsest(atoms, mesh) for atoms in periodic]
+    from mlip.structures.kinds import periodic_axes
+
+    axes = {id(atoms): periodic_axes(atoms) for atoms in structures}  # points along vacuum are all the same
+    periodic = [atoms for atoms in structures if axes[id(atoms)].any()]
+    if not periodic:
+        return
+    spacings = [_coarsest(atoms, mesh, axes[id(atoms)]) for atoms in periodic]
     coarse, fine = int(np.argmax(spacings)), int(np.argmin(spacings))
     if spacings[coarse] <= max(FINE_SPACING, SPACING_RATIO * spacings[fine]):
         return
     density = 1.0 / (2 * np.pi * spacings[fine])  # as ASE has it: points per Å⁻¹, 2π included
-    equal = [int(np.ceil(length / spacings[fine] - 1e-6)) for length in _lengths(periodic[coarse])]
+    lengths, along = _lengths(periodic[coarse]), axes[id(periodic[coarse])]
+    equal = [int(np.ceil(length / spacings[fine] - 1e-6)) if goes_on else n
+             for length, goes_on, n in zip(lengths, along, mesh, strict=True)]  # fmt: skip
     raise LabelError(
         f"label.parameters.kpts: {mesh} is one mesh for cells of different size, whose labels do not belong together:"
         f" points {spacings[coarse]:.3f} 2π/Å apart for {periodic[coarse].get_chemical_formula()} and"
@@ -72,14 +79,14 @@ def check_mesh(parameters: dict[str, Any], structures: Sequence[Atoms]) -> None:
 
 
 def _lengths(atoms: Atoms) -> np.ndarray:
-    """Lengths of the reciprocal vectors along which the structure is periodic, 2π/Å."""
+    """Lengths of the reciprocal vectors, 2π/Å."""
     import numpy as np
 
-    return np.linalg.norm(atoms.cell.reciprocal().array, axis=1)[atoms.pbc]
+    return np.linalg.norm(atoms.cell.reciprocal().array, axis=1)
 
 
-def _coarsest(atoms: Atoms, mesh: list[int]) -> float:
-    """Largest distance between points of ``mesh``, 2π/Å."""
+def _coarsest(atoms: Atoms, mesh: list[int], axes: np.ndarray) -> float:
+    """Largest distance between points of ``mesh`` along the vectors ``axes`` (``[3]`` bool), 2π/Å."""
     import numpy as np
 
-    return float((_lengths(atoms) / np.array(mesh)[atoms.pbc]).max())
+    return float((_lengths(atoms) / np.array(mesh))[axes].max())

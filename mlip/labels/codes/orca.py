@@ -21,7 +21,7 @@ ERROR = re.compile(
     r"[^\n]*(INPUT ERROR|UNRECOGNIZED|FATAL ERROR|aborting the run|error termination)[^\n]*", re.IGNORECASE
 )
 OF_SETTINGS = re.compile(r"INPUT ERROR|UNRECOGNIZED|basis|keyword|not available|not found", re.IGNORECASE)
-INERT_BLOCKS = re.compile(r"%pal\b.*?\bend\b|%maxcore\s+\d+", re.IGNORECASE | re.DOTALL)
+INERT_BLOCKS = re.compile(r"%(?:pal|output)\b.*?\bend\b|%maxcore\s+\d+", re.IGNORECASE | re.DOTALL)
 ACCEPTS_UNCONVERGED = re.compile(r"ConvForced\s+(false|0)|IgnoreConv|NoConvForced", re.IGNORECASE)
 MOVES = re.compile(r"(?<!\S)([\w-]*opt(?:ts|h)?|md|l-md|neb\S*|irc|scan(?:ts)?|goat\S*)(?!\S)", re.IGNORECASE)
 INERT_WORDS = re.compile(r"(?<!\S)(pal\d+|\w*print|engrad)(?!\S)", re.IGNORECASE)

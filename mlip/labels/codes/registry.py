@@ -13,6 +13,7 @@ from mlip.labels.codes.espresso import Espresso
 from mlip.labels.codes.gpaw import Gpaw
 from mlip.labels.codes.orca import Orca
 from mlip.labels.codes.program import AnyProgram
+from mlip.labels.codes.siesta import Siesta
 from mlip.labels.codes.tblite import Tblite
 from mlip.labels.codes.vasp import Vasp
 from mlip.labels.importing import LabelError
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 CODES: tuple[Code, ...] = (
     Gpaw(), Espresso(), Cp2k(), Vasp(), Aims(), Abinit(), Orca(), DftbPlus(), Tblite()
 )  # fmt: skip
+KNOWN = (*CODES, Siesta())
+"""With those of which less is known."""
 OTHER = Code()
 ANY_PROGRAM = AnyProgram()
 PROGRAMS = frozenset(
     f"ase.calculators.{name}"
     for name in (
-        "octopus.Octopus", "elk.ELK", "onetep.Onetep", "exciting.ExcitingGroundStateCalculator", "siesta.Siesta",
+        "octopus.Octopus", "elk.ELK", "onetep.Onetep", "exciting.ExcitingGroundStateCalculator",
         "nwchem.NWChem", "gaussian.Gaussian", "qchem.QChem", "gamess_us.GAMESSUS", "mopac.MOPAC", "crystal.CRYSTAL",
         "acemolecule.ACE",
     )
@@ -38,7 +41,7 @@ PROGRAMS = frozenset(
 
 def find_code(calculator: str) -> Code:
     """The code of the calculator at the import path ``calculator``."""
-    for code in CODES:
+    for code in KNOWN:
         if calculator in code.calculators:
             return code
     return ANY_PROGRAM if calculator in PROGRAMS else OTHER
@@ -49,7 +52,7 @@ def code_of(calculator: Any, named: Code) -> Code:
     if named is not OTHER:
         return named
     paths = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(calculator).__mro__]
-    found = (code for code in CODES for path in paths if path in code.calculators)
+    found = (code for code in KNOWN for path in paths if path in code.calculators)
     return next(found, named)
 
 

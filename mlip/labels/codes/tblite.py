@@ -15,6 +15,7 @@ class Tblite(Code):
     name = "tblite"
     calculators = ("tblite.ase.TBLite",)
     tells_convergence = True
+    takes_directions = False
     mesh_names = ()
     inert = frozenset({"verbosity", "cache_api", "color"})
 
@@ -29,6 +30,20 @@ class Tblite(Code):
         """``charge`` and ``multiplicity``."""
         spin = {} if multiplicity is None else {"multiplicity": multiplicity}
         return parameters | {"charge": charge} | spin
+
+    def check_moments(self, atoms: Any, parameters: Values) -> None:
+        """Also moments whose sum, which stands for unpaired electrons, the number of electrons does not allow."""
+        super().check_moments(atoms, parameters)
+        if parameters.get("multiplicity") is not None or any(57 <= z <= 71 for z in atoms.numbers):
+            return  # told, or with 4f electrons in the core
+        moments = float(atoms.get_initial_magnetic_moments().sum())
+        n_electrons = float(atoms.numbers.sum()) - (parameters.get("charge") or 0)
+        if moments and round(n_electrons - moments) % 2:
+            raise LabelError(
+                f"structures: the initial magnetic moments of {atoms.get_chemical_formula()} sum to {moments:g} µB,"
+                f" which {n_electrons:g} electrons do not allow; ASE gives moments to some molecules by itself: remove"
+                " `initial_magmoms` from the structure's file, or write a `multiplicity` (2S + 1) into it"
+            )
 
     def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
         """Silent, and neutral unless told otherwise: charges of atoms may be oxidation states."""

@@ -67,6 +67,7 @@ class Vasp(Program):
     inert = COMMON_INERT | {
         "ncore", "npar", "kpar", "nsim", "lplane", "lscalu", "lscalapack", "lscaaware", "lwave", "lcharg", "lvtot",
         "lvhar", "lelf", "laechg", "nwrite", "ncore_in_image1", "nthreads_hi", "nthreads_mu", "system", "lasync",
+        "nsw", "isif", "ibrion", "potim", "ediffg", "istart", "lorbit", "nedos", "emin", "emax", "nblock", "kblock",
     }  # fmt: skip
 
     def check(self, parameters: Values, profile: Values) -> None:
@@ -167,6 +168,20 @@ class Vasp(Program):
         """ASE's ``charge``, from which it finds NELECT, and ``nupdown``."""
         spin = {} if multiplicity is None else {"ispin": 2, "nupdown": multiplicity - 1}
         return parameters | ({"charge": charge} if charge else {}) | spin
+
+    def check_moments(self, atoms: Any, parameters: Values) -> None:
+        """Three numbers for each atom in non-collinear runs, one in others: ASE writes MAGMOM as they are."""
+        super().check_moments(atoms, parameters)
+        moments = atoms.get_initial_magnetic_moments()
+        values = {path[-1].lower(): value for path, value in leaves(parameters)}
+        told = any(name in values and not is_false(values[name]) for name in ("lnoncollinear", "lsorbit"))
+        if not moments.any() or told == (moments.ndim > 1):
+            return
+        have, want = ("one number", "three") if told else ("three numbers", "one")
+        raise LabelError(
+            f"structures: the initial magnetic moments of {atoms.get_chemical_formula()} have {have} for each atom, and"
+            f" VASP reads {want} {'with' if told else 'without'} lnoncollinear or lsorbit; correct one of them"
+        )
 
     def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:
         """Energy, forces and stress, without files that nobody reads."""

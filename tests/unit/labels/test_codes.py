@@ -266,13 +266,16 @@ def test_an_unknown_key_of_a_profile_is_named():
 @pytest.mark.parametrize(
     ("calculator", "inert", "deciding"),
     [
-        (VASP, [{"ncore": 4}, {"npar": 2}, {"kpar": 2}, {"command": "mpirun -n 16 vasp_std"}, {"lwave": True}],
+        (VASP, [{"ncore": 4}, {"npar": 2}, {"kpar": 2}, {"command": "mpirun -n 16 vasp_std"}, {"lwave": True},
+          {"nsw": 0}, {"isif": 2}, {"ibrion": -1}, {"istart": 0}, {"lorbit": 11}],
          [{"encut": 300}, {"ispin": 2}, {"custom": {"lhyperfine": True}}]),
-        (AIMS, [{"walltime": 100}, {"output_level": "MD_light"}], [{"xc": "pw-lda"}]),
-        (ABINIT, [{"npkpt": 4}, {"autoparal": 1}], [{"ecut": 300}]),
+        (AIMS, [{"walltime": 100}, {"output_level": "MD_light"}, {"output": ["hirshfeld"]}], [{"xc": "pw-lda"}]),
+        (ABINIT, [{"npkpt": 4}, {"autoparal": 1}, {"prtdos": 2}], [{"ecut": 300}]),
         (ORCA, [{"orcablocks": "%pal nprocs 16 end"}, {"orcablocks": "%maxcore 4000"},
-                {"orcasimpleinput": "PBE def2-SVP PAL8"}], [{"orcablocks": "%cpcm epsilon 80 end"}]),
-        (DFTB, [{"slako_dir": "/elsewhere"}], [{"Hamiltonian_SCC": "No"}]),
+                {"orcasimpleinput": "PBE def2-SVP PAL8"}, {"orcablocks": "%output Print[P_Basis] 2 end"}],
+         [{"orcablocks": "%cpcm epsilon 80 end"}]),
+        (DFTB, [{"slako_dir": "/elsewhere"}, {"Options_WriteChargesAsText": "Yes"}, {"Analysis_WriteBandOut": "No"}],
+         [{"Hamiltonian_SCC": "No"}]),
     ],
 )  # fmt: skip
 def test_the_key_holds_what_decides_and_nothing_else(bench, calculator, inert, deciding):
@@ -282,6 +285,33 @@ def test_the_key_holds_what_decides_and_nothing_else(bench, calculator, inert, d
     plain = identity()
     assert [identity(**changes) == plain for changes in inert] == [True] * len(inert)
     assert [identity(**changes) == plain for changes in deciding] == [False] * len(deciding)
+
+
+def test_what_ase_writes_from_the_structure_is_no_part_of_pw_xs_key():
+    def key(system: dict, **control) -> str:
+        data = {"system": {"ecutwfc": 30} | system, "control": control}
+        return sha256_of(settings_identity(ESPRESSO, {"input_data": data}, {"command": "true"}))
+
+    plain = key({})
+    assert key({"nat": 8, "ntyp": 1, "ibrav": 0}, calculation="scf", forc_conv_thr=1e-4) == plain
+    assert key({"nat": 2, "ntyp": 2}) == plain
+    assert key({"nbnd": 20}) != plain
+
+
+@pytest.mark.parametrize(
+    ("inp", "same"),
+    [("&GLOBAL\n PROJECT x\n PRINT_LEVEL LOW\n WALLTIME 3600\n&END GLOBAL", True),
+     ("&FORCE_EVAL\n &DFT\n  &PRINT\n   &MO\n    EIGENVALUES\n   &END MO\n  &END PRINT\n &END DFT\n&END", True),
+     ("&FORCE_EVAL\n &DFT\n  UKS\n &END DFT\n&END", False),
+     ("&FORCE_EVAL\n &DFT\n  &PRINT\n  &END\n  LSD\n &END DFT\n&END", False),
+     ("&FORCE_EVAL\n &DFT\n  &SCF\n   &OT\n   &END OT\n  &END\n &END DFT\n&END", False)],
+)  # fmt: skip
+def test_what_cp2k_prints_is_no_part_of_its_key(tmp_path, inp, same):
+    for name in ("BASIS_MOLOPT", "POTENTIAL"):
+        (tmp_path / name).write_text(name)
+    places = {"command": "true -s", "data_dir": str(tmp_path)}
+    keys = [sha256_of(settings_identity(CP2K, {"inp": text}, places)) for text in ("", inp)]
+    assert (keys[0] == keys[1]) is same
 
 
 @pytest.mark.parametrize("calculator", [AIMS, ABINIT, ORCA, DFTB])
@@ -424,6 +454,15 @@ def test_a_mesh_that_fits_is_not_refused():
     check_mesh({"kpts": [1, 1, 1]}, [LARGE, molecule("H2O")])
 
 
+def test_vacuum_needs_no_k_points_as_fine():
+    boxed = [molecule("H2O", vacuum=vacuum, pbc=True) for vacuum in (3.0, 8.0)]
+    check_mesh({"kpts": [1, 1, 1]}, boxed)
+    slabs = [fcc111("Al", (1, 1, 3), vacuum=vacuum, periodic=True) for vacuum in (6.0, 12.0)]
+    check_mesh({"kpts": [6, 6, 1]}, slabs)
+    with pytest.raises(LabelError, match=r"\[6, 6, 1\] is as fine as \[12, 12, 1\]"):
+        check_mesh({"kpts": [6, 6, 1]}, [slabs[0], slabs[0] * (2, 2, 1)])
+
+
 @pytest.mark.parametrize(
     "name", ["octopus.Octopus", "elk.ELK", "siesta.Siesta", "gaussian.Gaussian", "crystal.CRYSTAL"]
 )
@@ -470,5 +509,7 @@ def test_gamma_alone_in_a_small_cell_is_told_for_every_code_that_begins_there(ca
     for small in (bulk("Al"), bulk("Si", cubic=True), slab):
         assert told(small, {"xc": "PBE"})
         assert not any(told(small, mesh) for mesh in meshes)
-    for other in (bulk("Si", cubic=True) * 2, molecule("H2O"), molecule_in_a_box, atom_in_a_box):
+    boxed = [molecule(name, vacuum=3.0, pbc=True) for name in ("H2O", "CH3CH2OH", "OH")]
+    assert told(fcc111("Al", (1, 1, 3), vacuum=40.0, periodic=True), {"xc": "PBE"})
+    for other in (bulk("Si", cubic=True) * 2, molecule("H2O"), molecule_in_a_box, atom_in_a_box, *boxed):
         assert not told(other, {"xc": "PBE"})

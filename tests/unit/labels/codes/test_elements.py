@@ -14,6 +14,12 @@ HEADERS = {
     "UPF 2": '<UPF version="2.0.1">\n<PP_HEADER\n   generated="x"\n   element="{0:<2}"\n   pseudo_type="NC"',
     "UPF 1": "<PP_HEADER>\n   0                   Version Number\n  {0:<2}                   Element\n",
     "POTCAR": "  PAW_PBE {0} 05Jan2001\n   4.00000000000000\n parameters from PSCTR are:\n   VRHFIN ={0}: s2p2\n",
+    "PSML": '<psml version="1.1">\n<provenance creator="x"/>\n<pseudo-atom-spec atomic-label="{0}"\n'
+    ' atomic-number="{1}" z-pseudo="4" relativity="scalar">',
+    "PSML with a prefix": '<psml:psml>\n<psml:pseudo-atom-spec relativity="no" atomic-number="{1}.00">',
+    "psp8": "{0}    ONCVPSP-3.3.0  r_core=   1.6\n      {1}.0000      4.0000      170510    zatom,zion,pspd\n",
+    "HGH": "Goedecker pseudopotential for {0}\n   {1}   4     070301 zatom,zion,pspdat\n",
+    "PAW-XML": '<?xml version="1.0"?>\n<paw_dataset version="0.7">\n  <atom symbol="{0}" Z="{1}.0" core="10"/>\n',
     "aims": "#  FHI-aims code project\n  species        {0}\n#     global definitions\n    nucleus             {1}\n",
 }
 
@@ -27,6 +33,52 @@ def test_the_element_of_a_file_is_read(tmp_path, header, symbol, number):
     assert content_for(symbol, path, "here")["sha256"]
     with pytest.raises(LabelError, match=f"here: .*file is of {symbol}, and would stand for Al"):
         content_for("Al", path, "here")
+
+
+SKF = "{at}0.02, 500\n-0.4 -0.3 -0.2 0.0 0.2 0.2 0.2 0 2 2\n{mass}{gap}-0.1 0.2 0.0 0.0 0.0 0.0 0.0 0.0 5.2 10*0.0\n"
+
+
+@pytest.mark.parametrize(("at", "gap"), [("", " "), ("@ with f electrons\n", ", ")])
+def test_slater_koster_files_say_their_element_by_its_mass(tmp_path, at, gap):
+    """DFTB+ takes whatever lies below the name: of carbon in place of silicon, and says nothing."""
+    code = find_code("ase.calculators.dftb.Dftb")
+    path, profile = tmp_path / "Si-Si.skf", {"slako_dir": str(tmp_path)}
+    for mass, element in ((28.09, "Si"), (12.01, "C"), (58.93, "Co"), (58.69, "Ni")):
+        path.write_text(SKF.format(at=at, mass=mass, gap=gap))
+        assert read_element(path) == element
+    with pytest.raises(LabelError, match=r"slako_dir: .*Si-Si\.skf is of Ni, and would stand for Si"):
+        code.element_files(["Si"], {}, profile)
+    for unknown in (1.0, 0.0, 300.0):  # placeholders
+        path.write_text(SKF.format(at=at, mass=unknown, gap=gap))
+        assert code.element_files(["Si"], {}, profile)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name", "header"),
+    [({}, "Si.lda.psf", " {0} ca nrl nc\n ATM3"), ({"xc": "PBE"}, "Si.gga.psf", " {0}  pb rel pcec\n"),
+     ({"xc": "PBE", "pseudo_qualifier": ""}, "Si.psf", "{0} pb nrl nc"), ({"xc": "PBE"}, "Si.psml", HEADERS["PSML"]),
+     ({"xc": ["GGA", "PBEsol"]}, "Si.gga.psf", " {0} ps nrl nc")],
+)  # fmt: skip
+def test_siestas_pseudopotentials_count_by_content_and_are_of_their_element(tmp_path, parameters, name, header):
+    code = find_code("ase.calculators.siesta.Siesta")
+    profile, path = {"command": "siesta"}, tmp_path / name
+    parameters = parameters | {"pseudo_path": str(tmp_path)}
+    with pytest.raises(LabelError, match=r"pseudo_path: .* has neither Si\..*psf nor Si\.psml"):
+        code.element_files(["Si"], parameters, profile)
+    path.write_text(header.format("Si", 14))
+    first = code.element_files(["Si"], parameters, profile)
+    path.write_text(path.read_text() + "another\n")
+    assert code.element_files(["Si"], parameters, profile) != first
+    path.write_text(header.format("Al", 13))
+    with pytest.raises(LabelError, match=rf"{name} is of Al, and would stand for Si"):
+        code.element_files(["Si"], parameters, profile)
+
+
+def test_abinit_refuses_another_elements_pseudopotential(tmp_path):
+    (tmp_path / "Si.psp8").write_text(HEADERS["psp8"].format("Al", 13))
+    code = find_code("ase.calculators.abinit.Abinit")
+    with pytest.raises(LabelError, match="psp8 is of Al, and would stand for Si"):
+        code.element_files(["Si"], {"pps": "psp8"}, {"pp_paths": [str(tmp_path)]})
 
 
 @pytest.mark.parametrize("text", ["", "Si ca nrl nc\n", 'element="XX"', "nucleus 14.5\n", "\x00\xff"])
