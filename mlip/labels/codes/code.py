@@ -240,7 +240,10 @@ def is_small_cell(atoms: Any) -> bool:
 
     from mlip.structures.kinds import periodic_axes
 
-    axes = periodic_axes(atoms)
+    try:
+        axes = periodic_axes(atoms)
+    except ValueError:  # a broken geometry, which the guards refuse
+        axes = atoms.pbc
     periods = Cell(atoms.cell.array * axes[:, None])
     n_periodic = int(axes.sum())
     if n_periodic == 0 or periods.rank < n_periodic:
