@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mlip.config.system import Config
+from mlip.report.settings import describe_size
 from mlip.report.sources import LoopRecord
 
 STEEP = 0.9
@@ -126,7 +127,7 @@ def _coverage(case: FailedCriterion) -> str:
         return _no_error_yet(case)
     size, share = case.config.train.committee_size, case.config.collect.valid_fraction
     valid = (case.assessment.get("dataset") or {}).get("valid")
-    known = f", {valid} structures now" if valid else ""
+    known = f", {valid} structure{'s' if valid != 1 else ''} now" if valid else ""
     return (
         "The potential is surer than it should be. Its uncertainty is scaled on the validation data"
         f"{known}: set collect.valid_fraction to {min(0.3, 2 * share):g} (now {share:g}); or more members:"
@@ -165,9 +166,23 @@ def _properties(case: FailedCriterion) -> str:
     return (
         f"{missing}Give energies and stresses more weight: train.energy_weight {4 * train.energy_weight:g} (now"
         f" {train.energy_weight:g}), train.stress_weight {4 * train.stress_weight:g} (now {train.stress_weight:g});"
-        f" or more volumes to learn from: prepare.n_structures {2 * case.config.prepare.n_structures}. If it stays,"
-        " the labels' stress may not be converged: raise the cutoff of label.parameters."
+        f" or more volumes to learn from: {_more_volumes(case.config.prepare.n_structures)}.{_converge(case.config)}"
     )
+
+
+def _more_volumes(n_prepared: int) -> str:
+    """None are prepared where existing data begin the loop."""
+    if not n_prepared:
+        return "existing data that span them, or prepare.n_structures 12 (now 0)"
+    return f"prepare.n_structures {2 * n_prepared} (now {n_prepared})"
+
+
+def _converge(config: Config) -> str:
+    """Only of labels that have a cutoff, grid or basis."""
+    size = describe_size(config.label.parameters)
+    if not size:
+        return ""
+    return f" If it stays, the labels' stress may not be converged: raise the cutoff of label.parameters (now {size})."
 
 
 REMEDIES: dict[str, Callable[[FailedCriterion], str]] = {

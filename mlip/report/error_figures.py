@@ -92,7 +92,7 @@ def _draw_forces(axes: Axes, fresh: Any, audit: Any, test: Points, target: float
         ranges = np.array([_interval(a) for _, a in audit])
         error = np.clip([y - ranges[:, 0], ranges[:, 1] - y], 0, None)
         percent = 100 * float(audit[-1][1].get("confidence") or 0)
-        label = f"audit, {percent:.0f} % interval" if percent else "audit"
+        label = f"audit, {percent:.0f} % interval" if percent and error.any() else "audit"
         axes.errorbar(x, y, yerr=error, fmt="s-", color=ORANGE, capsize=3, label=label)
         values += [*y, *ranges.ravel()]
     positive_axis(axes, values)

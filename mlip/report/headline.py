@@ -22,6 +22,11 @@ ENOUGH = 10
 DISAGREE = 2.0
 """Ratio of two errors from which they disagree, and the page says so."""
 
+TOO_FEW = (
+    "Neither rests on enough to tell why: count on the larger error, and set select.n_audit and collect.test_fraction"
+    f" so that {ENOUGH} or more are held out."
+)
+
 NAMES: dict[Basis, str] = {"audit": "audit frame", "test": "test structure", "fresh": "newly labelled structure"}
 
 
@@ -120,7 +125,8 @@ def compare_errors(history: Sequence[Mapping[str, Any]]) -> str:
     if audit is not None and test is not None and min(audit.rmse, test.rmse) > 0:
         ratio = max(audit.rmse, test.rmse) / min(audit.rmse, test.rmse)
         if ratio >= DISAGREE:
-            return _tell(audit, test) + _explain(audit, test)
+            too_few = max(audit.n_structures, test.n_structures) < FEW
+            return _tell(audit, test) + (TOO_FEW if too_few else _explain(audit, test))
     few = [e for e in (audit, test) if e is not None and 0 < e.n_structures < ENOUGH]
     best = max(few, key=lambda error: (error.n_structures, error.rmse), default=None)
     enough = any(e is not None and e.n_structures >= ENOUGH for e in (audit, test))

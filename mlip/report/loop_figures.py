@@ -149,7 +149,7 @@ def _shift_in_words(shifts: Sequence[tuple[int, dict[str, float]]]) -> str:
 def _draw_shift(axes: Axes, shifts: Sequence[tuple[int, dict[str, float]]], numbers: Sequence[int]) -> None:
     """Explored atoms above the validation data's quantile, which ``100 - USUAL`` per cent of equal ones would be."""
     values = [100 * shift[USUAL] for _, shift in shifts]
-    axes.plot([number for number, _ in shifts], values, "o-", color=BLUE)
+    axes.plot([number for number, _ in shifts], values, "o-", color=BLUE, clip_on=False)  # zero lies on the edge
     limit_line(axes, 100 - float(USUAL), "like validation data", side="left")
     axes.set(xlabel="iteration", ylabel=f"atoms above the {USUAL} % quantile (%)")
     axes.set_ylim(0, 1.15 * max(*values, 100 - float(USUAL)))

@@ -11,7 +11,7 @@ from mlip.report import tables
 from mlip.report.advice import advise
 from mlip.report.drawing import Picture
 from mlip.report.headline import Basis, ForceError, choose_force_error, find_disagreement, rests_on
-from mlip.report.page import DASH, describe_criterion, embed_picture, number_text, page_environment
+from mlip.report.page import DASH, describe_criterion, embed_picture, number_text, page_environment, shift_text
 from mlip.report.scope import describe_scope
 from mlip.report.settings import describe_labels, list_settings, summarise_labels
 from mlip.report.sources import LoopRecord
@@ -110,12 +110,12 @@ def _verdict(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def _criteria(config: Config, loop: LoopRecord) -> list[dict[str, Any]]:
-    """Rows of the criteria, with what to change where one is not met and does not say so itself."""
+    """Rows of the criteria, with what to change where one is not met."""
     entries = loop.last.assessment.get("criteria") or []
     rows: list[dict[str, Any]] = []
     given: set[str] = set()
     for entry in entries:
-        advice = "" if entry.get("remedy") else advise(entry, config, loop)
+        advice = advise(entry, config, loop)
         rows.append(describe_criterion(entry) | {"advice": "The same as above." if advice in given else advice})
         given |= {advice} - {""}
     return rows
@@ -163,7 +163,7 @@ def _property_tile(
         return []
     if value is None:
         return [{"name": name, "value": DASH, "unit": "", "note": "the potential has none"}]
-    note = f"{100 * (value / reference - 1):+.2f} % against labels".replace("-", "−") if reference else ""
+    note = f"{shift_text(value / reference - 1)} against labels" if reference else ""
     return [{"name": name, "value": f"{value:.{digits}f}", "unit": unit, "note": note}]
 
 

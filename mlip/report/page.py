@@ -50,6 +50,12 @@ def percent_text(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.2g} %"
 
 
+def shift_text(share: float) -> str:
+    """A difference as a share of 1, in per cent, with a sign unless it rounds to none."""
+    text = f"{100 * share:+.2f}"
+    return ("0.00" if float(text) == 0 else text.replace("-", "−")) + " %"
+
+
 def join_words(words: Sequence[str], last: str = "and") -> str:
     """``a, b and c``."""
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

@@ -43,8 +43,10 @@ def _trust(config: Config, loop: LoopRecord) -> list[str]:
     limit = config.explore.max_uncertainty
     sentences = _certificates(loop.last.assessment.get("audit") or {})
     if calibration.get("coverage") is not None:
+        honest = calibration["coverage"] >= config.assess.min_coverage
+        start = "It says where it is unsure" if honest else "It is surer than it should be"
         sentences.append(
-            f"It says where it is unsure: its 95 % intervals held {100 * calibration['coverage']:.0f} % of new force"
+            f"{start}: its 95 % intervals held {100 * calibration['coverage']:.0f} % of new force"
             f" errors. Where forces_std passes {limit:g} eV/Å, stop: so do the walkers."
         )
     shift = (explored.get("shift") or {}).get(USUAL)

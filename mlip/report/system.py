@@ -22,7 +22,6 @@ from mlip.structures.starting import load_starting_structure
 
 ENSEMBLES = {"nvt": "NVT", "npt": "NPT", "npt-flexible": "NPT with flexible cell"}
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-MANY_ATOMS = 200
 NARROW = "\u00a0"
 """A space at which no line breaks."""
 
@@ -52,7 +51,8 @@ def describe_structure(source: StartingStructure) -> Described:
         anatomy = dissect(atoms)
     except (ValueError, OSError):  # StructureError among them
         return Described(name, "", 0, "", "its file cannot be read here any more", periodic=False)
-    formula = atoms.get_chemical_formula(mode="hill" if len(atoms) < MANY_ATOMS else "metal").translate(SUBSCRIPTS)
+    order = "hill" if "C" in atoms.get_chemical_symbols() else "metal"  # C₆H₅Br, but NaCl
+    formula = atoms.get_chemical_formula(mode=order).translate(SUBSCRIPTS)
     cell = describe_cell(atoms, anatomy)
     elements = tuple(sorted(set(atoms.get_chemical_symbols())))
     return Described(name, formula, len(atoms), name_kind(anatomy), cell, anatomy.kind != "molecule", elements)

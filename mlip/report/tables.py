@@ -11,7 +11,7 @@ import numpy as np
 
 from mlip.config.system import Config
 from mlip.report.loop_figures import USUAL
-from mlip.report.page import DASH, number_text
+from mlip.report.page import DASH, number_text, shift_text
 from mlip.report.sources import LoopRecord
 from mlip.report.summary import duration
 
@@ -79,13 +79,13 @@ def _property_rows(properties: Mapping[str, Any], of: str) -> list[dict[str, str
         if entry.get("reference") is None:
             continue
         potential, reference, digits = entry.get("potential"), entry["reference"], 4 if entry["unit"] == "Å" else 1
-        shift = None if potential is None else 100 * (potential / reference - 1)
+        shift = None if potential is None else potential / reference - 1
         rows.append(
             {
                 "name": f"{of}{symbol} ({entry['unit']})",
                 "potential": DASH if potential is None else f"{potential:.{digits}f}",
                 "reference": f"{reference:.{digits}f}",
-                "difference": DASH if shift is None else f"{shift:+.2f} %".replace("-", "−"),
+                "difference": DASH if shift is None else shift_text(shift),
             }
         )
     return rows

@@ -352,6 +352,29 @@ def test_no_iteration_is_an_error(tmp_path):
         render(tmp_path, [0])
 
 
+def test_audits_that_are_too_few_for_an_interval_promise_none():
+    from matplotlib.figure import Figure
+
+    from mlip.report.error_figures import _draw_forces
+
+    for interval, text in (([0.05, 0.2], "audit, 95 % interval"), ([None, None], "audit")):
+        axes = Figure().subplots()
+        audit = [(12, {"force_rmse": 0.1, "interval": interval, "confidence": 0.95})]
+        _draw_forces(axes, [], audit, [], 0.15)
+        assert [label.get_text() for label in axes.get_legend().get_texts()] == [text]
+
+
+def test_points_at_zero_are_drawn_whole():
+    from matplotlib.figure import Figure
+
+    from mlip.report.loop_figures import _draw_shift
+
+    axes = Figure().subplots()
+    _draw_shift(axes, [(0, {"95": 0.0}), (1, {"95": 0.0})], [0, 1])
+    assert axes.get_ylim()[0] == 0
+    assert not axes.lines[0].get_clip_on()
+
+
 def test_no_legend_lies_over_an_interval():
     from matplotlib.figure import Figure
 

@@ -7,7 +7,9 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import add_adsorbate, fcc111, molecule
 from ase.constraints import FixAtoms
 from ase.io import write
@@ -22,7 +24,8 @@ from mlip.jobs.ledger import read_ledger
 from mlip.report import report_system, summary_table
 from mlip.report.advice import advise
 from mlip.report.headline import choose_force_error, find_disagreement
-from mlip.report.page import describe_criterion
+from mlip.report.loop_page import _criteria
+from mlip.report.page import describe_criterion, shift_text
 from mlip.report.scope import describe_scope
 from mlip.report.settings import describe_labels, summarise_labels
 from mlip.report.sources import IterationRecord, LoopRecord
@@ -295,6 +298,61 @@ def test_volumes_beyond_the_data_are_named(tmp_path):
     assert "widen prepare.volume_range to [-0.08, 0.08]" in text
 
 
+def test_two_errors_that_rest_on_a_pair_of_structures_each_are_not_explained(tmp_path):
+    pair = {"audit": AUDIT | {"force_rmse": 0.09}, "test": TEST | {"force_rmse": 0.045, "n_structures": 2}}
+    text = find_disagreement(loop_of(tmp_path, pair))
+    assert "2 times apart. Neither rests on enough to tell why: count on the larger error" in text
+    more = {"audit": AUDIT | {"force_rmse": 0.09}, "test": TEST | {"force_rmse": 0.045}}
+    assert "The walkers go where the potential knows less" in find_disagreement(loop_of(tmp_path, more))
+
+
+def test_one_validation_structure_is_one(tmp_path):
+    entry = criterion("coverage of the 95 % uncertainty", 0.6, 0.8)
+    for count, text in ((1, "data, 1 structure now:"), (2, "data, 2 structures now:")):
+        loop = loop_of(tmp_path, {"criteria": [entry], "dataset": {"valid": count}})
+        assert text in advise(entry, synthetic_config(), loop)
+
+
+def test_advice_fits_a_loop_without_prepared_structures_and_a_labeller_without_a_cutoff(tmp_path):
+    """It was to set `prepare.n_structures 0`, and to raise the cutoff of Lennard-Jones' labels."""
+    entry, loop = criterion("relative error of the bulk modulus", 0.11, 0.05), loop_of(tmp_path, {})
+    plane_waves = {"calculator": "gpaw", "parameters": {"mode": {"name": "pw", "ecut": 350}}}
+    existing = {"prepare": {"n_structures": 0}, "data": [{"file": "mine.extxyz", "settings": "same"}]}
+    text = advise(entry, synthetic_config(**existing, label=plane_waves), loop)
+    assert "existing data that span them, or prepare.n_structures 12 (now 0)" in text
+    assert "raise the cutoff of label.parameters (now plane waves, 350 eV)" in text
+    plain = {"calculator": "ase.calculators.lj.LennardJones", "parameters": {"sigma": 2.4}}
+    text = advise(entry, synthetic_config(prepare={"n_structures": 12}, label=plain), loop)
+    assert "prepare.n_structures 24 (now 12)" in text
+    assert "cutoff" not in text
+
+
+def test_a_criterion_that_says_what_is_missing_has_advice_too(tmp_path):
+    """The audits' had none: their number stands beside the criterion, what to set did not."""
+    entry = criterion(AUDITS, None, 0.15) | {"remedy": "structure 0: 4 audits, 16 are needed"}
+    loop = loop_of(
+        tmp_path, {"criteria": [entry], "audit": AUDIT | {"refused": "structure 0: 4 audits, 16 are needed"}}
+    )
+    (row,) = _criteria(synthetic_config(), loop)
+    assert row["remedy"] == entry["remedy"]
+    assert "set select.n_audit to 8 (now 4)" in row["advice"]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(-1e-5, "0.00 %"), (1e-5, "0.00 %"), (-0.0123, "−1.23 %"), (0.002, "+0.20 %")]
+)
+def test_a_difference_has_a_sign_unless_it_is_none(share, text):
+    assert shift_text(share) == text
+
+
+@pytest.mark.parametrize(("symbols", "formula"), [("Cl4Na4", "Na₄Cl₄"), ("Cu16O", "Cu₁₆O"), ("BrC6H5", "C₆H₅Br")])
+def test_formulas_begin_with_what_chemists_begin_with(tmp_path, symbols, formula):
+    atoms = Atoms(symbols, cell=[40, 40, 40], pbc=True)
+    atoms.positions[:, 0] = 3.0 * np.arange(len(atoms))
+    write(tmp_path / "x.extxyz", atoms)
+    assert describe_structures([StartingStructure(file=str(tmp_path / "x.extxyz"))])[0].formula == formula
+
+
 def test_every_criterion_of_the_loop_has_advice(tmp_path):
     from mlip.config.loop import Assess
     from mlip.loop.assess_potential import list_criteria
@@ -321,6 +379,9 @@ def test_what_it_may_be_used_for(tmp_path):
     first, trust, shift, border = describe_scope(config, loop_of(tmp_path, strange), found, converged=False)
     assert first.startswith("Not for production yet; meant for Si as bulk, 300–600 K")
     assert "held 90 % of new force errors" in trust
+    assert trust.startswith("It says where it is unsure")
+    doubtful = describe_scope(config, loop_of(tmp_path, {"calibration": {"coverage": 0.7}}), found, converged=False)
+    assert doubtful[1].startswith("It is surer than it should be: its 95 % intervals held 70 %")
     assert shift.startswith("45 % of the atoms")
     assert "surfaces" in border
     assert describe_scope(config, loop_of(tmp_path, {}), found, converged=True)[0].startswith("For Si as bulk")
