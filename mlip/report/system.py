@@ -13,6 +13,7 @@ from ase import Atoms
 from mlip.config.loop import Explore, Walker
 from mlip.config.structures import StartingStructure
 from mlip.config.system import Config
+from mlip.io.electrons import unusual_state
 from mlip.report.page import join_words
 from mlip.report.settings import Fact
 from mlip.structures.allowed import find_unmet_kinds
@@ -88,7 +89,7 @@ def name_kind(anatomy: Anatomy) -> str:
 
 
 def describe_cell(atoms: Atoms, anatomy: Anatomy) -> str:
-    """Lengths in Å and angles in degrees, what is equal said once; vacuum, fixed atoms and moments, too."""
+    """Lengths in Å and angles in degrees, what is equal said once; vacuum, fixed atoms, moments, charge, spin."""
     parts = []
     if atoms.cell.rank == 3 and atoms.pbc.any():
         lengths, angles = atoms.cell.lengths(), atoms.cell.angles()
@@ -102,6 +103,9 @@ def describe_cell(atoms: Atoms, anatomy: Anatomy) -> str:
     parts += [f"{len(fixed)} atom{'' if len(fixed) == 1 else 's'} fixed"] if fixed else []
     if atoms.has("initial_magmoms") and atoms.get_initial_magnetic_moments().any():
         parts.append(f"initial moments of {np.sum(atoms.get_initial_magnetic_moments()):.3g} µB in all")
+    state = unusual_state(atoms)
+    parts += [f"charge {state['charge']:+g} e".replace("-", "−")] if "charge" in state else []
+    parts += [f"multiplicity {state['spin']}"] if "spin" in state else []
     return "; ".join(parts)
 
 

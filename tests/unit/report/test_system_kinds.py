@@ -306,6 +306,16 @@ def test_two_errors_that_rest_on_a_pair_of_structures_each_are_not_explained(tmp
     assert "The walkers go where the potential knows less" in find_disagreement(loop_of(tmp_path, more))
 
 
+def test_charge_and_multiplicity_stand_in_the_header(tmp_path):
+    radical, neutral = molecule("OH"), molecule("H2O")
+    radical.info |= {"charge": -2, "multiplicity": 2}
+    cells = []
+    for name, atoms in (("oh", radical), ("water", neutral)):
+        write(tmp_path / f"{name}.extxyz", atoms)
+        cells.append(describe_structures([StartingStructure(file=str(tmp_path / f"{name}.extxyz"))])[0].cell)
+    assert cells == ["no cell; initial moments of 1 µB in all; charge −2 e; multiplicity 2", "no cell"]
+
+
 def test_one_validation_structure_is_one(tmp_path):
     entry = criterion("coverage of the 95 % uncertainty", 0.6, 0.8)
     for count, text in ((1, "data, 1 structure now:"), (2, "data, 2 structures now:")):
