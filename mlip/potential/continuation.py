@@ -9,15 +9,15 @@ fitted, energy and force rise without end as the distance shrinks. Value, slope 
 the energy at R / 2. Training fits terms to the labels' forces near the shortest distances and the network to what
 they leave (:mod:`mlip.training.repulsion`); below, where the network is frozen, the terms alone go on.
 
-A continuation is a guess. By a share ``doubt`` of the pair's force times the depth d = (shortest - r) / shortest,
-it is expected to be wrong; ``doubt`` was measured on the closest pairs of the training data with a fit that did
-not see them.
+A continuation is a guess. By a share ``doubt`` of the force expected of the pair times the depth d = (shortest - r) /
+shortest, it may be wrong; ``doubt`` was measured on the closest pairs of the training data with a fit that did not see
+them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,32 +48,40 @@ class Continuation:
         doubt: expected error of the force, over force and depth.
         nearest: shortest distance of the training data, Å: depth counts from there.
         inner: distance below which the network is frozen, Å.
+        expected: terms of the force that ``doubt`` is a share of, where ``terms`` do not tell it.
+        blind: distance (Å) below which pairs are doubted that the data lack; 0 in potentials of earlier versions.
     """
 
     terms: dict[str, tuple[Term, ...]]
     doubt: dict[str, float]
     nearest: dict[str, float]
     inner: dict[str, float]
+    expected: dict[str, tuple[Term, ...]] = field(default_factory=dict)
+    blind: float = 0.0
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Continuation:
         """Inverse of :func:`dataclasses.asdict`."""
-        terms = {pair: tuple((float(e), float(b), float(r)) for e, b, r in of) for pair, of in values["terms"].items()}
-        return cls(terms, *({k: float(v) for k, v in values[name].items()} for name in ("doubt", "nearest", "inner")))
+        terms, expected = (
+            {pair: tuple((float(e), float(b), float(r)) for e, b, r in of) for pair, of in values.get(name, {}).items()}
+            for name in ("terms", "expected")
+        )
+        doubt, nearest, inner = (
+            {k: float(v) for k, v in values[name].items()} for name in ("doubt", "nearest", "inner")
+        )
+        return cls(terms, doubt, nearest, inner, expected, float(values.get("blind", 0.0)))
 
 
 @dataclass(frozen=True)
 class RepulsionTables:
-    """Terms [S, S, K], doubt and shortest distance [S, S] of a :class:`Continuation`, in float64.
-
-    Pairs that the data lack have ``nearest`` zero: nothing is known of how deep they are.
-    """
+    """Terms [S, S, K], doubt and distance below which it begins [S, S] of a :class:`Continuation`, in float64."""
 
     energy: Tensor
     decay: Tensor
     reach: Tensor
     doubt: Tensor
     nearest: Tensor
+    expected: RepulsionTables | None = None
 
     @classmethod
     def of(
@@ -88,10 +96,15 @@ class RepulsionTables:
         )
         tables = [*np.moveaxis(terms, -1, 0)]
         tables += [
-            np.array([[values.get(n, 0.0) for n in row] for row in names])
-            for values in (continuation.doubt, continuation.nearest)
+            np.array([[values.get(n, missing) for n in row] for row in names])
+            for values, missing in ((continuation.doubt, 0.0), (continuation.nearest, continuation.blind))
         ]
-        return cls(*(torch.tensor(table, dtype=torch.float64, device=device) for table in tables))
+        energy, decay, reach, doubt, nearest = (torch.tensor(t, dtype=torch.float64, device=device) for t in tables)
+        own = cls(energy, decay, reach, doubt, nearest)
+        if not continuation.expected:
+            return own
+        doubted = replace(continuation, terms=continuation.terms | continuation.expected, expected={})
+        return replace(own, expected=cls.of(doubted, species, device))
 
     def evaluate(self, r: Tensor, first: Index, second: Index) -> tuple[Tensor, Tensor]:
         """Energy of pairs (eV) and its slope (eV/Å), each shaped like ``r`` (Å), from their species; can be traced."""
@@ -139,9 +152,10 @@ def doubt_continuation(
     if not len(deep):
         return force, energy
     r, nearest, first, second = r[deep], nearest[deep], first[deep], second[deep]
-    value, slope = tables.evaluate(r, first, second)
+    expected = tables.expected or tables
+    value, slope = expected.evaluate(r, first, second)
     share = tables.doubt[first, second] * (1.0 - r / nearest)
-    gained = value - tables.evaluate(nearest, first, second)[0]
+    gained = value - expected.evaluate(nearest, first, second)[0]
     force.index_add_(0, centers[deep], (share * slope) ** 2)
     # Half of each pair belongs to either of its atoms.
     energy.index_add_(0, centers[deep], 0.5 * (share * gained) ** 2)

@@ -8,7 +8,8 @@ no labels are, they pass into ZBL (Ziegler, Biersack and Littmark, 1985) through
 shortest distance; ZBL holds for collisions, and at 1.6 Å is twice too strong for nickel.
 
 A pair of elements whose forces near its shortest distance the fit does not explain, or mispredicts when they are left
-out, has no repulsion of its own in the data (hydrogen atoms of one methyl group): it gets ZBL alone, below the data.
+out, has no repulsion of its own in the data (hydrogen atoms of one methyl group): it gets ZBL alone, below the data. So
+does a pair that the data do not hold. Of both the bare ZBL tells how much is doubted.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ LEAST_DOUBT, UNFITTED_DOUBT, MOST_DOUBT = 1.0, 3.0, 6.0
 """Expected error of a continuation, over its force and depth: at least; without a fit; at most."""
 CORE, CORE_DECAYS = 0.8, (0.0, 4.0, 8.0, 16.0, 24.0, 32.0)
 """Reach, over the shortest distance, and decays of the terms that lead to ZBL."""
+WIDE = tuple((reach, decay) for reach in (1.5, 1.0, 0.7, 0.5, 0.3, 0.2) for decay in CORE_DECAYS)
+"""Reach over the shortest distance, or the cutoff, and decay of the terms that are the bare ZBL's."""
 CORE_INSIDE, ZBL_HOLDS = 0.55, 0.8
 """Share of their reach, and distance (Å), below which the repulsion is to be ZBL's."""
 MOST_ATOMS, MOST_NUMBERS = 6000, 30_000_000
@@ -122,6 +125,7 @@ def fit_continuation(structures: Sequence[Atoms], pairs: Sequence[Pairs], basis:
     inner = inner_radii(basis.species, basis.shortest, basis.margin)
     outer = outer_radii(basis.species, basis.shortest, basis.margin)
     terms: dict[str, tuple[Term, ...]] = {}
+    expected: dict[str, tuple[Term, ...]] = {}
     doubt: dict[str, float] = {}
     frozen: dict[str, float] = {}
     for i, a in enumerate(basis.species):
@@ -131,11 +135,14 @@ def fit_continuation(structures: Sequence[Atoms], pairs: Sequence[Pairs], basis:
             # Unjudged terms of atoms that are not bonded would be what their neighbours do to them.
             doubted = doubts.get(name, UNFITTED_DOUBT if shortest < covalent[i, j] else MOST_DOUBT)
             own = fitted.get(name, ()) if doubted < MOST_DOUBT else ()
-            reach = CORE * shortest if own else min(float(outer[i, j]), basis.cutoff)
+            reach = CORE * shortest if own else min(float(outer[i, j]), shortest, basis.cutoff)
             terms[name] = (*own, *_lead_to_zbl(own, a, b, reach))
             doubt[name] = doubted if own else UNFITTED_DOUBT
             frozen[name] = basis.margin * shortest if own else float(inner[i, j])
-    return replace(basis, continuation=Continuation(terms, doubt, dict(basis.shortest), frozen))
+            if not own:
+                expected[name] = _bare_terms(a, b, min(shortest, basis.cutoff))
+    going_on = Continuation(terms, doubt, dict(basis.shortest), frozen, expected, basis.cutoff)
+    return replace(basis, continuation=going_on)
 
 
 def pose_problem(structures: Sequence[Atoms], pairs: Sequence[Pairs], basis: AtomicBasis) -> RepulsionFit | None:
@@ -244,12 +251,30 @@ def _lead_to_zbl(terms: Sequence[Term], first: str, second: str, reach: float) -
     Where it is above ZBL's already, it stays there.
     """
     r = np.linspace(0.4, 1.0, 25) * min(CORE_INSIDE * reach, ZBL_HOLDS)
+    wanted = _zbl(first, second, r)
+    return _match(np.maximum(wanted - _force(terms, r), 0.0), wanted, r, [(reach, decay) for decay in CORE_DECAYS])
+
+
+def _bare_terms(first: str, second: str, start: float) -> tuple[Term, ...]:
+    """Terms that are ZBL's force below ``start`` (Å)."""
+    r = np.geomspace(0.1, 1.0, 50) * start
+    wanted = _zbl(first, second, r)
+    return _match(wanted, wanted, r, [(reach * start, decay) for reach, decay in WIDE])
+
+
+def _match(
+    forces: np.ndarray, scale: np.ndarray, r: np.ndarray, grid: Sequence[tuple[float, float]]
+) -> tuple[Term, ...]:
+    """Terms of reach (Å) and decay in ``grid`` of ``forces`` [n] at ``r`` [n] (Å); errors count over ``scale`` [n]."""
+    basis = np.stack([_force([(1.0, decay, reach)], r) for reach, decay in grid], 1)
+    energies = _solve_nonnegative(basis / scale[:, None], forces / scale, RIDGE)
+    return tuple((float(e), decay, reach) for e, (reach, decay) in zip(energies, grid, strict=True) if e > 0.0)
+
+
+def _zbl(first: str, second: str, r: np.ndarray) -> np.ndarray:
+    """Force of ZBL (eV/Å) between two elements at ``r`` [n] (Å)."""
     charges = (torch.tensor(float(atomic_numbers[s]), dtype=torch.float64) for s in (first, second))
-    wanted = -bare_zbl(torch.from_numpy(r), *charges)[1].numpy()
-    lacking = np.maximum(wanted - _force(terms, r), 0.0)
-    basis = np.stack([_force([(1.0, decay, reach)], r) for decay in CORE_DECAYS], 1)
-    energies = _solve_nonnegative(basis / wanted[:, None], lacking / wanted, RIDGE)
-    return tuple((float(e), decay, reach) for e, decay in zip(energies, CORE_DECAYS, strict=True) if e > 0.0)
+    return np.asarray(-bare_zbl(torch.from_numpy(r), *charges)[1].numpy())
 
 
 def _force(terms: Sequence[Term], r: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 from ase import Atoms
 from ase.build import bulk
@@ -25,6 +26,7 @@ from mlip.io.trajectory import read_frames, write_trajectory
 from mlip.loop.explore_walkers import WalkerRequest, explore_walker, run_walker
 from mlip.loop.score_frames import ScoreRequest, score_frames
 from mlip.loop.select_candidates import select_candidates
+from mlip.structures.neighbors import find_pairs
 
 
 class WatchedEMT(EMT):
@@ -190,6 +192,20 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
         decisions=tmp_path / "decisions.csv",
     )
     return read_structures(tmp_path / "candidates.extxyz")
+
+
+def test_frames_nearer_than_the_data_say_so_and_are_worth_a_label(tmp_path, monkeypatch) -> None:
+    """Pairs below the shortest trained distance are no reason to call a frame broken."""
+    monkeypatch.setattr(FakePotential, "shortest_distances", {"Cu-Cu": 2.7})
+    chosen = explore_and_select(tmp_path, monkeypatch, [WatchedEMT()])
+    frames = read_netcdf(tmp_path / "frames.nc")
+    ratios = dict(zip(frames.structure_id.values.tolist(), frames.nearest_pair_ratio.values.tolist(), strict=True))
+    assert len(chosen) == 6
+    for atoms in chosen:
+        nearest = find_pairs(atoms, 4.0).distances.min()
+        assert ratios[atoms.info["structure_id"]] == pytest.approx(nearest / 2.7, rel=1e-4)
+        assert nearest < 2.7
+    assert not (pd.read_csv(tmp_path / "decisions.csv").decision == "broken").any()
 
 
 def test_candidates_keep_initial_moments_and_charges(tmp_path, monkeypatch) -> None:

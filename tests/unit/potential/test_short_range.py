@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import ase.io
@@ -11,15 +11,25 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import add_adsorbate, fcc111
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.train import Train
 from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import Potential, load_potential
 from mlip.potential.ace.committee import ACEPotential
-from mlip.potential.continuation import nearest_pair_ratios, sum_terms
+from mlip.potential.continuation import (
+    Continuation,
+    RepulsionTables,
+    doubt_continuation,
+    nearest_pair_ratios,
+    sum_terms,
+)
 from mlip.potential.zbl import bare_zbl
 from mlip.structures.neighbors import find_pairs
-from mlip.training.repulsion import GRID
+from mlip.training.data import find_atomic_basis
+from mlip.training.repulsion import GRID, fit_continuation
 from tests.benchmarks.selection.short_range_teachers import SILICON, TEACHERS, Teacher, nearest, push
 from tests.unit.conftest import SMALL
 
@@ -183,6 +193,35 @@ def test_without_pairs_nothing_is_near() -> None:
     assert nearest_pair_ratios([far, Atoms("Cu")], {"Cu-Cu": 2.0}).tolist() == [np.inf, np.inf]
     assert nearest_pair_ratios([Atoms("Cu2", [[0, 0, 0], [1, 0, 0]])], {}).tolist() == [np.inf]
     assert nearest(Atoms("Cu2", [[0, 0, 0], [1, 0, 0]])) == pytest.approx(1.0)
+
+
+def test_pairs_that_the_data_lack_get_zbl_and_little_trust() -> None:
+    """One oxygen on copper: two of them meet ZBL, and are doubted by more than its force wherever it counts."""
+    slab = fcc111("Cu", (2, 2, 3), a=3.6, vacuum=6.0)
+    add_adsorbate(slab, "O", 1.2, "fcc")
+    train = []
+    for seed in range(6):
+        atoms = slab.copy()
+        atoms.rattle(0.08, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_forces(), atoms.get_stress()
+        keys = ("energy", "forces", "stress")
+        atoms.calc = SinglePointCalculator(atoms, **{key: atoms.calc.results[key] for key in keys})
+        train.append(atoms)
+    settings = SETTINGS.model_copy(update={"cutoff": 4.5})
+    pairs = [find_pairs(atoms, 4.5) for atoms in train]
+    continuation = fit_continuation(train, pairs, find_atomic_basis(train, pairs, settings)).continuation
+    assert continuation is not None
+    assert "O-O" not in continuation.nearest
+    tables, oxygen, charge = RepulsionTables.of(continuation, ["Cu", "O"]), torch.tensor([1, 1]), torch.tensor(8.0)
+    for r in (0.35, 0.8, 1.2, 2.0, 2.9):
+        zbl = -float(bare_zbl(torch.tensor(r), charge, charge)[1])
+        vectors = torch.tensor([[r, 0.0, 0.0], [-r, 0.0, 0.0]], dtype=torch.float64)
+        squares, _ = doubt_continuation(tables, 4.5, oxygen, torch.tensor([0, 1]), torch.tensor([1, 0]), vectors)
+        assert float(squares[0]) ** 0.5 >= 0.99 * 3.0 * (1.0 - r / 4.5) * zbl
+        force = -float(tables.evaluate(vectors[:1, 0], 1, 1)[1][0])
+        assert force == pytest.approx(zbl, rel=0.1) if r < 0.5 else force <= zbl
+    assert Continuation.from_json(json.loads(json.dumps(asdict(continuation)))) == continuation
 
 
 def test_real_silicon_with_a_pair_pushed_together(tmp_path: Path) -> None:
