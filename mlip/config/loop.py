@@ -175,7 +175,16 @@ class Explore(Section):
     )
     sample_every: int = Field(20, ge=1, description="Steps between kept frames.")
     friction: Positive = Field(0.01, le=1, description="Langevin friction, 1/fs.")
-    max_uncertainty: Positive = Field(1.0, description="Calibrated force uncertainty at which a walker stops, eV/Å.")
+    max_relative_error: Positive | None = Field(
+        1.0,
+        description="Expected error of a frame's forces over the RMS force of its structure's labels at which a walker "
+        "stops: at 1, predictions are worth nothing. Null for no such limit.",
+    )
+    max_uncertainty: Positive | None = Field(
+        None,
+        description="Largest calibrated force uncertainty over atoms at which a walker stops, eV/Å, which grows with "
+        "the cell; null for no such limit.",
+    )
 
     @model_validator(mode="after")
     def _schedules_end_in_time(self) -> Explore:
@@ -219,8 +228,8 @@ class Select(Section):
     )
     max_energy: Positive = Field(
         2.0,
-        description="Frames further above the lowest energy that the training set has of the same starting structure "
-        "and composition are left, eV/atom.",
+        description="Frames further above, or below, the lowest energy that the training set has of the same starting "
+        "structure and composition are left, eV/atom.",
     )
     max_atoms: int | None = Field(
         None,

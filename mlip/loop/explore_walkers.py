@@ -18,11 +18,12 @@ from mlip.config.loop import Explore
 from mlip.config.walkers import WalkerPlan
 from mlip.dynamics.barostat import DirectedBAOAB
 from mlip.dynamics.guarded import DynamicsError, GuardedBAOAB, take_steps
-from mlip.dynamics.limits import NEAREST, is_too_hot
+from mlip.dynamics.limits import NEAREST, is_far_off, is_too_hot
 from mlip.dynamics.targets import Targets
 from mlip.dynamics.walker_starts import WalkerStart, begin_walker
 from mlip.io.trajectory import Frame, write_trajectory
 from mlip.jobs.progress import Progress
+from mlip.potential.expected_error import ErrorScale
 from mlip.seeds import derive_rng
 from mlip.structures.geometry import min_distance_ratio
 from mlip.structures.kinds import Anatomy, dissect
@@ -80,7 +81,8 @@ def explore_walker(request: WalkerRequest) -> None:
     thermalize_momenta(atoms, (2 if start.kind == "ideal" else 1) * plan.temperature, rng=rng)
     if not atoms.constraints:
         Stationary(atoms)
-    frames, reason = run_walker(atoms, plan, settings, rng, request.progress, anatomy=start.anatomy)
+    scale = ErrorScale.read(request.potential / "training.json", plan.source_number)
+    frames, reason = run_walker(atoms, plan, settings, rng, request.progress, anatomy=start.anatomy, scale=scale)
     attributes = {
         "walker": request.walker,
         "structure_id": f"iter_{request.iteration:02d}-walker_{request.walker:02d}",
@@ -114,6 +116,7 @@ def run_walker(
     progress: Progress | None = None,
     *,
     anatomy: Anatomy | None = None,
+    scale: ErrorScale | None = None,
 ) -> tuple[list[Frame], str]:
     """MD of ``atoms``; the kept frames and why it stopped.
 
@@ -124,6 +127,7 @@ def run_walker(
         rng: Noise of the thermostat and barostat.
         progress: Called at every sample.
         anatomy: Of the structure, where ``atoms`` has moved already; by default its own.
+        scale: Of the structure's expected errors; without it ``settings.max_relative_error`` stops no walker.
 
     Returns:
         Frames every ``settings.sample_every`` steps, followed by the last sane ones where the
@@ -141,15 +145,16 @@ def run_walker(
     frames: list[Frame] = []
     recent: deque[Frame] = deque(maxlen=RING_SIZE)
     stride = max(1, settings.sample_every // (2 * RING_SIZE))
-    reason = "finished"
+    reason, first = "finished", None
     for step in range(settings.n_steps + 1):
         time = step * settings.timestep
         frame = _observe(atoms, time, regular=step % settings.sample_every == 0, anatomy=anatomy)
-        if frame is None or _has_exploded(frame, targets):
+        first = first or frame
+        if frame is None or first is None or _has_exploded(frame, first, targets):
             reason = "exploded"
             break
         frame = _finish_frame(frame, plan, targets, pbc, cell)
-        if float(frame.force_uncertainty.max()) > settings.max_uncertainty:
+        if is_worthless(frame, settings, scale):
             reason = "uncertain"
             recent.append(frame)
             break
@@ -249,5 +254,16 @@ def _finish_frame(frame: Frame, plan: WalkerPlan, targets: Targets, pbc: np.ndar
     return replace(frame, target_temperature=targets.temperature(frame.time), target_pressure=pressure)
 
 
-def _has_exploded(frame: Frame, targets: Targets) -> bool:
-    return frame.min_distance_ratio < NEAREST or is_too_hot(frame.temperature, targets.hottest(frame.time))
+def _has_exploded(frame: Frame, first: Frame, targets: Targets) -> bool:
+    """Broken is what physics forbids: distances, energy, temperature, and volume, which the dynamics itself watches."""
+    hottest = targets.hottest(frame.time)
+    off = (frame.energy - first.energy) / len(frame.atoms)
+    return frame.min_distance_ratio < NEAREST or is_too_hot(frame.temperature, hottest) or is_far_off(off, hottest)
+
+
+def is_worthless(frame: Frame, settings: Explore, scale: ErrorScale | None) -> bool:
+    """Whether the potential's predictions for ``frame`` are beyond one of the limits of ``settings``."""
+    if settings.max_uncertainty is not None and float(frame.force_uncertainty.max()) > settings.max_uncertainty:
+        return True
+    limit = settings.max_relative_error
+    return limit is not None and scale is not None and scale.relative_error(frame.force_uncertainty) > limit

@@ -24,7 +24,7 @@ from mlip.potential.continuation import nearest_pair_ratios
 from mlip.potential.uncertainty import measure_shift
 from mlip.structures.cutting import Block, choose_block, cut_block
 from mlip.structures.geometry import min_distance_ratio
-from mlip.structures.labelled import labelled_energy, labelled_forces
+from mlip.structures.labelled import labelled_energy, mean_squared_forces
 
 UNITS = {
     "time_fs": "fs",
@@ -131,7 +131,7 @@ def score_frames(request: ScoreRequest) -> None:
         request.out / "frames.nc", table.assign_attrs({f"above_{name}": share for name, share in shift.items()})
     )
     frames = EnvironmentTable.join(tables) if tables else known.table.take(np.zeros(0, int))
-    environments = ScoredEnvironments(frames, known, names, _squared_forces(training))
+    environments = ScoredEnvironments(frames, known, names, mean_squared_forces(training))
     write_netcdf(request.out / "environments.nc", environments.as_dataset())
 
 
@@ -149,14 +149,6 @@ def _embed_known(committee: Potential, training: Sequence[Atoms], request: Score
 
 def _embed(committee: Potential, structures: Sequence[Atoms], systems: Sequence[int]) -> EnvironmentTable:
     return EnvironmentTable.of(committee.embed(list(structures)), [a.numbers for a in structures], systems)
-
-
-def _squared_forces(training: Sequence[Atoms]) -> dict[int, float]:
-    """Mean squared force component of each starting structure's labels, (eV/Å)²."""
-    found: dict[int, list[float]] = {}
-    for atoms in training:
-        found.setdefault(int(atoms.info.get("source", 0)), []).append(float(np.mean(labelled_forces(atoms) ** 2)))
-    return {source: float(np.mean(values)) for source, values in found.items()}
 
 
 def _predict_cost(structures: Sequence[Atoms], known: Sequence[Atoms]) -> np.ndarray:

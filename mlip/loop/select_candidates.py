@@ -266,6 +266,9 @@ def _screen(table: xr.Dataset, row: int, settings: Select, min_ratio: float) -> 
     if above > settings.max_energy:
         text = f"energy {above:.2f} eV/atom above the lowest of its structure, limit {settings.max_energy}"
         return Verdict("broken", text)
+    if above < -settings.max_energy:
+        text = f"energy {-above:.2f} eV/atom below the lowest of its structure, limit {settings.max_energy}"
+        return Verdict("broken", text)
     if settings.max_uncertainty is not None and uncertainty > settings.max_uncertainty:
         text = f"uncertainty {uncertainty:.3f} eV/Å above max_uncertainty {settings.max_uncertainty}"
         return Verdict("left", text)

@@ -40,14 +40,13 @@ def _temperatures(config: Config) -> list[float]:
 def _trust(config: Config, loop: LoopRecord) -> list[str]:
     calibration = loop.last.assessment.get("calibration") or {}
     explored = loop.last.assessment.get("exploration") or {}
-    limit = config.explore.max_uncertainty
     sentences = _certificates(loop.last.assessment.get("audit") or {})
     if calibration.get("coverage") is not None:
         honest = calibration["coverage"] >= config.assess.min_coverage
         start = "It says where it is unsure" if honest else "It is surer than it should be"
         sentences.append(
             f"{start}: its 95 % intervals held {100 * calibration['coverage']:.0f} % of new force"
-            f" errors. Where forces_std passes {limit:g} eV/Å, stop: so do the walkers."
+            f" errors.{_stops(config)}"
         )
     shift = (explored.get("shift") or {}).get(USUAL)
     if shift is not None and shift > STRANGE:
@@ -56,6 +55,15 @@ def _trust(config: Config, loop: LoopRecord) -> list[str]:
             " the validation data: in MD, expect larger errors than those above."
         )
     return sentences
+
+
+def _stops(config: Config) -> str:
+    """Where walkers stop because the potential knows too little."""
+    largest, share = config.explore.max_uncertainty, config.explore.max_relative_error
+    limits = [f"forces_std passes {largest:g} eV/Å"] if largest is not None else []
+    if share is not None:
+        limits.append(f"the expected error of a frame passes {share:g} times the RMS force of the labels")
+    return f" Where {' or '.join(limits)}, stop: so do the walkers." if limits else ""
 
 
 def _certificates(audit: Mapping[str, Any]) -> list[str]:

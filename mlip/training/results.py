@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ase import Atoms
+
 from mlip.io.files import write_json
 from mlip.potential.evaluation import evaluate_predictions
 from mlip.potential.interface import Potential
 from mlip.potential.uncertainty import Spread
+from mlip.structures.labelled import mean_squared_forces
 from mlip.training.calibration import HeldOut, report_uncertainty
 from mlip.training.request import TrainingRequest
 from mlip.training.schedule import Schedule
@@ -45,6 +48,7 @@ def write_training(
         "n_train": len(train),
         "n_valid": len(valid),
         "n_audits": len(request.audits),
+        "rms_force": _rms_forces(train),
         **details,
         "steps": trainer.step,
         "training_seconds": round(trainer.seconds, 3),
@@ -56,3 +60,10 @@ def write_training(
     }
     write_json(Path(request.out) / "training.json", result, checked=True)
     return result
+
+
+def _rms_forces(train: Sequence[Atoms]) -> dict[str, Any]:
+    """RMS force component (eV/Å) of the labels, of ``all`` and by starting structure."""
+    squared = mean_squared_forces(train)
+    roots = {str(source): value**0.5 for source, value in squared.items()}
+    return {"all": (sum(squared.values()) / len(squared)) ** 0.5 if squared else 0.0, "structures": roots}

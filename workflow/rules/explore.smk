@@ -6,6 +6,7 @@ rule explore_walkers:
     input:
         structures=STRUCTURE_FILES,
         potential=multiext("results/{system}/iter_{iteration}/train_committee/potential", ".json", ".safetensors"),
+        usual="results/{system}/iter_{iteration}/train_committee/training.json",
         last=collect(
             "results/{{system}}/iter_{i}/explore_walkers/walker_{walker}.nc",
             i=iteration_before,

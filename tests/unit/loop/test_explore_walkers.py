@@ -26,6 +26,7 @@ from mlip.io.trajectory import read_frames, write_trajectory
 from mlip.loop.explore_walkers import WalkerRequest, explore_walker, run_walker
 from mlip.loop.score_frames import ScoreRequest, score_frames
 from mlip.loop.select_candidates import select_candidates
+from mlip.potential.expected_error import ErrorScale
 from mlip.structures.neighbors import find_pairs
 
 
@@ -88,6 +89,64 @@ def test_collapsing_crystal_is_an_explosion_not_data() -> None:
     _, frames, reason = walk(WatchedEMT(), temperature=1e6)
     assert reason == "exploded"
     assert all(f.min_distance_ratio >= 0.45 for f in frames)
+
+
+class RareEMT(WatchedEMT):
+    """EMT whose uncertainties have a tail, and whose energy falls into a hole on demand."""
+
+    def __init__(self, hole: float = 0.0) -> None:
+        super().__init__()
+        self.hole = hole
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)) -> None:
+        super().calculate(atoms, properties, system_changes)
+        tail = 0.2 + np.random.default_rng(1).exponential(0.12, len(atoms))
+        self.results["force_uncertainty"] = tail
+        if self.calls > 10:
+            self.results["energy"] -= self.hole * len(atoms)
+
+
+def walk_cells(repeat: int, *, scale: ErrorScale | None, hole: float = 0.0, **settings: object):
+    atoms = bulk("Cu", cubic=True) * (repeat, repeat, repeat)
+    atoms.calc = RareEMT(hole)
+    plan = WalkerPlan(
+        source=StartingStructure(bulk=Bulk(name="Cu")), ensemble="nvt", temperature=300, volume=0.0, pressure=0.0
+    )
+    given = Explore(n_steps=20, sample_every=10, timestep=2.0, **settings)
+    frames, reason = run_walker(atoms, plan, given, np.random.default_rng(3), scale=scale)
+    return atoms.calc.results["force_uncertainty"].max(), reason, frames
+
+
+def test_large_cells_stop_no_sooner_than_small_ones() -> None:
+    """By the largest uncertainty of an atom, the large cell would stop where the small one goes on."""
+    scale = ErrorScale(1.0, rms_force=0.4)
+    (small, first, _), (large, second, _) = (walk_cells(n, scale=scale) for n in (1, 4))
+    assert large > 1.2 > 1.0 > small
+    assert (first, second) == ("finished", "finished")
+    assert walk_cells(4, scale=scale, max_uncertainty=1.0)[1] == "uncertain"
+    assert [walk_cells(n, scale=ErrorScale(1.0, rms_force=0.1))[1] for n in (1, 4)] == ["uncertain", "uncertain"]
+    assert walk_cells(1, scale=ErrorScale(1.0, rms_force=0.1), max_relative_error=None)[1] == "finished"
+    assert walk_cells(1, scale=None)[1] == "finished"
+
+
+def test_limits_are_relative_to_the_forces_of_the_walkers_own_structure(tmp_path) -> None:
+    told = {
+        "rms_force": {"all": 1.0, "structures": {"0": 2.0, "1": 0.1}},
+        "uncertainty": {"error_over_expected": {"all": 0.5, "structures": {"1": 0.7}}},
+    }
+    write_json(tmp_path / "training.json", told, checked=True)
+    uncertainty = np.full(8, 3**0.5)
+    found = [ErrorScale.read(tmp_path / "training.json", source) for source in range(3)]
+    assert [scale.relative_error(uncertainty) for scale in found] == pytest.approx([0.25, 7.0, 0.5])
+    write_json(tmp_path / "training.json", {"n_train": 3}, checked=True)
+    assert ErrorScale.read(tmp_path / "training.json", 0) is None
+
+
+def test_a_hole_in_the_potential_is_an_explosion() -> None:
+    assert walk_cells(1, scale=None, hole=4.0)[1] == "finished"
+    _, reason, frames = walk_cells(1, scale=None, hole=6.0)
+    assert reason == "exploded"
+    assert np.ptp([f.energy for f in frames]) < 6.0 * 4
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("CUDA out of memory"), ValueError("a bug"), MemoryError()])
@@ -171,7 +230,7 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
         volume=0.02,
         pressure=0.0,
     )
-    settings = Explore(n_steps=60, sample_every=10, timestep=2.0)
+    settings = Explore(n_steps=60, sample_every=10, timestep=2.0, max_uncertainty=1.0)
     walkers = [tmp_path / f"walker_{k:02d}.nc" for k in range(len(calculators))]
     for number, (path, calculator) in enumerate(zip(walkers, calculators, strict=True)):
         monkeypatch.setattr(

@@ -186,3 +186,9 @@ def test_frames_too_large_for_a_label_are_left_and_cut_ones_say_so() -> None:
     assert verdicts[1].reason == "too large: 64 atoms that cannot be cut to select.max_atoms 16"
     assert verdicts[2].reason.endswith("; 8 of 64 atoms, cut around atom 17")
     assert "cut" not in verdicts[0].reason
+
+
+def test_frames_in_a_hole_of_the_potential_get_no_label() -> None:
+    verdicts = run(table(4, energy_above_lowest=np.array([0.1, -0.5, -7.0, 0.2])), n_structures=4, n_audit=0)
+    assert rows(verdicts, "uncertain") == [0, 1, 3]
+    assert "7.00 eV/atom below the lowest" in verdicts[2].reason
