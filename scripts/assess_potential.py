@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from mlip.config.label import Guards
+from mlip.config.ladder import Ladder
 from mlip.config.loop import Assess, Budget, Select
 from mlip.jobs.job import log_step
 from mlip.jobs.ledger import count_costs
@@ -30,6 +31,8 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
             frames=Path(inputs.frames),
             candidates=Path(inputs.candidates),
             earlier=Path(inputs.earlier[0]) if inputs.earlier else None,
+            rungs=Path(inputs.rungs[0]) if inputs.rungs else None,
+            ladder=Ladder(**params.settings["ladder"]),
             count_costs=partial(count_costs, out.parent.parent, iteration),
             settings=Assess(**params.settings["assess"]),
             select=Select(**params.settings["select"]),

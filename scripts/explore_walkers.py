@@ -23,6 +23,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         walker=int(snakemake.wildcards.walker),
         last=[Path(path) for path in snakemake.input.last],
         uncertain=[Path(path) for path in snakemake.input.uncertain],
+        rungs=Path(snakemake.input.rungs[0]) if snakemake.input.rungs else None,
         device=pick_device(),
         progress=report_progress(),
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from mlip.config.base import Fraction, Positive, Section
+from mlip.config.ladder import LADDER, Ladder
 from mlip.config.structures import Pressure, RelativeVolume, Temperature, Triple
 from mlip.config.study import study_names
 
@@ -74,7 +75,9 @@ class Walker(Section):
         description="Atoms of the supercell beyond which it is taken for a mistake; raise it for more.",
     )
     n_steps: int | None = Field(None, ge=1, description="MD steps of these walkers; `explore.n_steps` if absent.")
-    temperatures: tuple[Temperature, ...] = Field((300.0, 600.0), min_length=1, description="Temperatures, K.")
+    temperatures: Annotated[tuple[Temperature, ...], Field(min_length=1)] | Literal["ladder"] = Field(
+        (300.0, 600.0), description="Temperatures, K, or `ladder` for those that `explore.ladder` climbs."
+    )
     volumes: tuple[RelativeVolume, ...] = Field(
         (0.0,),
         min_length=1,
@@ -90,11 +93,12 @@ class Walker(Section):
         description="Temperature, pressure or both over time, in place of `temperatures` and `pressures`: a ramp, or "
         "melt and quench. The last values hold to the end.",
     )
-    start: Literal["ideal", "last", "uncertain"] = Field(
-        "ideal",
+    start: Literal["mixed", "ideal", "last", "uncertain"] = Field(
+        "mixed",
         description="Where walkers begin: in the ideal structure, in the last sane frames of the previous iteration's "
-        "walkers of the same structure and `repeat`, or in frames chosen there for their uncertainty. In the first "
-        "iteration, and where there is none, in the ideal structure.",
+        "walkers of the same structure and `repeat`, or in frames chosen there for their uncertainty; `mixed` is "
+        "`last`, and `ideal` once in `explore.fresh_every` iterations and with a schedule. In the first iteration, and "
+        "where there is none that the potential can be trusted with, in the ideal structure.",
     )
 
     @model_validator(mode="before")
@@ -130,10 +134,11 @@ class Walker(Section):
         _check_schedule(self)
         return self
 
-    def count_walkers(self, n_structures: int) -> int:
+    def count_walkers(self, n_structures: int, ladder: Ladder) -> int:
         """Walkers of the group where there are ``n_structures`` starting structures."""
         explored = n_structures if self.structures is None else len(self.structures)
-        return explored * len(self.temperatures) * len(self.volumes) * len(pressures_of(self))
+        n_temperatures = ladder.n_walkers if self.temperatures == LADDER else len(self.temperatures)
+        return explored * n_temperatures * len(self.volumes) * len(pressures_of(self))
 
 
 def pressures_of(walker: Walker) -> tuple[float, ...]:
@@ -149,6 +154,8 @@ def _check_schedule(walker: Walker) -> None:
     times = [stage.time for stage in stages]
     if len(stages) < 2 or times[0] != 0 or any(after <= before for before, after in pairwise(times)):
         raise ValueError(f"schedule needs two points or more whose times (fs) rise from 0, got {times}")
+    if walker.temperatures == LADDER and stages[0].temperature is not None:
+        raise ValueError("schedule sets the temperature, and so does `temperatures: ladder`; remove one")
     for name, begin in (("temperature", walker.temperatures), ("pressure", pressures_of(walker))):
         values = [getattr(stage, name) for stage in stages]
         given = [value is not None for value in values]
@@ -167,7 +174,13 @@ class Explore(Section):
     """Exploration MD driven by the committee."""
 
     walkers: tuple[Walker, ...] = Field(
-        (Walker(ensemble="nvt"), Walker(ensemble="npt")), min_length=1, description="Walker groups, each a ladder."
+        (Walker(ensemble="nvt", temperatures="ladder"), Walker(ensemble="npt", temperatures="ladder")),
+        min_length=1,
+        description="Walker groups.",
+    )
+    ladder: Ladder = Field(default_factory=Ladder, description="What walkers of `temperatures: ladder` climb.")
+    fresh_every: int = Field(
+        4, ge=1, description="Walkers of `start: mixed` begin in the ideal structure once in so many iterations."
     )
     timestep: float = Field(1.0, ge=0.02, le=10, description="MD time step, fs.")
     n_steps: int = Field(

@@ -120,7 +120,7 @@ class Config(Section):
     @property
     def n_walkers(self) -> int:
         """Walkers of an iteration: structures × groups × temperatures × volumes × pressures."""
-        return sum(group.count_walkers(len(self.structures)) for group in self.explore.walkers)
+        return sum(group.count_walkers(len(self.structures), self.explore.ladder) for group in self.explore.walkers)
 
     def n_shards_at(self, iteration: int) -> int:
         """Label jobs of an iteration: one, which has nothing to do, where existing data are all that it begins with."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from mlip.config.base import Section
+from mlip.config.ladder import LADDER, Ladder, Rung, first_temperature
 from mlip.config.loop import MOST_EXPLORED_ATOMS, Stage, Walker, pressures_of
 from mlip.config.structures import StartingStructure, Triple
 from mlip.config.system import Config
 
 
 class WalkerPlan(Section):
-    """One walker: which structure, which ensemble, which rung of the ladder.
+    """One walker: which structure, which ensemble, which conditions.
 
     Attributes:
         source_number: its place among the starting structures; energies compare only within one.
-        temperature: K.
+        climbs: whether the ladder decides its conditions, at the ``present`` rung or ``below``; else empty.
+        temperature: K; of one that climbs what holds at the first rung.
         volume: relative change of the starting volume.
         pressure: GPa; NPT only.
         max_atoms: atoms of the supercell beyond which it is refused.
@@ -25,6 +28,7 @@ class WalkerPlan(Section):
     source: StartingStructure
     source_number: int = 0
     ensemble: str
+    climbs: Literal["", "present", "below"] = ""
     temperature: float
     volume: float
     pressure: float
@@ -35,29 +39,62 @@ class WalkerPlan(Section):
     n_steps: int | None = None
 
 
-def plan_walkers(sources: Sequence[StartingStructure], groups: Sequence[Walker]) -> list[WalkerPlan]:
-    """Every walker of an iteration: sources × groups × temperatures × volumes × pressures, in a fixed order."""
-    return [
-        WalkerPlan(
-            source=source,
-            source_number=number,
-            ensemble=group.ensemble,
-            temperature=temperature,
-            volume=volume,
-            pressure=pressure,
-            repeat=group.repeat,
-            schedule=group.schedule,
-            start=group.start,
-            max_atoms=group.max_atoms,
-            n_steps=group.n_steps,
-        )
-        for number, source in enumerate(sources)
-        for group in groups
-        if group.structures is None or number in group.structures
-        for temperature in group.temperatures
-        for volume in group.volumes
-        for pressure in pressures_of(group)
-    ]
+def plan_walkers(
+    sources: Sequence[StartingStructure],
+    groups: Sequence[Walker],
+    ladder: Ladder | None = None,
+    *,
+    iteration: int = 0,
+    fresh_every: int = 1,
+) -> list[WalkerPlan]:
+    """Every walker of an iteration: sources × groups × temperatures × volumes × pressures, in a fixed order.
+
+    Args:
+        sources: The starting structures.
+        groups: Of walkers.
+        ladder: What the walkers of some groups climb.
+        iteration: Number of the iteration.
+        fresh_every: Iterations, in one of which a walker of ``start: mixed`` begins in the ideal structure.
+    """
+    plans: list[WalkerPlan] = []
+    for number, source in enumerate(sources):
+        for group in groups:
+            if group.structures is not None and number not in group.structures:
+                continue
+            for climbs, temperature in _list_temperatures(group, ladder or Ladder()):
+                for volume in group.volumes:
+                    for pressure in pressures_of(group):
+                        fresh = (len(plans) + iteration) % fresh_every == 0
+                        conditions = {"temperature": temperature, "volume": volume, "pressure": pressure}
+                        plans.append(_plan_walker(group, source, number, conditions, climbs=climbs, fresh=fresh))
+    return plans
+
+
+def _plan_walker(
+    group: Walker, source: StartingStructure, number: int, conditions: dict[str, float], *, climbs: str, fresh: bool
+) -> WalkerPlan:
+    mixed = "ideal" if fresh or group.schedule else "last"
+    start = mixed if group.start == "mixed" else group.start
+    names = {"ensemble", "repeat", "schedule", "max_atoms", "n_steps"}
+    values = {name: getattr(group, name) for name in names} | conditions
+    return WalkerPlan(source=source, source_number=number, climbs=climbs, start=start, **values)
+
+
+def _list_temperatures(group: Walker, ladder: Ladder) -> list[tuple[Literal["", "present", "below"], float]]:
+    """How each walker of a group climbs, and its temperature."""
+    if group.temperatures != LADDER:
+        return [("", temperature) for temperature in group.temperatures if not isinstance(temperature, str)]
+    first = first_temperature(ladder)
+    return [("below" if k % 3 == 2 else "present", first) for k in range(ladder.n_walkers)]
+
+
+def plans_of(config: Config, iteration: int) -> list[WalkerPlan]:
+    """The walkers of an iteration of ``config``."""
+    current = config.at_iteration(iteration)
+    explore = current.explore
+    return plan_walkers(
+        current.structures, explore.walkers, explore.ladder, iteration=iteration, fresh_every=explore.fresh_every
+    )
 
 
 def walkers_before(number: int, plans: Sequence[WalkerPlan], earlier: Sequence[WalkerPlan]) -> list[int]:
@@ -106,5 +143,22 @@ def list_demands(plans: Sequence[WalkerPlan]) -> list[Demand]:
 def list_all_demands(config: Config) -> list[Demand]:
     """What walkers of any iteration ask of the starting structures."""
     changes = {0, *(override.from_iteration for override in config.overrides if override.explore)}
-    groups = [config.at_iteration(iteration).explore.walkers for iteration in sorted(changes)]
-    return list_demands([plan for walkers in groups for plan in plan_walkers(config.structures, walkers)])
+    return list_demands([plan for iteration in sorted(changes) for plan in _with_rungs(config, iteration)])
+
+
+def _with_rungs(config: Config, iteration: int) -> list[WalkerPlan]:
+    """The walkers of an iteration; of those that climb, one for each rung whose conditions are given."""
+    plans, rungs = plans_of(config, iteration), config.at_iteration(iteration).explore.ladder.rungs or ()
+    return plans + [put_on_rung(plan, rung) for plan in plans if plan.climbs for rung in rungs]
+
+
+def put_on_rung(plan: WalkerPlan, rung: Rung) -> WalkerPlan:
+    """``plan`` in the conditions of ``rung``."""
+    changes: dict[str, Any] = {"temperature": rung.temperature}
+    if rung.repeat is not None:
+        changes["repeat"] = rung.repeat
+    if rung.pressure is not None and plan.ensemble != "nvt":
+        changes["pressure"] = rung.pressure
+    if rung.volume is not None and plan.ensemble == "nvt":
+        changes["volume"] = rung.volume
+    return plan.model_copy(update=changes)

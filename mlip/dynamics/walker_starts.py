@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,26 +25,34 @@ class WalkerStart:
     Attributes:
         atoms: Positions and cell to begin from; masses, fixed atoms, moments and charges of the starting structure.
         anatomy: Of the ideal starting structure in its supercell.
+        ideal: Positions and cell of the starting structure, in its supercell and at its own volume.
         kind: ``ideal``, ``last`` or ``uncertain``: what there was, not what was asked for.
         frame: Identity of the frame begun from; empty for the ideal structure.
     """
 
     atoms: Atoms
     anatomy: Anatomy
+    ideal: Atoms
     kind: str = "ideal"
     frame: str = ""
 
 
 def begin_walker(
-    plan: WalkerPlan, rng: np.random.Generator, *, last: Sequence[Path] = (), uncertain: Sequence[Path] = ()
+    plan: WalkerPlan,
+    rng: np.random.Generator,
+    *,
+    last: Sequence[Path] = (),
+    uncertain: Sequence[Path] = (),
+    is_trusted: Callable[[Atoms], bool] = lambda _: True,
 ) -> WalkerStart:
     """The structure that the walker of ``plan`` begins from.
 
     Args:
         plan: The walker.
         rng: Draws among frames.
-        last: Trajectories of the previous iteration, of one of which the last frame is taken.
+        last: Trajectories of the previous iteration, of one of which the last frame is taken that is trusted.
         uncertain: Files of structures chosen there for the next labels.
+        is_trusted: Whether the present potential can be relied on for a structure.
 
     Raises:
         StructureError: when the starting structure cannot be used, or not for this walker.
@@ -53,15 +61,17 @@ def begin_walker(
     anatomy = dissect(source)
     check_walkable(source, anatomy, Demand.of(plan), name_source(plan.source))
     ideal = repeat_cell(source, plan.repeat)
-    pools = {"last": _last_frames(last), "uncertain": _uncertain_frames(uncertain, plan)}
+    pools = {"last": _last_frames(last, is_trusted), "uncertain": _uncertain_frames(uncertain, plan)}
     pool = [atoms for atoms in pools.get(plan.start, []) if np.array_equal(atoms.numbers, ideal.numbers)]
     if not pool:
-        return WalkerStart(_scale(ideal, plan.volume, anatomy) if plan.volume else ideal.copy(), anatomy)
+        return WalkerStart(_scale(ideal, plan.volume, anatomy) if plan.volume else ideal.copy(), anatomy, ideal)
     frame = pool[int(rng.integers(len(pool)))]
     atoms = ideal.copy()
     atoms.set_cell(frame.cell.array)
     atoms.set_positions(frame.positions, apply_constraint=False)
-    return WalkerStart(atoms, anatomy, plan.start, str(frame.info.get("structure_id", "")))
+    if plan.climbs and plan.ensemble == "nvt" and anatomy.kind == "bulk":  # rungs may differ in volume
+        atoms = scale_volume(atoms, (1 + plan.volume) * ideal.get_volume() / atoms.get_volume() - 1)
+    return WalkerStart(atoms, anatomy, ideal, plan.start, str(frame.info.get("structure_id", "")))
 
 
 def repeat_cell(atoms: Atoms, repeat: Sequence[int]) -> Atoms:
@@ -69,14 +79,19 @@ def repeat_cell(atoms: Atoms, repeat: Sequence[int]) -> Atoms:
     return atoms.copy() if tuple(repeat) == (1, 1, 1) else atoms.repeat(tuple(repeat))
 
 
-def _last_frames(trajectories: Sequence[Path]) -> list[Atoms]:
-    """The last frame of each trajectory that has any; all frames of a trajectory are sane."""
+def _last_frames(trajectories: Sequence[Path], is_trusted: Callable[[Atoms], bool]) -> list[Atoms]:
+    """The last frame of each trajectory that ``is_trusted``; of those before it, every eighth of all is tried.
+
+    All frames of a trajectory are sane, but one that stopped early ends where the potential knew too little.
+    """
     found = []
     for path in trajectories:
         structures, data = read_frames(path)
-        if structures:
-            structures[-1].info["structure_id"] = f"{data.attrs['structure_id']}-frame_{len(structures) - 1:04d}"
-            found.append(structures[-1])
+        for k in range(len(structures) - 1, -1, -max(1, len(structures) // 8)):
+            if is_trusted(structures[k]):
+                structures[k].info["structure_id"] = f"{data.attrs['structure_id']}-frame_{k:04d}"
+                found.append(structures[k])
+                break
     return found
 
 

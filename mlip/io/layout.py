@@ -71,6 +71,7 @@ OUTPUTS = {
         "iter_{iteration}/assess_potential/assessment.json",
         "iter_{iteration}/assess_potential/parity.nc",
         "iter_{iteration}/assess_potential/eos.nc",
+        "iter_{iteration}/assess_potential/ladder.json",
     ),
     "record_provenance": ("iter_{iteration}/provenance.json",),
     "deploy_potential": _join("potential", POTENTIAL_FILES),

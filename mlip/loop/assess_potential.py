@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,13 @@ import xarray as xr
 from ase import Atoms
 from scipy import stats
 
+from mlip.config.ladder import Ladder
 from mlip.config.loop import Assess, Budget, Select
 from mlip.criteria import Criterion
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json, write_json
 from mlip.io.netcdf import read_netcdf, write_netcdf
+from mlip.loop.climb_ladders import climb_ladders, judge_ladder
 from mlip.loop.select_candidates import auditable, screen_frames
 from mlip.potential import Prediction, load_potential
 from mlip.potential.certification import (
@@ -64,6 +66,8 @@ class AssessmentRequest:
         out: folder written.
         device: torch device.
         studies: criteria of the studies that convergence waits for.
+        ladder: what walkers climb, where any do.
+        rungs: where they stood, after the previous iteration; None before it.
     """
 
     iteration: int
@@ -83,6 +87,8 @@ class AssessmentRequest:
     out: Path
     device: str = "cpu"
     studies: Sequence[Criterion] = ()
+    ladder: Ladder = field(default_factory=Ladder)
+    rungs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class Explored:
 
 
 def assess_potential(request: AssessmentRequest) -> None:
-    """Judge an iteration and write ``assessment.json``, ``parity.nc`` and ``eos.nc`` into ``request.out``."""
+    """Judge an iteration; write ``assessment.json``, ``ladder.json``, ``parity.nc`` and ``eos.nc`` into the folder."""
     counts = read_json(request.dataset / "dataset.json")
     committee = load_potential(request.potential, device=request.device)
     populations = read_json(request.earlier).get("populations", []) if request.earlier else []
@@ -112,7 +118,10 @@ def assess_potential(request: AssessmentRequest) -> None:
     references = read_structures(request.references)
     properties = compare_eos(committee, references, request.out / "eos.nc")
     exploration = _describe_exploration(explored.table) | {"unaudited": find_unaudited(request, explored)}
+    ladder = _climb(request, explored, held_out, predictions)
+    write_json(request.out / "ladder.json", {"iteration": request.iteration, "structures": ladder}, checked=True)
     criteria = [*list_criteria(errors, properties, exploration, request.settings), *request.studies]
+    criteria += judge_ladder(ladder)
     core_seconds = counts["core_seconds"] + sum(a.info.get("core_seconds", 0.0) for a in references)
     assessment = {
         "iteration": request.iteration,
@@ -122,6 +131,7 @@ def assess_potential(request: AssessmentRequest) -> None:
         "test": _assess_test(held_out, predictions, request.settings.confidence),
         "properties": properties,
         "exploration": exploration,
+        "ladder": ladder,
         "populations": [*populations, _describe_population(request, explored)],
         "criteria": [criterion.as_dict() for criterion in criteria],
         "core_hours_labels": core_seconds / 3600,
@@ -290,6 +300,22 @@ def _assess_audits(
         confidence=request.settings.confidence,
     )
     return summarise_certificates(certificates)
+
+
+def _climb(
+    request: AssessmentRequest, explored: Explored, held_out: Sequence[Atoms], predictions: Sequence[Prediction]
+) -> dict[str, dict[str, Any]]:
+    """Where the next iteration's walkers stand, by starting structure."""
+    audits = [k for k, atoms in enumerate(held_out) if is_audit(atoms) and "rung" in atoms.info]
+    return climb_ladders(
+        explored.table,
+        explored.auditable,
+        [held_out[k] for k in audits],
+        [predictions[k] for k in audits],
+        ladder=request.ladder,
+        before=read_json(request.rungs)["structures"] if request.rungs else {},
+        training=request.potential / "training.json",
+    )
 
 
 def _describe_population(request: AssessmentRequest, explored: Explored) -> dict[str, dict[str, float]]:

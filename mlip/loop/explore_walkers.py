@@ -6,30 +6,38 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import Calculator, all_changes
 from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.velocitydistribution import Stationary, thermalize_momenta
 
+from mlip.active.ladder import Climb, place_below
 from mlip.config.loop import Explore
-from mlip.config.walkers import WalkerPlan
+from mlip.config.walkers import WalkerPlan, put_on_rung
 from mlip.dynamics.barostat import DirectedBAOAB
 from mlip.dynamics.guarded import DynamicsError, GuardedBAOAB, take_steps
 from mlip.dynamics.limits import NEAREST, is_far_off, is_too_hot
+from mlip.dynamics.melting import estimate_melting, is_molten, neighbours_left
 from mlip.dynamics.targets import Targets
 from mlip.dynamics.walker_starts import WalkerStart, begin_walker
+from mlip.io.files import read_json
 from mlip.io.trajectory import Frame, write_trajectory
 from mlip.jobs.progress import Progress
 from mlip.potential.expected_error import ErrorScale
 from mlip.seeds import derive_rng
 from mlip.structures.geometry import min_distance_ratio
 from mlip.structures.kinds import Anatomy, dissect
+from mlip.structures.starting import load_starting_structure
 
 RING_SIZE = 4
 """Recent frames remembered between samples, so that the last sane ones before a stop are kept."""
+FEWEST_SAMPLES = 4
+"""Frames that a walker is to leave at least, however short its time."""
 ROOM = 100.0
 """Å of vacuum on both sides of what has no cell there, while its cell breathes in other directions."""
 
@@ -48,6 +56,7 @@ class WalkerRequest:
         walker: Number of the walker.
         last: Trajectories of the previous iteration, where ``plan`` starts from their last frames.
         uncertain: Structures chosen in the previous iteration, where it starts from uncertain ones.
+        rungs: Where walkers stand on their ladder, after the previous iteration; None before it.
         device: Torch device.
         progress: Called with ``{"step", "n_steps", "time_fs"}`` at every sample.
     """
@@ -61,6 +70,7 @@ class WalkerRequest:
     walker: int
     last: Sequence[Path] = ()
     uncertain: Sequence[Path] = ()
+    rungs: Path | None = None
     device: str = "cpu"
     progress: Progress | None = None
 
@@ -69,19 +79,25 @@ def explore_walker(request: WalkerRequest) -> None:
     """Run one walker until it is finished, uncertain or exploded; keep its sane frames in ``request.out``."""
     from mlip.potential.calculator import load_calculator
 
-    plan = request.plan
-    settings = request.settings.model_copy(update={"n_steps": plan.n_steps or request.settings.n_steps})
     names = ("explore_walkers", request.iteration, request.walker)
-    rng = derive_rng(request.seed, *names, "start")
-    start = begin_walker(plan, rng, last=request.last, uncertain=request.uncertain)
+    calculator = load_calculator(request.potential, device=request.device, precision="single")
+    scale = ErrorScale.read(request.potential / "training.json", request.plan.source_number)
+    place = find_place(request, calculator)
+    plan, settings = place.plan, place.settings
+    start = begin_walker(
+        plan,
+        derive_rng(request.seed, *names, "start"),
+        last=request.last,
+        uncertain=request.uncertain,
+        is_trusted=partial(_is_trusted, calculator=calculator, settings=settings, scale=scale),
+    )
     atoms = start.atoms.copy()
-    atoms.calc = load_calculator(request.potential, device=request.device, precision="single")
+    atoms.calc = calculator
     rng = derive_rng(request.seed, *names)
     # Equipartition: half of the kinetic energy of an ideal crystal flows into its potential energy.
     thermalize_momenta(atoms, (2 if start.kind == "ideal" else 1) * plan.temperature, rng=rng)
     if not atoms.constraints:
         Stationary(atoms)
-    scale = ErrorScale.read(request.potential / "training.json", plan.source_number)
     frames, reason = run_walker(atoms, plan, settings, rng, request.progress, anatomy=start.anatomy, scale=scale)
     attributes = {
         "walker": request.walker,
@@ -91,8 +107,63 @@ def explore_walker(request: WalkerRequest) -> None:
         "planned_time_fs": settings.n_steps * settings.timestep,
         "timestep_fs": settings.timestep,
         "seed": request.seed,
+        "rung": place.rung,
+        "lindemann_temperature": place.lindemann,
+        "molten": int(bool(frames) and _is_molten(start, frames[-1])),
     }
     write_trajectory(request.out, start.atoms, frames, attributes | _describe(plan, start))
+
+
+def _is_molten(start: WalkerStart, frame: Frame) -> bool:
+    return is_molten(neighbours_left(start.ideal, frame.atoms), start.anatomy.kind)
+
+
+def _is_trusted(atoms: Atoms, *, calculator: Calculator, settings: Explore, scale: ErrorScale | None) -> bool:
+    """Whether to begin in ``atoms``: nothing too near, and the expected error at most half of what stops a walker."""
+    if min_distance_ratio(atoms) < NEAREST:
+        return False
+    if scale is None or settings.max_relative_error is None:
+        return True
+    calculator.calculate(atoms, ["forces"], list(all_changes))
+    return scale.relative_error(calculator.results["force_uncertainty"]) <= settings.max_relative_error / 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a walker stands.
+
+    Attributes:
+        plan: What it simulates.
+        settings: How, its own number of steps among them.
+        rung: Of the ladder; -1 where it climbs none.
+        lindemann: Temperature at which Lindemann's rule has the structure melt, K; NaN where nobody asked.
+    """
+
+    plan: WalkerPlan
+    settings: Explore
+    rung: int = -1
+    lindemann: float = float("nan")
+
+
+def find_place(request: WalkerRequest, calculator: Calculator) -> Place:
+    """Conditions and length of the walker; of one that climbs, those of its rung."""
+    plan, settings = request.plan, request.settings
+    settings = settings.model_copy(update={"n_steps": plan.n_steps or settings.n_steps})
+    if not plan.climbs:
+        return Place(plan, settings)
+    stored = read_json(request.rungs)["structures"] if request.rungs else {}
+    state, lindemann = Climb.from_dict(stored.get(str(plan.source_number), {})), float("nan")
+    if state.first is None:
+        ideal = load_starting_structure(plan.source)
+        ideal.calc = calculator
+        lindemann = estimate_melting(ideal, derive_rng(request.seed, "lindemann", plan.source_number))
+    state = state.settled(settings.ladder, lindemann)
+    below = plan.climbs == "below"
+    rung = place_below(state.rung, request.iteration) if below else state.rung
+    rungs = state.rungs(settings.ladder)
+    shortest = min(settings.n_steps, FEWEST_SAMPLES * settings.sample_every)
+    n_steps = settings.n_steps if below else max(shortest, round(state.length * settings.n_steps))
+    return Place(put_on_rung(plan, rungs[rung]), settings.model_copy(update={"n_steps": n_steps}), rung, lindemann)
 
 
 def _describe(plan: WalkerPlan, start: WalkerStart) -> dict[str, Any]:

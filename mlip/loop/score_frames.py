@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -44,8 +45,12 @@ UNITS = {
 
 
 TEXTS = ("structure_id", "ensemble", "start")
-COUNTS = ("walker", "frame", "regular", "source", "n_atoms", "n_atoms_explored", "cut_atom")
+COUNTS = ("walker", "frame", "regular", "source", "rung", "n_atoms", "n_atoms_explored", "cut_atom")
 """Columns without unit: numbers of walker, frame, starting structure and atoms."""
+
+
+ENDS = {"source": 0, "rung": -1, "molten": 0, "lindemann_temperature": float("nan")}
+"""What a walker's trajectory says of it, and what stands for that where it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +111,11 @@ def score_frames(request: ScoreRequest) -> None:
     columns: dict[str, list[np.ndarray]] = {name: [] for name in [*COUNTS, *UNITS, *TEXTS]}
     tables: list[EnvironmentTable] = []
     blocks: list[np.ndarray] = []
-    ends: list[tuple[int, int, str]] = []
+    ends: list[Mapping[str, Any]] = []
     atomic: list[np.ndarray] = []
     for path in request.walkers:
         structures, data = read_frames(path)
-        ends.append((int(data.attrs["walker"]), int(data.attrs.get("source", 0)), str(data.attrs["stop_reason"])))
+        ends.append(data.attrs)
         if not structures:
             continue
         atomic.append(data.force_uncertainty.values[data.regular.values.astype(bool)].ravel())
@@ -212,6 +217,7 @@ def _score(batch: Batch, data: xr.Dataset, lowest: Mapping[EnergyScale, float]) 
         "frame": np.arange(n),
         "regular": data.regular.values,
         "source": np.full(n, source),
+        "rung": np.full(n, int(data.attrs.get("rung", -1))),
         "n_atoms": np.full(n, len(first)),
         "n_atoms_explored": np.full(n, data.sizes["atom"]),
         "cut_atom": batch.atoms,
@@ -259,16 +265,16 @@ def _lowest_energies(known: Sequence[Atoms]) -> dict[EnergyScale, float]:
 def _table(
     columns: dict[str, list[np.ndarray]],
     blocks: Sequence[np.ndarray],
-    ends: Sequence[tuple[int, int, str]],
+    ends: Sequence[Mapping[str, Any]],
 ) -> xr.Dataset:
     empty = {name: np.zeros(0, dtype=object if name in TEXTS else float) for name in columns}
     joined = {name: np.concatenate(parts) if parts else empty[name] for name, parts in columns.items()}
-    reasons = [reason for _, _, reason in ends]
+    reasons = [str(end["stop_reason"]) for end in ends]
     table = xr.Dataset(
         {
             **{name: ("candidate", joined[name], {} if name in TEXTS else _unit(name)) for name in joined},
-            "explorer": ("explorer", np.array([walker for walker, _, _ in ends], dtype=int)),
-            "explorer_source": ("explorer", np.array([source for _, source, _ in ends], dtype=int)),
+            "explorer": ("explorer", np.array([end["walker"] for end in ends], dtype=int)),
+            **{f"explorer_{name}": ("explorer", [end.get(name, none) for end in ends]) for name, none in ENDS.items()},
             "stop_reason": ("explorer", np.array(reasons, dtype=object)),
         },
         attrs={

@@ -114,6 +114,8 @@ def _provenance(table: xr.Dataset, row: int, verdict: Verdict) -> dict[str, Any]
         "source": int(table.source.values[row]),
         "expected_squared_error": float(table.expected_squared_error.values[row]),
     }
+    if table.rung.values[row] >= 0:
+        info["rung"] = int(table.rung.values[row])
     return info if verdict.probability is None else info | {"audit_probability": verdict.probability}
 
 

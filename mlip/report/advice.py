@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from mlip.config.ladder import LADDER
 from mlip.config.system import Config
 from mlip.report.settings import describe_size
 from mlip.report.sources import LoopRecord
@@ -137,13 +138,13 @@ def _coverage(case: FailedCriterion) -> str:
 
 def _walkers(case: FailedCriterion) -> str:
     explored, explore = case.assessment.get("exploration") or {}, case.config.explore
-    hottest = max(max(group.temperatures) for group in explore.walkers)
+    hottest = max((max(group.temperatures) for group in explore.walkers if group.temperatures != LADDER), default=None)
     parts = []
     if explored.get("n_uncertain"):
         parts.append(
             f"{explored['n_uncertain']} stopped where the potential was too unsure; the frames before that are labelled"
-            f" next, so more iterations help (max_iterations, now {case.config.max_iterations}), or milder walkers:"
-            f" explore.walkers temperatures below {hottest:g} K."
+            f" next, so more iterations help (max_iterations, now {case.config.max_iterations})"
+            + (f", or milder walkers: explore.walkers temperatures below {hottest:g} K." if hottest else ".")
         )
     if explored.get("n_exploded"):
         parts.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlip.config.ladder import first_temperature
 from mlip.config.system import Config
 from mlip.report.loop_figures import USUAL
 from mlip.report.page import join_words
@@ -21,20 +22,22 @@ def describe_scope(config: Config, loop: LoopRecord, found: Sequence[Described],
     kinds = sorted({structure.kind for structure in found if structure.kind})
     elements = list_elements(loop.species, found)
     where = f" as {join_words(kinds)}" if kinds else ""
-    temperatures = _temperatures(at_last)
-    span = f"{temperatures[0]:g}–{temperatures[-1]:g}" if temperatures[0] < temperatures[-1] else f"{temperatures[0]:g}"
+    temperatures = _temperatures(at_last, loop.last.assessment.get("ladder") or {})
+    span = "–".join(f"{t:.4g}" for t in sorted({temperatures[0], temperatures[-1]}))
     use = f"{elements}{where}, {span} K, in the conditions of the walkers below"
     first = f"For {use}." if converged else f"Not for production yet; meant for {use}."
     return [first, *_trust(at_last, loop), *_borders(found)]
 
 
-def _temperatures(config: Config) -> list[float]:
-    """Of all walkers, from the lowest to the highest, K."""
-    found = [t for group in config.explore.walkers for t in group.temperatures]
+def _temperatures(config: Config, ladder: Mapping[str, Any]) -> list[float]:
+    """Of all walkers, from the lowest to the highest, K; of those that climb from the first to the last rung."""
+    found: list[float] = []
     for group in config.explore.walkers:
+        found += [t for t in group.temperatures if not isinstance(t, str)]  # no ladder
         stages = group.model_dump().get("schedule") or ()
         found += [stage["temperature"] for stage in stages if stage.get("temperature") is not None]
-    return sorted(found)
+    found += [t for entry in ladder.values() for t in (entry["first"], entry["walked"]["temperature"])]
+    return sorted(found) or [first_temperature(config.explore.ladder)]
 
 
 def _trust(config: Config, loop: LoopRecord) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase import Atoms
 
+from mlip.config.ladder import LADDER
 from mlip.config.loop import Explore, Walker
 from mlip.config.structures import StartingStructure
 from mlip.config.system import Config
@@ -160,7 +161,7 @@ def describe_conditions(group: Walker, names: Sequence[str]) -> str:
     """
     values: Mapping[str, Any] = group.model_dump()
     schedule = values.get("schedule") or ()
-    parts = [_schedule(schedule)] if schedule else [f"{_series(values['temperatures'])} K"]
+    parts = [_schedule(schedule)] if schedule else [_temperatures(group)]
     pressures = values.get("pressures") or [values.get("pressure", 0.0)]
     if values["ensemble"] != "nvt" and not any(stage.get("pressure") is not None for stage in schedule):
         parts.append(f"{_series(pressures)} GPa")
@@ -170,9 +171,13 @@ def describe_conditions(group: Walker, names: Sequence[str]) -> str:
         parts.append(f"in supercells {'×'.join(map(str, values['repeat']))}")
     if values.get("structures") is not None:
         parts.append(f"of {join_words([names[k] if k < len(names) else str(k) for k in values['structures']])}")
-    if values.get("start", "ideal") != "ideal":
+    if values.get("start", "ideal") not in ("ideal", "mixed"):
         parts.append({"last": "from the last frames before"}.get(values["start"], "from uncertain frames before"))
     return "; ".join(parts)
+
+
+def _temperatures(group: Walker) -> str:
+    return "rungs of the ladder" if group.temperatures == LADDER else f"{_series(group.model_dump()['temperatures'])} K"
 
 
 def _series(values: Sequence[float]) -> str:

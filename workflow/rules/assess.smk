@@ -16,12 +16,14 @@ checkpoint assess_potential:
         # Decisions are taken anew in their order: labels of a later iteration, which see this one's
         # as ancient, would else begin before an earlier one has been reached that now ends the loop.
         earlier=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iteration_before),
+        rungs=collect("results/{{system}}/iter_{i}/assess_potential/ladder.json", i=iteration_before),
         studies=collect("results/{{system}}/iter_{{iteration}}/studies/{study}/property.nc", study=GATE_STUDIES),
         study_references=collect("results/{{system}}/studies/{study}/reference.nc", study=GATE_STUDIES),
     output:
         assessment="results/{system}/iter_{iteration}/assess_potential/assessment.json",
         parity="results/{system}/iter_{iteration}/assess_potential/parity.nc",
         eos="results/{system}/iter_{iteration}/assess_potential/eos.nc",
+        ladder="results/{system}/iter_{iteration}/assess_potential/ladder.json",
     log:
         "results/{system}/logs/iter_{iteration}/assess_potential.log",
     benchmark:

@@ -13,6 +13,8 @@ rule explore_walkers:
             walker=walkers_continued,
         ),
         uncertain=collect("results/{{system}}/iter_{i}/select_candidates/candidates.extxyz", i=iteration_of_candidates),
+        # ancient: other targets of convergence are no reason to walk again; those of the ladder are among the settings.
+        rungs=ancient(collect("results/{{system}}/iter_{i}/assess_potential/ladder.json", i=iteration_of_rungs)),
     output:
         trajectory="results/{system}/iter_{iteration}/explore_walkers/walker_{walker}.nc",
     log:

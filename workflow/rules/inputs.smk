@@ -56,10 +56,9 @@ def walkers(wildcards):
 @cache
 def plans_at(iteration):
     """What each walker of an iteration simulates."""
-    from mlip.config.walkers import plan_walkers
+    from mlip.config.walkers import plans_of
 
-    current = CONFIG.at_iteration(iteration)
-    return plan_walkers(current.structures, current.explore.walkers)
+    return plans_of(CONFIG, iteration)
 
 
 def walkers_continued(wildcards):
@@ -77,6 +76,12 @@ def iteration_of_candidates(wildcards):
     """The iteration whose uncertain frames a walker starts from; none where it starts otherwise."""
     starts_there = plans_at(int(wildcards.iteration))[int(wildcards.walker)].start == "uncertain"
     return iteration_before(wildcards) if starts_there else []
+
+
+def iteration_of_rungs(wildcards):
+    """The iteration after which a walker's rung was decided; none where it climbs no ladder."""
+    climbs = plans_at(int(wildcards.iteration))[int(wildcards.walker)].climbs
+    return iteration_before(wildcards) if climbs else []
 
 
 def last_iteration():

@@ -49,7 +49,8 @@ def guards_in_force(wildcards):
 
 def assessment_settings(wildcards):
     """Criteria and budgets, and what frames an audit may draw."""
-    return section("assess", "budget", "select")(wildcards) | {"guards": guards_in_force(wildcards)}
+    ladder = settings_at(wildcards).explore.ladder.model_dump(mode="json")
+    return section("assess", "budget", "select")(wildcards) | {"guards": guards_in_force(wildcards), "ladder": ladder}
 
 
 def collect_screens(wildcards):
