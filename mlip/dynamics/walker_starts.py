@@ -82,12 +82,13 @@ def repeat_cell(atoms: Atoms, repeat: Sequence[int]) -> Atoms:
 def _last_frames(trajectories: Sequence[Path], is_trusted: Callable[[Atoms], bool]) -> list[Atoms]:
     """The last frame of each trajectory that ``is_trusted``; of those before it, every eighth of all is tried.
 
+    Where a trajectory has only its first, its walker stopped at once, and there is nothing to go on from.
     All frames of a trajectory are sane, but one that stopped early ends where the potential knew too little.
     """
     found = []
     for path in trajectories:
         structures, data = read_frames(path)
-        for k in range(len(structures) - 1, -1, -max(1, len(structures) // 8)):
+        for k in range(len(structures) - 1, 0, -max(1, len(structures) // 8)):
             if is_trusted(structures[k]):
                 structures[k].info["structure_id"] = f"{data.attrs['structure_id']}-frame_{k:04d}"
                 found.append(structures[k])
