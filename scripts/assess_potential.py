@@ -26,7 +26,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
             iteration=iteration,
             old=Path(inputs.old[0]).parent if inputs.old else None,
             potential=Path(inputs.potential[0]).parent,
-            dataset=Path(inputs.dataset).parent,
+            dataset=Path(inputs.dataset[0]).parent,
             references=Path(inputs.references),
             frames=Path(inputs.frames),
             candidates=Path(inputs.candidates),

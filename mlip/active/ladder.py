@@ -12,8 +12,9 @@ SHORTEST = 1 / 16
 """Share of their time that walkers which stop early keep at least."""
 MOLTEN_SHARE = 0.5
 """Walkers at the present rung that have molten, beyond which there is nothing to climb to."""
-FIRST_SHARE, TOP_FACTOR = 0.25, 3.0
-"""First and top temperature over that at which Lindemann's rule has the structure melt."""
+FIRST_SHARE, EASY_SHARE, TOP_FACTOR = 0.25, 1 / 3, 3.0
+"""Of the temperature at which Lindemann's rule has the structure melt: the first rung's, that up to which rungs may be
+left out, and the top."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Climb:
         rung: Number of the present rung, from 0.
         first: Temperature of the first rung, K; None until there was a potential to ask.
         top: Temperature that no rung exceeds, K; likewise.
+        easy: Temperature up to which rungs may be left out, K; likewise.
         length: Share of their steps that walkers at the present rung run.
         done: Whether the top has been reached and its errors are small enough.
         reason: Why the walkers climbed, or not.
@@ -32,6 +34,7 @@ class Climb:
     rung: int = 0
     first: float | None = None
     top: float | None = None
+    easy: float = 0.0
     length: float = 1.0
     done: bool = False
     reason: str = ""
@@ -52,10 +55,11 @@ class Climb:
         """
         known = lindemann > 0
         mild = min(DEFAULT_FIRST, FIRST_SHARE * lindemann) if known else DEFAULT_FIRST
+        easy = self.easy or (EASY_SHARE * lindemann if known else 0.0)
         first = ladder.first or self.first or mild
         top = ladder.top or self.top or (TOP_FACTOR * lindemann if known else first)
         n_rungs = len(list_rungs(ladder, first, max(first, top)))
-        return replace(self, first=first, top=max(first, top), rung=min(self.rung, n_rungs - 1))
+        return replace(self, first=first, top=max(first, top), easy=easy, rung=min(self.rung, n_rungs - 1))
 
     def rungs(self, ladder: Ladder) -> tuple[Rung, ...]:
         """All rungs; for those of temperatures first and top must be settled."""
@@ -70,6 +74,7 @@ class Observed:
     Attributes:
         n_walkers: Walkers there.
         n_stopped: Those that stopped early, uncertain or exploded.
+        n_exploded: Those of them that exploded.
         n_molten: Those that ended molten.
         expected: Expected error of their frames over the RMS force of the labels; None without frames.
         audited: Error of audits over their RMS force; None without any.
@@ -79,6 +84,7 @@ class Observed:
 
     n_walkers: int
     n_stopped: int = 0
+    n_exploded: int = 0
     n_molten: int = 0
     expected: float | None = None
     audited: float | None = None
@@ -89,34 +95,45 @@ class Observed:
 def climb(state: Climb, seen: Observed, ladder: Ladder) -> Climb:
     """Where the next iteration's walkers stand.
 
-    They climb when no walker of the present rung stopped early and both errors are at most ``ladder.max_error``: by two
-    rungs where both are at most half of it, for what is easy needs no labels. At the last rung, or, where the
-    rungs are temperatures of no given end, where half of the walkers have molten, the ladder is done instead. Walkers
-    that stop early run half as long next time, then longer again.
+    They climb when no walker of the present rung stopped early and both errors are at most ``ladder.max_error``; by two
+    rungs where both are at most half of it and the structure is far from melting, for what is easy needs no labels.
+    At the last rung, or, where rungs are temperatures of no given end, where half of the walkers have molten, the
+    ladder is done instead. Walkers that stop early run half as long next time, then longer again; a melt
+    that explodes goes on a rung lower.
     """
     if not seen.n_walkers:
         return replace(state, done=False, reason="no walker at this rung")
-    rungs = state.rungs(ladder)
     length = max(SHORTEST, state.length / 2) if seen.n_stopped else min(1.0, 2 * state.length)
     stays = replace(state, length=length, done=False)
+    molten = ladder.rungs is None and seen.n_molten >= MOLTEN_SHARE * seen.n_walkers
     if seen.n_stopped:
-        return replace(stays, reason=f"{seen.n_stopped} of {seen.n_walkers} walkers stopped early")
-    errors = {"expected error": seen.expected}
-    if seen.audited is not None:
-        errors[f"error of {seen.n_audits} audits at rung {seen.audited_rung}"] = seen.audited
-    worst = max(errors, key=lambda name: float("inf") if errors[name] is None else float(errors[name] or 0.0))
-    error = errors[worst]
+        told = f"{seen.n_stopped} of {seen.n_walkers} walkers stopped early"
+        down = molten and seen.n_exploded > 0 and state.rung > 0
+        return replace(stays, rung=state.rung - down, reason=f"a melt too hot: {told}" if down else told)
+    name, error = _find_worst(seen)
     if error is None:
-        return replace(stays, reason="no frame to judge by")
-    told = f"{worst} {error:.2g} of the RMS force"
+        return replace(stays, reason=name)
+    told = f"{name} {error:.2g} of the RMS force"
     if error > ladder.max_error:
         return replace(stays, reason=f"{told}, limit {ladder.max_error:g}")
-    molten = ladder.rungs is None and seen.n_molten >= MOLTEN_SHARE * seen.n_walkers
+    rungs = state.rungs(ladder)
     if molten or state.rung == len(rungs) - 1:
         what = "molten" if molten else "the last rung"
         return replace(stays, length=1.0, done=True, reason=f"{what}; {told}")
-    steps = 2 if error <= ladder.max_error / 2 else 1
-    return replace(stays, rung=min(state.rung + steps, len(rungs) - 1), length=1.0, reason=f"climbs; {told}")
+    above = rungs[min(state.rung + 2, len(rungs) - 1)]
+    is_easy = ladder.rungs is None and error <= ladder.max_error / 2 and above.temperature <= state.easy
+    rung = min(state.rung + (2 if is_easy else 1), len(rungs) - 1)
+    return replace(stays, rung=rung, length=1.0, reason=f"climbs; {told}")
+
+
+def _find_worst(seen: Observed) -> tuple[str, float | None]:
+    """The larger of the errors and what it is called; None, and why, without any."""
+    if seen.expected is None:
+        return "no frame to judge by", None
+    audits = f"error of {seen.n_audits} audits at rung {seen.audited_rung}"
+    if seen.audited is not None and seen.audited > seen.expected:
+        return audits, seen.audited
+    return "expected error", seen.expected
 
 
 def place_below(rung: int, iteration: int) -> int:

@@ -45,7 +45,8 @@ class Ladder(Section):
     )
     max_error: Positive = Field(
         0.3,
-        description="Error over RMS force, expected and of audits, below which walkers climb; below half of it by two.",
+        description="Error over RMS force, expected and of audits, below which walkers climb; below half of it by "
+        "two rungs, far from melting.",
     )
 
     @model_validator(mode="after")

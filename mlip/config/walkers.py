@@ -101,10 +101,17 @@ def walkers_before(number: int, plans: Sequence[WalkerPlan], earlier: Sequence[W
     """Walkers of the previous iteration of one of whose last frames walker ``number`` starts.
 
     They explored the same supercell of the same structure. Where the walker of the same number is one of them, it alone
-    is continued.
+    is continued. Walkers below the present rung go on from those at it: what has molten there is followed downwards.
     """
-    if plans[number].start != "last":
+    plan = plans[number]
+    if plan.start != "last":
         return []
+    if plan.climbs == "below":
+        names = ("source_number", "repeat", "ensemble", "volume", "pressure")
+        same = [k for k, p in enumerate(earlier) if all(getattr(p, name) == getattr(plan, name) for name in names)]
+        above = [k for k in same if earlier[k].climbs == "present"]
+        if above:
+            return above
     place = (plans[number].source_number, plans[number].repeat)
     same_place = [other for other, plan in enumerate(earlier) if (plan.source_number, plan.repeat) == place]
     return [number] if number in same_place else same_place

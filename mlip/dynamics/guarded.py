@@ -29,8 +29,10 @@ class DynamicsError(ValueError):
 class GuardedBAOAB(LangevinBAOAB):
     """BAOAB that never asks a calculator for the forces of a structure that has come apart."""
 
-    def __init__(self, atoms: Atoms, *args: Any, **kwargs: Any) -> None:
-        self._start_volume = atoms.get_volume() if atoms.pbc.all() else 0.0
+    def __init__(self, atoms: Atoms, *args: Any, usual_volume: float | None = None, **kwargs: Any) -> None:
+        """As ASE's; ``usual_volume`` (Å³) is that from which the cell must not run away, by default the present one."""
+        present = atoms.get_volume() if atoms.pbc.all() else 0.0
+        self._start_volume = present if usual_volume is None else usual_volume
         super().__init__(atoms, *args, **kwargs)
 
     def _update_accel(self) -> None:

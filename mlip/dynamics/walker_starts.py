@@ -17,6 +17,9 @@ from mlip.structures.kinds import Anatomy, dissect
 from mlip.structures.starting import load_starting_structure, name_source
 from mlip.structures.walkability import check_walkable
 
+MOST_SWOLLEN = 1.6
+"""Volume over that of the ideal structure, or the inverse, beyond which no walker begins; it stops at 2."""
+
 
 @dataclass(frozen=True)
 class WalkerStart:
@@ -62,7 +65,7 @@ def begin_walker(
     check_walkable(source, anatomy, Demand.of(plan), name_source(plan.source))
     ideal = repeat_cell(source, plan.repeat)
     pools = {"last": _last_frames(last, is_trusted), "uncertain": _uncertain_frames(uncertain, plan)}
-    pool = [atoms for atoms in pools.get(plan.start, []) if np.array_equal(atoms.numbers, ideal.numbers)]
+    pool = [atoms for atoms in pools.get(plan.start, []) if _fits(atoms, ideal)]
     if not pool:
         return WalkerStart(_scale(ideal, plan.volume, anatomy) if plan.volume else ideal.copy(), anatomy, ideal)
     frame = pool[int(rng.integers(len(pool)))]
@@ -77,6 +80,13 @@ def begin_walker(
 def repeat_cell(atoms: Atoms, repeat: Sequence[int]) -> Atoms:
     """``atoms`` repeated, the same atoms of each cell fixed."""
     return atoms.copy() if tuple(repeat) == (1, 1, 1) else atoms.repeat(tuple(repeat))
+
+
+def _fits(atoms: Atoms, ideal: Atoms) -> bool:
+    """Whether a walker of ``ideal`` can begin in ``atoms``: its atoms, and not about to run away."""
+    if not np.array_equal(atoms.numbers, ideal.numbers):
+        return False
+    return not ideal.pbc.all() or 1 / MOST_SWOLLEN < atoms.get_volume() / ideal.get_volume() < MOST_SWOLLEN
 
 
 def _last_frames(trajectories: Sequence[Path], is_trusted: Callable[[Atoms], bool]) -> list[Atoms]:

@@ -18,7 +18,6 @@ from mlip.criteria import Criterion
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json, write_json
 from mlip.io.netcdf import read_netcdf, write_netcdf
-from mlip.loop.climb_ladders import climb_ladders, judge_ladder
 from mlip.loop.select_candidates import auditable, screen_frames
 from mlip.potential import Prediction, load_potential
 from mlip.potential.certification import (
@@ -29,6 +28,7 @@ from mlip.potential.certification import (
     squared_errors,
     summarise_certificates,
 )
+from mlip.potential.climbing import climb_ladders, judge_ladder
 from mlip.potential.evaluation import compare_with_labels
 from mlip.potential.uncertainty import SHIFT_QUANTILES
 from mlip.properties.eos_agreement import compare_eos

@@ -98,7 +98,11 @@ def explore_walker(request: WalkerRequest) -> None:
     thermalize_momenta(atoms, (2 if start.kind == "ideal" else 1) * plan.temperature, rng=rng)
     if not atoms.constraints:
         Stationary(atoms)
-    frames, reason = run_walker(atoms, plan, settings, rng, request.progress, anatomy=start.anatomy, scale=scale)
+    # Else a walker that goes on and on would thin out bit by bit.
+    volume = start.ideal.get_volume() if start.anatomy.kind == "bulk" else None
+    frames, reason = run_walker(
+        atoms, plan, settings, rng, request.progress, anatomy=start.anatomy, scale=scale, usual_volume=volume
+    )
     attributes = {
         "walker": request.walker,
         "structure_id": f"iter_{request.iteration:02d}-walker_{request.walker:02d}",
@@ -188,6 +192,7 @@ def run_walker(
     *,
     anatomy: Anatomy | None = None,
     scale: ErrorScale | None = None,
+    usual_volume: float | None = None,
 ) -> tuple[list[Frame], str]:
     """MD of ``atoms``; the kept frames and why it stopped.
 
@@ -199,6 +204,7 @@ def run_walker(
         progress: Called at every sample.
         anatomy: Of the structure, where ``atoms`` has moved already; by default its own.
         scale: Of the structure's expected errors; without it ``settings.max_relative_error`` stops no walker.
+        usual_volume: Å³, from which the cell must not run away; by default that of ``atoms``.
 
     Returns:
         Frames every ``settings.sample_every`` steps, followed by the last sane ones where the
@@ -212,7 +218,7 @@ def run_walker(
     targets, pbc, cell = Targets.of(plan), atoms.pbc.copy(), atoms.cell.array.copy()
     if plan.ensemble != "nvt" and not pbc.all():
         give_room(atoms)
-    dynamics = _dynamics(atoms, plan, settings, rng, anatomy)
+    dynamics = _dynamics(atoms, plan, settings, rng, anatomy, usual_volume)
     frames: list[Frame] = []
     recent: deque[Frame] = deque(maxlen=RING_SIZE)
     stride = max(1, settings.sample_every // (2 * RING_SIZE))
@@ -258,14 +264,19 @@ def give_room(atoms: Atoms) -> None:
 
 
 def _dynamics(
-    atoms: Atoms, plan: WalkerPlan, settings: Explore, rng: np.random.Generator, anatomy: Anatomy
+    atoms: Atoms,
+    plan: WalkerPlan,
+    settings: Explore,
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    usual_volume: float | None,
 ) -> LangevinBAOAB:
     """BAOAB Langevin dynamics, with a Langevin barostat for the NPT ensembles."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"usual_volume": usual_volume}
     kind: type[LangevinBAOAB] = GuardedBAOAB
     if plan.ensemble != "nvt":
         # ASE counts stress, not pressure: compression is negative.
-        options = {"externalstress": -plan.pressure * units.GPa, "P_tau": 500 * units.fs}
+        options |= {"externalstress": -plan.pressure * units.GPa, "P_tau": 500 * units.fs}
         if anatomy.kind == "bulk":
             options["hydrostatic"] = plan.ensemble == "npt"
         else:

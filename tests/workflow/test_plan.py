@@ -55,6 +55,19 @@ def test_walkers_that_go_on_wait_for_those_before_them(workflow: Workflow) -> No
         assert "walker_0" not in inputs[iteration, "01"]
 
 
+def test_walkers_that_climb_wait_for_what_decided_their_rung(workflow: Workflow) -> None:
+    groups = [{"temperatures": "ladder"}, {"temperatures": [300], "start": "ideal"}]
+    workflow.write_config(workflow.config | {"explore": workflow.config["explore"] | {"walkers": groups}})
+    plan = workflow.snakemake("-n", "--printshellcmds").stdout
+    inputs = dict(re.findall(r"^Job \d+: iter_(\d+ explore_walkers: walker \d+)\nReason: (.*)$", plan, re.MULTILINE))
+    assert len(inputs) == 3 * 4
+    jobs = re.findall(r"rule explore_walkers:\n    input: (.*)\n    output: (.*)\n", plan)
+    for files, output in jobs:
+        iteration, walker = (int(n) for n in re.findall(r"iter_(\d+)/explore_walkers/walker_(\d+)", output)[0])
+        climbs = walker < 3 and iteration > 0
+        assert (f"iter_{iteration - 1:02d}/assess_potential/ladder.json" in files) == climbs
+
+
 @pytest.mark.parametrize("graph", ["--dag", "--rulegraph"])
 def test_graphs_are_drawn(workflow: Workflow, graph: str) -> None:
     dot = workflow.snakemake(graph).stdout

@@ -26,7 +26,10 @@ def test_rungs_follow_from_what_the_potential_says_of_melting() -> None:
 
 def test_walkers_climb_by_one_and_by_two_where_it_is_easy() -> None:
     assert climb(START, CALM, LADDER).rung == 1
-    assert climb(START, Observed(4, expected=0.1), LADDER).rung == 2
+    cold = Climb().settled(LADDER, lindemann=2100.0)
+    assert climb(cold, Observed(4, expected=0.1), LADDER).rung == 2
+    assert climb(cold, Observed(4, expected=0.2), LADDER).rung == 1
+    assert climb(START, Observed(4, expected=0.1), LADDER).rung == 1  # 675 K would be near melting
     audited = Observed(4, expected=0.1, audited=0.25, n_audits=4, audited_rung=0)
     after = climb(START, audited, LADDER)
     assert after.rung == 1
@@ -36,6 +39,7 @@ def test_walkers_climb_by_one_and_by_two_where_it_is_easy() -> None:
 @pytest.mark.parametrize(
     ("seen", "reason"),
     [
+        (Observed(4, n_stopped=1, n_exploded=1, n_molten=4, expected=0.1), "1 of 4 walkers stopped early"),
         (Observed(4, n_stopped=1, expected=0.1), "1 of 4 walkers stopped early"),
         (Observed(4, expected=0.4), "expected error 0.4 of the RMS force, limit 0.3"),
         (Observed(4, expected=0.1, audited=0.5, n_audits=6, audited_rung=2), "error of 6 audits at rung 2 0.5"),
@@ -65,6 +69,14 @@ def test_the_ladder_ends_in_the_melt_once_its_errors_are_small() -> None:
     assert (done.done, done.rung, done.reason[:6]) == (True, 0, "molten")
     # What was done is not for ever: a new potential may fail at the top.
     assert not climb(done, Observed(**molten, expected=0.5), LADDER).done
+
+
+def test_a_melt_that_explodes_goes_on_a_rung_lower() -> None:
+    hot = climb(START, CALM, LADDER)
+    boiling = Observed(4, n_stopped=1, n_exploded=1, n_molten=3, expected=0.1)
+    assert climb(hot, boiling, LADDER).rung == 0
+    assert climb(hot, Observed(4, n_stopped=1, n_molten=3, expected=0.1), LADDER).rung == 1
+    assert climb(hot, Observed(4, n_stopped=1, n_exploded=1, expected=0.1), LADDER).rung == 1
 
 
 def test_rungs_that_are_given_are_climbed_to_the_last_one() -> None:

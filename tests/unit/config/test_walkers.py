@@ -3,7 +3,7 @@
 import pytest
 
 from mlip.config.system import Config, ConfigError, parse_config
-from mlip.config.walkers import list_all_demands, list_demands, plan_walkers, walkers_before
+from mlip.config.walkers import list_all_demands, list_demands, plan_walkers, plans_of, walkers_before
 
 RAMP = [{"time": 0, "temperature": 300}, {"time": 500, "temperature": 2500}, {"time": 1000, "temperature": 300}]
 
@@ -111,3 +111,58 @@ def test_demands_of_every_iteration_are_listed_once() -> None:
     later = {"from_iteration": 1, "explore": {"walkers": [{"repeat": [3, 3, 3], "max_atoms": 50_000}]}}
     demands = list_all_demands(parse({"repeat": [2, 2, 2]}, n_structures=1, overrides=(later,)))
     assert [(d.repeat, d.max_atoms) for d in demands] == [((2, 2, 2), 20_000), ((3, 3, 3), 50_000)]
+
+
+def test_a_crystal_alone_gets_walkers_that_climb() -> None:
+    config = parse_config({"system": "x", "structures": [{"bulk": {"name": "Cu"}}]})
+    found = plans_of(config, 0)
+    assert len(found) == config.n_walkers == 6
+    assert [plan.climbs for plan in found] == 2 * ["present", "present", "below"]
+    assert {plan.ensemble for plan in found} == {"nvt", "npt"}
+    # As walkers do whose temperatures nobody has said; those that have are where they were.
+    assert {plan.climbs for plan in plans(parse({"temperatures": [300]}))} == {""}
+
+
+def test_walkers_go_on_where_they_were_and_begin_anew_now_and_then() -> None:
+    config = parse({"temperatures": [300, 600]}, {"temperatures": [900], "start": "ideal"}, n_structures=1)
+    starts = [[plan.start for plan in plans_of(config, iteration)] for iteration in range(5)]
+    assert starts[1:] == [["last", "last", "ideal"]] * 2 + [["last", "ideal", "ideal"], ["ideal", "last", "ideal"]]
+    ramp = parse({"schedule": RAMP}, n_structures=1)
+    assert {plan.start for iteration in range(5) for plan in plans_of(ramp, iteration)} == {"ideal"}
+    always = parse({"temperatures": [300]}, n_structures=1, fresh_every=1)
+    assert {plan.start for iteration in range(5) for plan in plans_of(always, iteration)} == {"ideal"}
+    assert walkers_before(1, plans_of(config, 2), plans_of(config, 1)) == [1]
+
+
+def test_walkers_below_the_rung_go_on_from_those_at_it() -> None:
+    groups = [{"temperatures": "ladder"}, {"temperatures": "ladder", "volumes": [0.1]}]
+    config = parse(*groups, n_structures=1)
+    earlier, later = plans_of(config, 0), plans_of(config, 3)
+    assert [walkers_before(number, later, earlier) for number in range(6)] == [[0], [], [0, 1], [3], [4], []]
+
+
+def test_what_rungs_ask_of_structures_is_known_from_the_start() -> None:
+    rungs = [{"temperature": 300}, {"temperature": 900, "repeat": [2, 2, 2]}, {"temperature": 900, "pressure": 20}]
+    config = parse({"ensemble": "npt", "temperatures": "ladder"}, n_structures=1, ladder={"rungs": rungs})
+    demands = [(d.repeat, d.is_pressed) for d in list_all_demands(config)]
+    assert demands == [((1, 1, 1), False), ((1, 1, 1), True), ((2, 2, 2), False)]
+
+
+@pytest.mark.parametrize(
+    ("explore", "message"),
+    [
+        ({"ladder": {"rungs": []}}, "rungs"),
+        (
+            {"ladder": {"rungs": [{"temperature": 300, "repeat": [0, 1, 1]}]}},
+            r"repeat must be at least 1 .*\[0, 1, 1\]",
+        ),
+        ({"ladder": {"first": 900, "top": 300}}, r"top \(300 K\) is below first \(900 K\)"),
+        ({"ladder": {"factor": 1.0}}, "factor"),
+        ({"walkers": [{"temperatures": "stairs"}]}, "ladder"),
+        ({"walkers": [{"temperatures": "ladder", "schedule": RAMP}]}, "`temperatures: ladder`; remove one"),
+        ({"fresh_every": 0}, "fresh_every"),
+    ],
+)
+def test_ladders_without_meaning_are_refused(explore: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"system": "x", "structures": [{"bulk": {"name": "Cu"}}], "explore": explore})

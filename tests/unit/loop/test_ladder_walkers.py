@@ -18,9 +18,9 @@ from mlip.config.walkers import WalkerPlan
 from mlip.dynamics.melting import estimate_melting, is_molten, neighbours_left
 from mlip.io.files import write_json
 from mlip.io.trajectory import read_frames
-from mlip.loop.climb_ladders import climb_ladders, judge_ladder
 from mlip.loop.explore_walkers import WalkerRequest, explore_walker
 from mlip.potential import Prediction
+from mlip.potential.climbing import climb_ladders, judge_ladder
 
 COPPER = StartingStructure(bulk=Bulk(name="Cu", a=3.61))
 TOLD = {"rms_force": {"all": 1.0, "structures": {}}, "uncertainty": {"error_over_expected": {"all": 1.0}}}
@@ -115,6 +115,13 @@ def test_rungs_have_pressures_volumes_and_supercells(walk) -> None:
     assert (len(larger[0]), data.attrs["start"]) == (8, "ideal")
 
 
+def test_walkers_that_go_on_do_not_thin_out_bit_by_bit(walk) -> None:
+    path, before, _ = walk(iteration=0, volume=0.9)
+    assert before[0].get_volume() == pytest.approx(1.9 * 3.61**3)
+    _, after, data = walk(start="last", last=[path])
+    assert (data.attrs["start"], after[0].get_volume()) == ("ideal", pytest.approx(3.61**3))
+
+
 def test_melts_are_told_from_hot_crystals() -> None:
     rng, crystal = np.random.default_rng(0), bulk("Cu", cubic=True) * (3, 3, 3)
     hot, molten, moved = crystal.copy(), crystal.copy(), crystal.copy()
@@ -188,7 +195,7 @@ def test_an_iteration_says_where_the_next_one_stands_and_why(tmp_path) -> None:
     bad = judge(tmp_path, make_table([1, 1], ["finished"] * 2, 0.1), [audit(0, 1.0), audit(0, 1.0)], first)
     assert (bad["0"]["rung"], bad["0"]["seen"]["audited"]) == (1, pytest.approx(0.5))
     mended = [audit(0, 1.0), audit(0, 1.0), audit(1, 0.2), audit(1, 0.2)]
-    assert judge(tmp_path, make_table([1, 1], ["finished"] * 2, 0.1), mended, first)["0"]["rung"] == 3
+    assert judge(tmp_path, make_table([1, 1], ["finished"] * 2, 0.1), mended, first)["0"]["rung"] == 2
     assert judge(tmp_path, make_table([-1, -1], ["finished"] * 2, 0.1), []) == {}
 
 

@@ -14,9 +14,9 @@ from ase import Atoms
 from mlip.active.ladder import Climb, Observed, climb
 from mlip.config.ladder import Ladder
 from mlip.criteria import Criterion
-from mlip.potential import Prediction
 from mlip.potential.certification import squared_errors
 from mlip.potential.expected_error import ErrorScale
+from mlip.potential.interface import Prediction
 from mlip.structures.labelled import labelled_forces
 
 FEWEST_AUDITS = 2
@@ -83,6 +83,7 @@ def _count_walkers(table: xr.Dataset, source: int, rung: int) -> dict[str, int]:
     return {
         "n_walkers": int(there.sum()),
         "n_stopped": int((there & early).sum()),
+        "n_exploded": int((there & (table.stop_reason.values == "exploded")).sum()),
         "n_molten": int(table.explorer_molten.values[there].sum()),
     }
 
