@@ -47,7 +47,7 @@ def configure(case: str, seed: int, *, n_iterations: int, relative_rmse: float, 
         "seed": seed,
         "max_iterations": n_iterations,
         "train": SMALL,
-        "explore": {"timestep": 2.0, "n_steps": 500, **explore},
+        "explore": {"timestep": 2.0, "n_steps": 400, **explore},
         "select": {"n_structures": 12, "n_audit": 6},
         # A bound in eV/Å is the user's to set; here it is wide, and what counts is the ladder's own limit.
         "assess": {

@@ -83,8 +83,9 @@ def test_rungs_that_are_given_are_climbed_to_the_last_one() -> None:
     ladder = Ladder(rungs=(Rung(temperature=300), Rung(temperature=300, pressure=20), Rung(temperature=900)))
     state = Climb().settled(ladder, float("nan"))
     molten = Observed(4, n_molten=4, expected=0.1)
-    state = climb(state, molten, ladder)
-    assert (state.rung, state.done) == (2, False)
+    for rung in (1, 2):
+        state = climb(state, molten, ladder)
+        assert (state.rung, state.done) == (rung, False)
     state = climb(state, molten, ladder)
     assert (state.rung, state.done) == (2, True)
     # A shorter ladder in a later iteration: on its last rung.
