@@ -7,7 +7,9 @@ checkpoint assess_potential:
     input:
         old=collect("results/{{system}}/iter_{i}/train_committee/{file}", i=iteration_before, file=POTENTIAL_FILES),
         potential=multiext("results/{system}/iter_{iteration}/train_committee/potential", ".json", ".safetensors"),
-        dataset=multiext("results/{system}/iter_{iteration}/collect_dataset/", "new.extxyz", "test.extxyz", "dataset.json"),
+        dataset=multiext(
+            "results/{system}/iter_{iteration}/collect_dataset/", "new.extxyz", "test.extxyz", "dataset.json"
+        ),
         references="results/{system}/label_references/references.extxyz",
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
