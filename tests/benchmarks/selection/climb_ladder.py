@@ -1,6 +1,6 @@
 """From a crystal's configuration alone to a certified melt: seeds of a loop whose teacher stands in for DFT.
 
-    python tests/benchmarks/selection/climb_ladder.py results/climb --case silicon --seeds 5
+    python tests/benchmarks/selection/climb_ladder.py results/climb --case silicon --seeds 0 1 2 3 4
     python tests/benchmarks/selection/climb_ladder.py results/climb --table
 
 EMT copper and Stillinger-Weber silicon cost nothing and are exact, so what is tried is the plumbing: that walkers
@@ -118,12 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where records are and go")
     parser.add_argument("--case", default="silicon", choices=[*CASES])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[*range(5)])
     parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--table", action="store_true", help="print what has been measured, run nothing")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    for seed in range(0 if given.table else given.seeds):
+    for seed in () if given.table else given.seeds:
         record = given.folder / f"{given.case}-{seed}.json"
         if not record.exists():
             root = given.folder / "runs" / f"{given.case}-{seed}"
