@@ -13,7 +13,9 @@ from mlip.config.system import Config, parse_config
 
 
 def synthetic_config(**changes) -> Config:
+    walkers = [{"ensemble": ensemble, "temperatures": [300, 600]} for ensemble in ("nvt", "npt")]
     base = {"system": "silicon", "max_iterations": 5, "structures": [{"bulk": {"name": "Si"}}]}
+    base["explore"] = {"walkers": walkers}
     return parse_config(base | changes)
 
 
