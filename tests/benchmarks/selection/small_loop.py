@@ -65,7 +65,7 @@ class SmallLoop:
         )
         volumes = config.assess.eos_volumes
         self.references.mkdir(parents=True, exist_ok=True)
-        label_references(start, config.label, volumes, store=self.store, out=self.references / "references.extxyz")
+        label_references({0: start}, config.label, volumes, store=self.store, out=self.references / "references.extxyz")
         symbols = {s for source in config.structures for s in load_starting_structure(source).symbols}
         isolated = self.references / "isolated_atoms.json"
         label_isolated_atoms(sorted(symbols), config.label, store=self.store, out=isolated)
