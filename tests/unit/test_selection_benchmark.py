@@ -77,3 +77,19 @@ def test_labels_to_a_target_are_interpolated_and_compared(script: Any) -> None:
     assert curves.at_equal_labels([random, fast], "fast") == [pytest.approx(0.6 / 0.3)]
     assert curves.band([2.0, 2.0, 2.0]) == (2.0, 2.0, 2.0)
     assert "| c | fast | 1 | 4.00 (4.00, 4.00) |" in curves.tabulate([random, fast])
+
+
+@pytest.mark.slow
+def test_the_short_form_of_the_ladder_climbs_from_the_crystal(script: Any, tmp_path: Path) -> None:
+    benchmark = script("climb_ladder")
+    explore = {"n_steps": 40, "sample_every": 5}
+    record = benchmark.climb("silicon", 0, tmp_path, n_iterations=3, relative_rmse=0.5, explore=explore)
+    assert record["iterations"] == 3
+    assert (record["broken"], record["failed"]) == (0, 0)
+    rungs = [entry["walked"]["rung"] for entry in record["ladder"]]
+    assert rungs[0] == 0
+    assert rungs == sorted(rungs)
+    assert rungs[-1] > 0, "walkers have climbed"
+    assert not record["converged"]
+    assert "structures below the top of their ladder" in record["unmet"]
+    assert "| silicon | 0 | no |" in benchmark.tabulate([record])
