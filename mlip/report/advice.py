@@ -154,6 +154,17 @@ def _walkers(case: FailedCriterion) -> str:
     return " ".join(parts)
 
 
+def _ladder(case: FailedCriterion) -> str:
+    """Where the walkers are that have not arrived, and how to go on or to stop there."""
+    entries = [entry for entry in (case.assessment.get("ladder") or {}).values() if not entry["done"]]
+    told = "; ".join(f"rung {e['walked']['rung']} of {e['n_rungs']} ({e['reason']})" for e in entries)
+    reached = max((entry["walked"]["temperature"] for entry in entries), default=0.0)
+    return (
+        f"The walkers have not climbed to the top: {told}. Let the loop go on (max_iterations, now"
+        f" {case.config.max_iterations}), or, where {reached:.4g} K is enough for your purpose, set explore.ladder.top."
+    )
+
+
 def _properties(case: FailedCriterion) -> str:
     volumes, scanned = case.config.assess.eos_volumes, case.config.prepare.volume_range
     if volumes and (min(volumes) < scanned[0] or max(volumes) > scanned[1]):
@@ -191,6 +202,7 @@ REMEDIES: dict[str, Callable[[FailedCriterion], str]] = {
     "audit force RMSE": _audit,
     "coverage": _coverage,
     "share of walkers": _walkers,
+    "structures below the top": _ladder,
     "relative error of": _properties,
     "RMSE of the equation of state": _properties,
 }

@@ -376,6 +376,16 @@ def test_every_criterion_of_the_loop_has_advice(tmp_path):
     assert all(advise(entry.as_dict(), synthetic_config(), loop) for entry in listed)
 
 
+def test_walkers_that_have_not_arrived_have_advice(tmp_path):
+    walked = {"rung": 3, "temperature": 1012.5}
+    ladder = {"0": {"done": False, "n_rungs": 8, "reason": "climbs", "walked": walked}}
+    entry = {"name": "structures below the top of their ladder", "value": 1.0, "target": 0.0, "passed": False}
+    text = advise(entry, synthetic_config(), loop_of(tmp_path, {"ladder": ladder}))
+    assert "rung 3 of 8 (climbs)" in text
+    assert "max_iterations, now 5" in text
+    assert "where 1012 K is enough for your purpose, set explore.ladder.top" in text
+
+
 def test_relative_errors_are_read_in_per_cent():
     entry = {"name": "relative error of the lattice constant", "value": 2e-5, "target": 0.003, "passed": True}
     row = describe_criterion(entry)
