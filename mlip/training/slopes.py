@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.cell import Cell
 from ase.geometry import wrap_positions
+from scipy.stats import spearmanr
 
 from mlip.structures.labelled import has_label, labelled_energy, labelled_forces, labelled_stress
 
@@ -22,6 +23,8 @@ FAR, MAX_STRAIN = 1.0, 0.2
 """Å that an atom has moved, and strain, from which the work between two structures is not their mean force's."""
 MOST_MEMBERS = 30
 """Structures of a group between which work is taken."""
+LEAST_WORK = 1e-3
+"""eV/atom by which energies and work must spread: less may be the noise of a label."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,20 @@ def stress_slope(structures: Sequence[Atoms], groups: np.ndarray, least: int) ->
     works, independent = _works(structures, groups)
     strained = [(rise - force, stress) for rise, force, stress in works if stress]
     return _ratio(strained) if independent >= least else Slope()
+
+
+def work_correlation(structures: Sequence[Atoms], groups: np.ndarray, least: int) -> float:
+    """Rank correlation of energy differences with the work of forces and stresses, of pairs as for :func:`work_slope`.
+
+    Of labels that belong together it is near 1, near -1 with a wrong sign, and a factor leaves it as it is; NaN where
+    fewer than ``least`` pairs are independent, or where all of it is less than ``LEAST_WORK``.
+    """
+    works, independent = _works(structures, groups)
+    table = np.array([(rise, force + stress) for rise, force, stress in works], dtype=float).reshape(-1, 2)
+    if independent < least or (table.std(axis=0) < LEAST_WORK).any():
+        return math.nan
+    # Of ranks (Spearman): one energy that is far off must not hide that the others belong to their forces.
+    return float(spearmanr(table[:, 0], table[:, 1]).statistic)
 
 
 def _works(structures: Sequence[Atoms], groups: np.ndarray) -> tuple[list[tuple[float, float, float]], int]:

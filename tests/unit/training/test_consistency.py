@@ -325,3 +325,31 @@ def test_stresses_of_hardly_strained_small_cells_are_told_without_a_model(factor
         structures.append(change(label(atoms, EMT()), stress=factor))
     message = verdict(structures)
     assert ("stresses" in message and "wrong sign" in message) if factor < 0 else not message
+
+
+def relabel(structures: list[Atoms], fault: str) -> list[Atoms]:
+    """Copies whose energies or forces are the next structure's, or whose forces are the next atom's."""
+    copies = []
+    for atoms, other in zip(structures, [*structures[1:], structures[0]], strict=True):
+        copy, results = atoms.copy(), dict(atoms.calc.results)
+        if fault == "atoms":
+            results["forces"] = np.roll(results["forces"], 1, axis=0)
+        else:
+            results[fault] = other.calc.results[fault]
+        copy.calc = SinglePointCalculator(copy, **results)
+        copies.append(copy)
+    return copies
+
+
+@pytest.mark.parametrize("fault", ["energy", "forces", "atoms"])
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_of_another_structure_or_atom_are_told(fault: str, seed: int) -> None:
+    """Four atoms, rattled so that their forces rule the energy."""
+    rng, right = np.random.default_rng(seed), []
+    for _ in range(30):
+        atoms = bulk("Cu", cubic=True)
+        atoms.set_cell(atoms.cell * rng.uniform(0.98, 1.02), scale_atoms=True)
+        atoms.rattle(0.15, rng=rng)
+        right.append(label(atoms, EMT()))
+    assert check(right, "warn") == []
+    assert "do not belong together" in " ".join(check(relabel(right, fault), "warn"))
