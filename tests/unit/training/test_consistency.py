@@ -351,5 +351,5 @@ def test_labels_of_another_structure_or_atom_are_told(fault: str, seed: int) -> 
         atoms.set_cell(atoms.cell * rng.uniform(0.98, 1.02), scale_atoms=True)
         atoms.rattle(0.15, rng=rng)
         right.append(label(atoms, EMT()))
-    assert check(right, "warn") == []
+    assert "do not belong together" not in " ".join(check(right, "warn"))
     assert "do not belong together" in " ".join(check(relabel(right, fault), "warn"))
