@@ -3,8 +3,8 @@
 Forces and stresses are derivatives of the energy. A small linear model fitted to the forces alone
 (:mod:`mlip.training.linear`) implies differences of energies and virials; labels regressed on
 these have the slope 1 whatever the data, while 27.2, 23.06, -1 or 160.2 name a wrong unit or
-sign. Where the model cannot tell, energies are regressed on the work of the labelled forces between
-copies of one structure. Slopes are medians over pairs of structures of one composition (Theil and Sen), and say
+sign. Where there are copies of one structure, the work between them tells more, and before the
+model (:mod:`mlip.training.work`). Slopes are medians over pairs of structures of one composition (Theil and Sen), and say
 something only when the middle half of the pairs agrees. A verdict stops the training; what is
 merely odd becomes a warning. When in doubt, nothing is said: a false alarm costs more than a miss.
 """
@@ -20,7 +20,7 @@ from ase import Atoms
 from ase.units import Bohr, GPa, Hartree, Ry, kcal, kJ, mol
 
 from mlip.statistics import deviation, fit_absolute
-from mlip.structures.labelled import labelled_energy
+from mlip.structures.labelled import has_label, labelled_energy
 from mlip.structures.states import find_conflicts
 from mlip.training.data import TrainingDataError
 from mlip.training.densities import Dataset
@@ -34,16 +34,15 @@ from mlip.training.sanity import (
     check_placeholders,
     check_twins,
 )
-from mlip.training.slopes import NORMAL, Slope, pair_slope, stress_slope, work_correlation, work_slope
+from mlip.training.slopes import NORMAL, Slope, pair_slope, work_slope
+from mlip.training.work import Work, fit_work
+from mlip.training.work_verdicts import confirm, is_clear, judge_work
 
 MAX_ATOMS = 4000
 MIN_STRUCTURES = 8
 """Structures of one composition below which their energies are not compared."""
 MIN_TENSORS = 3
 """Independent differences of stress tensors below which they are not compared."""
-MIN_RELATED, LEAST_RELATED = 15, 0.3
-"""Independent pairs from which, and rank correlation of energies with the forces' work below which, labels are told
-to be of different structures: of right ones, the least measured was 0.73, of exchanged ones the most was 0.16."""
 MIN_SKILL = 0.6
 """Explained share of held-out forces below which the model may not judge."""
 SAME_VOLUME = 1.01
@@ -64,6 +63,8 @@ MIN_TOTAL = 1.0
 """eV/atom from which on an offset may be a factor."""
 OUTLIER, MIN_OUTLIER = 12.0, 0.1
 """An energy is an outlier at this many standard deviations, and eV/atom."""
+EXPLAINED = 0.5
+"""Share of that, up to which work between structures may contradict an energy that is none."""
 
 ENERGY_UNITS = {
     "energies in Hartree": 1 / Hartree,
@@ -131,26 +132,13 @@ def _check_set(structures: Sequence[Atoms], data: Dataset, n_species: int, name:
     if len(structures) >= MIN_STRUCTURES:
         implied = imply_labels(data, n_species, MAX_ATOMS)
         some = [structures[k] for k in implied.chosen]
-        judgements = [_judge_slopes(some, implied, data, name)]
+        work = fit_work(some, phase_groups(some), implied, trusted=implied.skill >= MIN_SKILL)
+        judgements = [_judge_labels(some, implied, data, work, name)]
         if implied.skill >= MIN_SKILL:
-            judgements.append(_judge_energies(some, implied, name))
+            judgements.append(_judge_energies(some, implied, work, name))
         for judged in judgements:
             errors, warnings = errors + judged[0], warnings + judged[1]
-        warnings += [] if errors else _judge_relation(some, name)
     return errors, warnings
-
-
-def _judge_relation(structures: Sequence[Atoms], name: str) -> list[str]:
-    """A warning about energies that know nothing of the forces, whatever the units of either."""
-    related = work_correlation(structures, phase_groups(structures), MIN_RELATED)
-    if not related < LEAST_RELATED:
-        return []
-    text = (
-        f"{name}: energies and forces do not belong together: differences of energy correlate by {related:.2f} with the"
-        " work of the forces and stresses, which should be near 1; look for frames out of step, and atoms in another"
-        " order than their forces"
-    )
-    return [text]
 
 
 def phase_groups(structures: Sequence[Atoms], *, formula: bool = False) -> np.ndarray:
@@ -175,28 +163,40 @@ def phase_groups(structures: Sequence[Atoms], *, formula: bool = False) -> np.nd
     return found
 
 
-def _judge_slopes(
-    structures: Sequence[Atoms], implied: Implied, data: Dataset, name: str
+def _judge_labels(
+    structures: Sequence[Atoms], implied: Implied, data: Dataset, work: Work | None, name: str
 ) -> tuple[list[str], list[str]]:
-    """Errors and warnings from the slopes of energies and virials."""
-    sizes = np.array([len(atoms) for atoms in structures], dtype=float)
+    """Errors and warnings about units and signs, by work between copies of one structure, else by the model."""
     groups = phase_groups(structures)
-    known = data.has_stress.cpu().numpy()[implied.chosen] > 0
     energy = virial = Slope()
     if implied.skill >= MIN_SKILL:
-        energy, virial = _energy_slope(structures, implied, groups), _virial_slope(implied, known, sizes, groups)
-    modelled = energy.agreed
-    if not modelled:  # few structures, or in small cells that are strained
-        energy = work_slope(structures, groups, MIN_STRUCTURES - 1)
-    if not virial.agreed:
-        virial = stress_slope(structures, groups, MIN_STRUCTURES - 1)
+        energy, virial = _energy_slope(structures, implied, groups), _virial_slope(structures, implied, data, groups)
+    errors, warnings = judge_work(structures, work, virial)
+    if not errors and not is_clear(work):
+        modelled = energy.agreed
+        if not modelled:  # few structures, or in small cells that are strained
+            energy = work_slope(structures, groups, MIN_STRUCTURES - 1)
+        if work is not None:
+            energy = confirm(work, energy, work.force.value)
+            virial = confirm(work, virial, work.force.value / work.stress.value)
+        more = _judge_slopes(structures, energy, virial, modelled=modelled)
+        errors, warnings = errors + more[0], warnings + more[1]
+    prefix = "" if name == "train" else f"{name}: "
+    return [prefix + text for text in errors], [prefix + text for text in warnings]
+
+
+def _judge_slopes(
+    structures: Sequence[Atoms], energy: Slope, virial: Slope, *, modelled: bool
+) -> tuple[list[str], list[str]]:
+    """Errors and warnings from the slopes of energies and virials."""
+    sizes = {len(atoms) for atoms in structures}
     # Both off by one factor: not energies and stresses are in another unit, but the forces they are held against.
     shared = energy.wrong and virial.wrong and 1 / NORMAL < virial.value / energy.value < NORMAL
     verdicts = []
     if energy.wrong:
         candidates = {} if shared else dict(ENERGY_UNITS)
-        if len(set(sizes)) == 1 and sizes[0] > 2 and modelled and not shared:
-            candidates["energies per atom"] = 1 / sizes[0]
+        if len(sizes) == 1 and modelled and not shared and (size := min(sizes)) > 2:
+            candidates["energies per atom"] = 1 / size
         if shared or not virial.agreed:
             candidates |= FORCE_UNITS
         if not modelled:
@@ -204,15 +204,14 @@ def _judge_slopes(
         quantity = "energies and stresses against forces" if shared else "energies against forces"
         verdicts.append(_name_unit(quantity, energy.value, candidates))
     if virial.wrong and not shared:
-        volume = float(np.median([a.get_volume() for a, k in zip(structures, known, strict=True) if k]))
+        volume = float(np.median([atoms.get_volume() for atoms in structures if has_label(atoms, "stress")]))
         candidates = STRESS_UNITS | {
             "virials (eV) in place of stresses": volume,
             "negative virials (eV) in place of stresses": -volume,
         }
         candidates |= {} if energy.agreed else FORCE_UNITS
         verdicts.append(_name_unit("stresses against forces", virial.value, candidates))
-    texts = [(text if name == "train" else f"{name}: {text}", named) for text, named in verdicts]
-    return [text for text, named in texts if named], [text for text, named in texts if not named]
+    return [text for text, named in verdicts if named], [text for text, named in verdicts if not named]
 
 
 def _energy_slope(structures: Sequence[Atoms], implied: Implied, groups: np.ndarray) -> Slope:
@@ -227,8 +226,10 @@ def _energy_slope(structures: Sequence[Atoms], implied: Implied, groups: np.ndar
     return pair_slope(energies[kept], labels[kept], groups[kept], MIN_STRUCTURES - 1)
 
 
-def _virial_slope(implied: Implied, known: np.ndarray, sizes: np.ndarray, groups: np.ndarray) -> Slope:
-    """Slope of the virials per atom of the structures that have one (``known`` [n])."""
+def _virial_slope(structures: Sequence[Atoms], implied: Implied, data: Dataset, groups: np.ndarray) -> Slope:
+    """Slope of the virials per atom of the structures that have one."""
+    known = data.has_stress.cpu().numpy()[implied.chosen] > 0
+    sizes = np.array([len(atoms) for atoms in structures], dtype=float)
     if not known.any():
         return Slope(*[math.nan] * 3)
     virials, labels = (v[known] / sizes[known][:, None, None] for v in (implied.virials, implied.virial_labels))
@@ -268,10 +269,15 @@ def _name_unit(quantity: str, slope: float, candidates: dict[str, float]) -> tup
     return f"{start}, as with {exact}; convert to eV, eV/Å and eV/Å³ before training", True
 
 
-def _judge_groups(structures: Sequence[Atoms], implied: Implied, name: str) -> tuple[list[str], list[str]]:
+def _judge_groups(
+    structures: Sequence[Atoms], implied: Implied, work: Work | None, name: str
+) -> tuple[list[str], list[str]]:
     """Errors and warnings about two groups of structures that were labelled with different settings."""
     energies, forces = split_energies(structures, implied), split_forces(implied)
     errors, warnings = list[str](), list[str]()
+    if energies is not None and work is not None:
+        # Work that leads from one group to the other knows of no offset: a site or phase that the model misjudges.
+        energies = energies if not abs(work.offset(energies.minority)) < EXPLAINED * abs(energies.offset) else None
     if energies is not None:
         clear = energies.scatter <= CLEAR_SCATTER or abs(energies.offset) >= CLEAR_SEPARATION * energies.scatter
         told = errors if clear and abs(energies.offset) >= CERTAIN_OFFSET else warnings
@@ -310,15 +316,18 @@ def _ratio(structures: Sequence[Atoms], groups: Groups) -> str:
     return f" or units (a factor of {mean / other:.3g})" if abs(other) > MIN_TOTAL and mean / other > 0 else ""
 
 
-def _judge_energies(structures: Sequence[Atoms], implied: Implied, name: str) -> tuple[list[str], list[str]]:
+def _judge_energies(
+    structures: Sequence[Atoms], implied: Implied, work: Work | None, name: str
+) -> tuple[list[str], list[str]]:
     """Errors and warnings from what the implied energies and forces leave over: mixed settings and outliers."""
-    errors, warnings = _judge_groups(structures, implied, name)
+    errors, warnings = _judge_groups(structures, implied, work, name)
     if not errors + warnings:
-        warnings = _find_outliers(structures, implied, name)
+        warnings = _find_outliers(structures, implied, work, name)
     return errors, warnings + _judge_forces(structures, implied, name)
 
 
-def _find_outliers(structures: Sequence[Atoms], implied: Implied, name: str) -> list[str]:
+def _find_outliers(structures: Sequence[Atoms], implied: Implied, work: Work | None, name: str) -> list[str]:
+    """A warning about energies off the fit to the others, unless the work of their own forces leads to them."""
     warnings = []
     # Of one formula each: what an element's energy is by itself drops out.
     groups = phase_groups(structures, formula=True)
@@ -328,11 +337,18 @@ def _find_outliers(structures: Sequence[Atoms], implied: Implied, name: str) -> 
         if residuals is None:
             continue
         limit = max(OUTLIER * deviation(residuals), MIN_OUTLIER)
-        far = members[np.abs(residuals - np.median(residuals)) > limit]
+        away = np.abs(residuals - np.median(residuals))
+        # A strained structure's energy is a guess of the model's, and right where work from others leads to it.
+        far = [k for k, x in zip(members.tolist(), away, strict=True) if x > limit and not _explains(work, k, x)]
         # Many far ones are a model that does not fit, not labels that are wrong.
         if 0 < len(far) <= max(2, 0.03 * len(members)):
             warnings.append(f"unusual energies: {_list(implied, far, name)}; look at these labels")
     return warnings
+
+
+def _explains(work: Work | None, index: int, away: float) -> bool:
+    """Whether work leads from other structures to the energy of one that is ``away`` (eV/atom) from the model's."""
+    return work is not None and work.contradiction(index) < max(EXPLAINED * away, 0.5 * MIN_OUTLIER)
 
 
 def _energy_residuals(structures: Sequence[Atoms], implied: Implied, members: np.ndarray) -> np.ndarray | None:

@@ -41,6 +41,7 @@ class Implied:
     Attributes:
         energies, labels: eV, [n].
         virials, virial_labels: dE/dstrain, eV, [n, 3, 3].
+        forces: eV/Å, of each structure [n_atoms, 3], its atoms ordered by element, and as given among those of one.
         force_misfit: RMS error over the structure's RMS force, or over the typical one where that
             is larger, [n].
         force_slopes: of the labelled forces on the model's, [n]; NaN where there is no force.
@@ -55,6 +56,7 @@ class Implied:
     labels: np.ndarray
     virials: np.ndarray
     virial_labels: np.ndarray
+    forces: list[np.ndarray]
     force_misfit: np.ndarray
     force_slopes: np.ndarray
     skill: float
@@ -94,6 +96,7 @@ def imply_labels(data: Dataset, n_species: int, max_atoms: int) -> Implied:
         labels=data.energies.double().cpu().numpy()[chosen],
         virials=np.einsum("kabf,f->kab", np.concatenate(virials), coefficients),
         virial_labels=data.virials.double().cpu().numpy()[chosen],
+        forces=np.split(predicted, np.cumsum(np.bincount(structure))[:-1]),
         force_misfit=misfit,
         force_slopes=_force_slopes(design, forces, predicted, structure),
         skill=skill,
