@@ -4,8 +4,8 @@ Forces and stresses are derivatives of the energy. A small linear model fitted t
 (:mod:`mlip.training.linear`) implies differences of energies and virials; labels regressed on
 these have the slope 1 whatever the data, while 27.2, 23.06, -1 or 160.2 name a wrong unit or
 sign. Where there are copies of one structure, the work between them tells more, and before the
-model (:mod:`mlip.training.work`). Slopes are medians over pairs of structures of one composition (Theil and Sen), and say
-something only when the middle half of the pairs agrees. A verdict stops the training; what is
+model (:mod:`mlip.training.work`). Slopes are medians over pairs of structures of one composition
+(Theil and Sen), and say something only when the middle half of the pairs agrees. A verdict stops the training; what is
 merely odd becomes a warning. When in doubt, nothing is said: a false alarm costs more than a miss.
 """
 
