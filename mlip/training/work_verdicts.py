@@ -25,7 +25,8 @@ SIGN_ERRORS, RELATION_ERRORS, LEAST_RELATED = 4.0, 3.0, 0.6
 LEAST_SPREAD = 1e-3
 """eV/atom by which energies must differ to be compared: less may be the noise of a label."""
 ALIKE = 2.0
-"""Ratio of a model's slope and a factor of work up to which they do not contradict each other."""
+"""Ratio of a model's slope and a factor of work up to which they do not contradict each other, and up to which a factor
+that no unit explains is that of cells so strained that the fit is poor."""
 REMEDY = "convert to eV, eV/Å and eV/Å³ before training"
 
 
@@ -80,6 +81,8 @@ def _judge_factors(structures: Sequence[Atoms], work: Work, virial: Slope) -> tu
     names = name_faults(force, stress, size=size, volume=volume)
     if names:
         return [f"{' and '.join(told)}, as with {' or '.join(names)}; {REMEDY}"], []
+    if all(not factor.known or 1 / ALIKE < factor.value < ALIKE for factor in (force, stress)):
+        return [], []
     return [], [f"{' and '.join(told)}, which no common unit explains; check units and signs, then {REMEDY}"]
 
 
