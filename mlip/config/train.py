@@ -67,10 +67,9 @@ class Train(Section):
         4, ge=1, le=64, description="Members of the committee; 1 only with `uncertainty: last_layer`."
     )
     short_range: Literal["zbl", "fitted"] = Field(
-        "zbl",
-        description="Backend ace nearer than the data: ZBL, or a repulsion of each pair fitted to the labels' forces, "
-        "with an uncertainty that grows with the depth (docs/potential.md). The latter is for dense matter: where an "
-        "atom's surroundings change much, as an adsorbate's, what lies beyond the data got worse.",
+        "fitted",
+        description="Backend ace nearer than the data: a repulsion of each pair fitted to the labels' forces, with an "
+        "uncertainty that grows with the depth (docs/potential.md), or ZBL, whose uncertainty does not.",
     )
     uncertainty: Literal["committee", "last_layer"] = Field(
         "committee",

@@ -7,6 +7,10 @@ distance the terms alone explain the force: their slope at the shortest distance
 no labels are, they pass into ZBL (Ziegler, Biersack and Littmark, 1985) through terms that end at ``CORE`` times the
 shortest distance; ZBL holds for collisions, and at 1.6 Å is twice too strong for nickel.
 
+Terms end at ``REACH`` times the shortest distance. Further out they would fit better still, but what surrounds a pair
+in the data would come into them, which the network has to make up for wherever the surroundings differ: of oxygen on
+Cu(111), terms of up to 2.4 times made the forces worse by half (docs/potential.md).
+
 A pair of elements whose forces near its shortest distance the fit does not explain, or mispredicts when they are left
 out, has no repulsion of its own in the data (hydrogen atoms of one methyl group): it gets ZBL alone, below the data. So
 does a pair that the data do not hold. Of both the bare ZBL tells how much is doubted.
@@ -29,14 +33,10 @@ from mlip.potential.zbl import bare_zbl, covalent_sums, inner_radii, outer_radii
 from mlip.structures.labelled import labelled_forces
 from mlip.structures.neighbors import Pairs
 
-GRID = tuple(
-    (reach, decay)
-    for reach, steepest in ((1.3, 10.0), (1.7, 16.0), (2.4, 24.0))
-    for decay in (0.0, 3.0, 6.0, 10.0, 16.0, 24.0)
-    if decay <= steepest
-)
-"""Reach over the shortest distance, and decay, of the terms among which the fit chooses. The steepest of each reach
-grow as 1/r^13 does below the shortest distance: nothing that repels is steeper, and a few noisy labels may look so."""
+REACH = 1.3
+GRID = tuple((REACH, decay) for decay in (0.0, 3.0, 6.0, 10.0))
+"""Reach over the shortest distance, and decay, of the terms among which the fit chooses. The steepest grows as 1/r^13
+does below the shortest distance: nothing that repels is steeper, and a few noisy labels may look so."""
 BACKGROUND, N_BACKGROUND = 1.15, 5
 """Distance over the shortest one where the surroundings' functions begin, and their number up to the cutoff."""
 NEAR = 1.35

