@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,11 @@ class RepulsionTables:
         doubted = replace(continuation, terms=continuation.terms | continuation.expected, expected={})
         return replace(own, expected=cls.of(doubted, species, device))
 
+    @cached_property
+    def longest(self) -> float:
+        """Reach of the furthest term, Å."""
+        return float(self.reach.max())
+
     def evaluate(self, r: Tensor, first: Index, second: Index) -> tuple[Tensor, Tensor]:
         """Energy of pairs (eV) and its slope (eV/Å), each shaped like ``r`` (Å), from their species; can be traced."""
         return sum_terms(r, self.energy[first, second], self.decay[first, second], self.reach[first, second])
@@ -113,8 +119,8 @@ class RepulsionTables:
     def evaluate_near(self, r: Tensor, first: Index, second: Index) -> tuple[Tensor, Tensor]:
         """The same where few pairs are within reach; decides on the host which."""
         energy, slope = torch.zeros_like(r), torch.zeros_like(r)
-        near = r < self.reach.max()
-        if bool(near.any()):
+        near = torch.nonzero(r < self.longest, as_tuple=True)
+        if len(near[0]):
             species = (s if isinstance(s, int) else s.expand_as(r)[near] for s in (first, second))
             energy[near], slope[near] = self.evaluate(r[near], *species)
         return energy, slope

@@ -24,6 +24,7 @@ SINGLE: dict[str, Any] = {"tolerance": 5e-5, "step": 0.005}
 MACE = Mace(hidden_irreps="4x0e + 4x1o", num_interactions=2, correlation=2, max_ell=2)
 KINDS: dict[str, dict[str, Any]] = {
     "one_layer": {},
+    "zbl": {"short_range": "zbl"},
     "two_layers": {"n_layers": 2},
     "last_layer": {"committee_size": 1, "uncertainty": "last_layer"},
     "two_layers_last_layer": {"n_layers": 2, "committee_size": 1, "uncertainty": "last_layer"},
