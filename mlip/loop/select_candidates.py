@@ -90,10 +90,12 @@ def select_candidates(
 
 def write_decisions(path: Path, table: xr.Dataset, verdicts: Sequence[Verdict]) -> None:
     """A row per frame considered: its scores, and what was decided why."""
+    # Looked up once: xarray takes longer for a column than all the rest for a frame.
+    columns = {name: table[name].values for name in COLUMNS}
     write_table(
         path,
         [
-            {name: table[name].values[row] for name in COLUMNS}
+            {name: values[row] for name, values in columns.items()}
             | {"atom": verdict.atom, "nearest": verdict.nearest, "score": verdict.score}
             | {"decision": verdict.decision, "reason": verdict.reason}
             for row, verdict in enumerate(verdicts)

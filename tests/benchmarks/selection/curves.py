@@ -14,7 +14,6 @@ HEAD = (
     "rule",
     "seeds",
     "labels saved against random (5, 95 %)",
-    "atoms",
     "error of random over its own, equal labels",
     "macro error",
     "worst kind",
@@ -34,20 +33,22 @@ def labels_to(curve: Sequence[dict[str, Any]], target: float, key: str = "labels
     return float(curve[-1][key]) if curve[-1]["macro"] <= target else np.inf
 
 
-def ratios(records: Sequence[dict[str, Any]], rule: str, key: str = "labels") -> list[float]:
-    """For each seed that has both, labels of random over labels of ``rule``, to what random reaches in the end.
+def ratios(
+    records: Sequence[dict[str, Any]], rule: str, key: str = "labels", base: str = "random", slack: float = 1.0
+) -> list[float]:
+    """For each seed that has both, labels of ``base`` over labels of ``rule``, to what ``base`` reaches in the end.
 
-    The target is the largest error of random's last third of points of that seed, which its own noise does not make
-    unreachable. A rule that does not get there has the ratio 0.
+    The target is ``slack`` times the largest error of the last third of points of ``base``, which its own noise does
+    not make unreachable. A rule that does not get there has the ratio 0.
     """
     of = {(r["rule"], r["seed"]): r["curve"] for r in records}
     found = []
     for (name, seed), curve in of.items():
-        if name != rule or ("random", seed) not in of:
+        if name != rule or (base, seed) not in of:
             continue
-        base = of["random", seed]
-        target = max(point["macro"] for point in base[-max(1, len(base) // 3) :])
-        mine, others = (labels_to(c, target, key) for c in (curve, base))
+        slow = of[base, seed]
+        target = slack * max(point["macro"] for point in slow[-max(1, len(slow) // 3) :])
+        mine, others = (labels_to(c, target, key) for c in (curve, slow))
         found.append(others / max(mine, 1.0) if np.isfinite(mine) else 0.0)
     return found
 
@@ -71,37 +72,35 @@ def at_equal_labels(records: Sequence[dict[str, Any]], rule: str) -> list[float]
     return found
 
 
-def tabulate(records: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table, one row a pool and rule."""
+def tabulate(records: Sequence[dict[str, Any]], slack: float = 1.0) -> str:
+    """A Markdown table, one row a pool and rule; ``slack`` as in :func:`ratios`."""
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     rules = list(dict.fromkeys(r["rule"] for r in records))
     for case in dict.fromkeys(r["case"] for r in records):
         mine = [r for r in records if r["case"] == case]
         for rule in rules:
-            lines += _row([*mine], case, rule)
+            lines += _row([*mine], case, rule, slack)
     return "\n".join(lines)
 
 
-def _row(records: Sequence[dict[str, Any]], case: str, rule: str) -> list[str]:
+def _row(records: Sequence[dict[str, Any]], case: str, rule: str, slack: float) -> list[str]:
     own = [r for r in records if r["rule"] == rule]
-    labels, atoms, equal = ratios(records, rule), ratios(records, rule, "atoms"), at_equal_labels(records, rule)
-    if not labels or not equal:
+    labels, equal = ratios(records, rule, slack=slack), at_equal_labels(records, rule)
+    if not own:
         return []
-    saved, low, high = band(labels)
     last = [r["curve"][-1] for r in own]
     worst = [max(e["rmse"] / e["rms"] for e in p["errors"].values()) for p in last]
-    longer = [r["longer"]["macro"] / r["curve"][-1]["macro"] for r in own]
+    longer = [r["longer"]["macro"] / r["curve"][-1]["macro"] for r in own if r["longer"]]
     seconds = [p["select_seconds"] for r in own for p in r["curve"] if "select_seconds" in p]
     cells = [
         case,
         rule,
-        str(len(labels)),
-        f"{saved:.2f} ({low:.2f}, {high:.2f})",
-        f"{np.median(atoms):.2f}",
-        f"{np.median(equal):.2f}",
+        str(len(own)),
+        "{:.2f} ({:.2f}, {:.2f})".format(*band(labels)) if labels else "–",
+        f"{np.median(equal):.2f}" if equal else "–",
         f"{np.median([p['macro'] for p in last]):.3f} at {last[0]['labels']}",
         f"{np.median(worst):.3f}",
-        f"x {np.median(longer):.2f}",
-        f"{np.median(seconds):.1f} s",
+        f"x {np.median(longer):.2f}" if longer else "–",
+        f"{np.median(seconds):.1f} s" if seconds else "–",
     ]
     return [f"| {' | '.join(cells)} |"]

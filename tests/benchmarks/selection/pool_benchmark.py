@@ -1,12 +1,13 @@
 """Labels that rules of selection need, on pools with known teachers: one JSON a run, resumable.
 
+    make benchmark-selection
     python tests/benchmarks/selection/pool_benchmark.py results/selection --seconds 14400
     python tests/benchmarks/selection/pool_benchmark.py results/selection --table
 
 A run is a pool, a seed and a rule. All rules of a seed start with the same prepared labels and the same potential
 (paired); then a batch is chosen, labelled and learnt from scratch, and so on. Every training has the same number of
-optimiser steps; since that starves large sets, the last set of every run is also trained for twice as many, and the
-table says by how much that is better.
+optimiser steps; since that may starve large sets, the last set of `random` and of `log-determinant` is trained for
+``longer`` times as many, too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,47 +29,58 @@ import pools
 from ase import Atoms
 
 from mlip.active.acquisition import METHODS, Method, choose_clusters, choose_log_determinant, choose_trusted
+from mlip.active.cost import predict_cost
 from mlip.active.environments import EnvironmentTable, Known
+from mlip.active.methods import TRUST_LEVELS
 from mlip.active.pool import Pool, share_quotas
 from mlip.config.train import Train
 from mlip.io.files import write_json
 from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import Potential, load_potential
+from mlip.potential.certification import expected_squares, read_error_ratios, squared_errors
 from mlip.seeds import derive_rng, derive_seed
 from mlip.studies.diffusion.acquisition import describe_structures, descriptor_scale
 
 SEEDS = range(5)
 RULES = (
     "random",
-    "clusters",
     "log-determinant",
-    "farthest",
     "farthest-mean",
-    "product",
     "trust-levels",
+    "farthest",
+    "clusters",
+    "product",
     "clusters, no error",
     "log-determinant, by error",
 )
-"""In the order in which they are run; of the last two, one does not weight by the expected error and one does, other
-than those rules do by default."""
+"""In the order in which they are run. Of the last two, one does not weight by the expected error and one does, other
+than those rules do by default.
+"""
+FURTHER = {"mixed-sizes": ("log-determinant, by cost",)}
+"""Where cells differ enough for the cost to matter: divides by it, where the others take all labels to cost alike."""
+LEVELS = ((0.0, 0.9), (0.5, 0.95), (0.8, 1.0))
+"""Quantiles of the pool's largest deviations, among which DP-GEN's trust levels are tuned."""
+LONGER = {"random": 2, "log-determinant": 2}
+"""Rules whose last set is trained for longer, too, and of how many seeds, the first ones."""
+TUNING_SEED = 100
+"""On whose pools DP-GEN's trust levels are tuned."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done: batches of ``n_batch`` labels until ``n_most`` chosen ones, trainings of ``n_steps``.
+    """How much is done: labels chosen at every point of the curves, trainings of ``n_steps``.
 
-    At random, batches are twice as large, and more of them are taken. ``longer`` is the factor on the steps of the last
-    training, by which it is seen whether the large sets were starved.
+    ``longer`` is the factor on the steps of the last training, by which it is seen whether large sets were starved.
     """
 
-    n_batch: int = 8
-    n_most: int = 32
-    n_most_random: int = 96
-    n_steps: int = 600
+    points: tuple[int, ...] = (8, 16, 32)
+    points_random: tuple[int, ...] = (32, 64, 96)
+    n_steps: int = 800
+    learning_rate: float = 0.03
     n_pool: int | None = None
     n_test: int = 8
     n_channels: int = 8
-    longer: int = 2
+    longer: float = 2.0
 
     def settings(self, n_steps: int) -> Train:
         """Of a training of ``n_steps``."""
@@ -78,25 +90,28 @@ class Plan:
             committee_size=3,
             n_steps=n_steps,
             early_stopping=False,
-            learning_rate=0.008,
+            learning_rate=self.learning_rate,
             consistency="off",
             restart="scratch",
             checkpoint_every=10**6,
         )
 
+    def next_batch(self, rule: str, n_chosen: int) -> int:
+        """Labels to the next point; 0 at the end."""
+        points = self.points_random if rule == "random" else self.points
+        return min((n - n_chosen for n in points if n > n_chosen), default=0)
 
-SHORT = Plan(n_batch=4, n_most=8, n_most_random=8, n_steps=40, n_pool=24, n_test=2, n_channels=4)
+
+SHORT = Plan(points=(4, 8), points_random=(4, 8), n_steps=40, n_pool=24, n_test=2, n_channels=4)
 """Minutes become seconds, and results become noise."""
 
 
-def rule_of(name: str, pool: Pool) -> Method:
-    """The rule called ``name`` in :data:`RULES`."""
-    if name == "trust-levels":
-        # Levels tuned to every potential anew, which is kinder than fixed ones: the upper half of what is not extreme.
-        low, high = np.quantile(pool.largest[pool.usable], [0.5, 0.95])
-        return partial(choose_trusted, levels=(float(low), float(high)))
+def rule_of(name: str, levels: tuple[float, float]) -> Method:
+    """The rule called ``name`` in :data:`RULES`; ``levels`` are DP-GEN's, eV/Å."""
     turned: dict[str, Callable[..., Any]] = {
+        "trust-levels": partial(choose_trusted, levels=levels),
         "clusters, no error": partial(choose_clusters, power=0.0),
+        "log-determinant, by cost": choose_log_determinant,
         "log-determinant, by error": partial(choose_log_determinant, power=1.0),
     }
     return turned[name] if name in turned else METHODS[name]
@@ -132,14 +147,17 @@ def build_pool(potential: Potential, training: Sequence[Atoms], frames: Sequence
     )
 
 
-def measure(potential: Potential, test: Sequence[Atoms]) -> dict[str, dict[str, float]]:
-    """RMSE of force components, eV/Å, and their RMS, of each kind."""
-    errors: dict[str, list[tuple[float, float]]] = {}
-    for atoms, p in zip(test, potential.predict(test, uncertainty=False), strict=True):
-        forces = atoms.get_forces()
-        errors.setdefault(atoms.info["kind"], []).append((np.mean((p.forces - forces) ** 2), np.mean(forces**2)))
-    means = {kind: np.sqrt(np.mean(pairs, axis=0)) for kind, pairs in errors.items()}
-    return {kind: {"rmse": float(rmse), "rms": float(rms)} for kind, (rmse, rms) in means.items()}
+def measure(potential: Potential, folder: Path, test: Sequence[Atoms]) -> dict[str, dict[str, float]]:
+    """Of each kind: RMSE of force components and the ``expected`` one, eV/Å, their RMS, and the kind's ``system``."""
+    predictions = potential.predict(test)
+    errors, ratios = squared_errors(test, predictions), read_error_ratios(folder / "training.json")
+    expected = expected_squares(test, predictions, ratios)
+    rows: dict[str, list[tuple[float, float, float, float]]] = {}
+    for atoms, error, square in zip(test, errors, expected, strict=True):
+        row = (error, np.mean(atoms.get_forces() ** 2), square, atoms.info["source"] ** 2)
+        rows.setdefault(atoms.info["kind"], []).append(row)
+    means = {kind: np.sqrt(np.mean(found, axis=0)).tolist() for kind, found in rows.items()}
+    return {kind: dict(zip(("rmse", "rms", "expected", "system"), row, strict=True)) for kind, row in means.items()}
 
 
 def macro(errors: dict[str, dict[str, float]]) -> float:
@@ -151,7 +169,7 @@ class Run:
     """One case, seed and rule; the potentials are thrown away, but for the first, which all rules share."""
 
     def __init__(self, folder: Path, case: str, seed: int, plan: Plan) -> None:
-        self.case, self.seed, self.plan = case, seed, plan
+        self.folder, self.case, self.seed, self.plan = folder, case, seed, plan
         self.first = folder / "first" / f"{case}-{seed}"
         self.data = pools.build_case(case, seed, n_pool=plan.n_pool, n_test=plan.n_test)
         self.isolated = pools.isolated_energies(case, self.data["pool"])
@@ -167,59 +185,122 @@ class Run:
 
     def follow(self, rule: str) -> dict[str, Any]:
         """The curve of ``rule``: errors against the number of chosen labels."""
-        frames, plan = self.data["pool"], self.plan
+        frames, plan, levels = self.data["pool"], self.plan, self.find_levels(rule)
         chosen: list[int] = []
         curve: list[dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as scratch:
             place = self.first
             while True:
-                training = [*self.data["prepared"], *(frames[k] for k in chosen)]
-                began = time.process_time()
-                potential = self.train(training, place, plan.n_steps)
-                trained = time.process_time() - began
-                errors = measure(potential, self.data["test"])
-                point = {"labels": len(chosen), "atoms": int(sum(len(frames[k]) for k in chosen)), "errors": errors}
-                curve.append(point | {"macro": macro(errors), "train_seconds": trained})
-                if len(chosen) >= (plan.n_most_random if rule == "random" else plan.n_most):
+                point, potential = self.learn(chosen, place)
+                curve.append(point)
+                if not (n_batch := plan.next_batch(rule, len(chosen))):
                     break
-                rows, seconds = self.extend(rule, potential, training, chosen)
+                rows, seconds = self.extend(rule_of(rule, levels), rule, n_batch, potential, chosen)
                 curve[-1] |= {"select_seconds": seconds}
                 if not rows:
                     break
                 chosen += rows
                 place = Path(scratch) / f"{len(chosen)}"
-            more = plan.longer * plan.n_steps
-            longer = measure(self.train(training, Path(scratch) / "longer", more), self.data["test"])
+            kept = self.folder / "potentials" / f"{self.case}-{self.seed}-{file_name(rule)}"
+            keep_potential(place if rule != "random" else Path(scratch) / f"{plan.points[-1]}", kept)
+            steps = round(plan.longer * plan.n_steps)
+            longer = self.learn(chosen, Path(scratch) / "longer", steps)[0] if self.seed < LONGER.get(rule, 0) else None
         kinds = [frames[k].info["kind"] for k in chosen]
         return {"case": self.case, "seed": self.seed, "rule": rule, "curve": curve, "kinds": kinds} | {
-            "longer": {"steps": more, "errors": longer, "macro": macro(longer)}
+            "longer": None if longer is None else longer | {"steps": steps},
+            "levels": levels,
         }
 
+    def learn(self, chosen: Sequence[int], place: Path, n_steps: int | None = None) -> tuple[dict[str, Any], Potential]:
+        """A point of a curve, and its potential, which is trained in ``place``."""
+        frames, began = self.data["pool"], time.process_time()
+        potential = self.train(self.training(chosen), place, n_steps or self.plan.n_steps)
+        trained = time.process_time() - began
+        errors = measure(potential, place, self.data["test"])
+        sizes = np.array([len(frames[k]) for k in chosen], float)
+        # In units of a label of 32 atoms.
+        cost = float(np.sum(predict_cost(sizes / 32, np.zeros(0), np.zeros(0))))
+        point = {"labels": len(chosen), "atoms": int(sizes.sum()), "cost": cost, "errors": errors}
+        return point | {"macro": macro(errors), "train_seconds": trained}, potential
+
+    def training(self, chosen: Sequence[int]) -> list[Atoms]:
+        """What is trained on with the frames ``chosen``."""
+        return [*self.data["prepared"], *(self.data["pool"][k] for k in chosen)]
+
     def extend(
-        self, rule: str, potential: Potential, training: Sequence[Atoms], chosen: list[int]
+        self, method: Method, rule: str, n_batch: int, potential: Potential, chosen: Sequence[int]
     ) -> tuple[list[int], float]:
-        """Next batch, and the seconds that features and choice took."""
+        """Next batch of ``method``, and the seconds that features and choice took."""
         frames, began = self.data["pool"], time.process_time()
         free = np.ones(len(frames), bool)
-        free[chosen] = False
-        pool = build_pool(potential, training, frames, free)
+        free[list(chosen)] = False
+        pool = build_pool(potential, self.training(chosen), frames, free)
+        if rule.endswith("by cost"):
+            sizes = np.array([len(atoms) for atoms in frames], float)
+            pool = replace(pool, cost=predict_cost(sizes, np.zeros(0), np.zeros(0)))
         systems = {a.info["source"] for a in frames}
         if len(systems) > 1 and rule.split(",")[0] in ("clusters", "log-determinant", "farthest"):
-            pool = pool.limited(share_quotas(pool, self.plan.n_batch))
+            pool = pool.limited(share_quotas(pool, n_batch))
         rng = derive_rng(self.seed, self.case, rule, len(chosen))
-        n_batch = self.plan.n_batch * (2 if rule == "random" else 1)
-        choice = rule_of(rule, pool)(pool, n_batch, rng)
+        choice = method(pool, n_batch, rng)
         return choice.rows.tolist(), time.process_time() - began
 
+    def find_levels(self, rule: str) -> tuple[float, float]:
+        """DP-GEN's trust levels, eV/Å, for the rule of this name: the best for another seed's pool."""
+        if rule != "trust-levels":
+            return TRUST_LEVELS
+        record = self.folder / "levels" / f"{self.case}.json"
+        if not record.exists():
+            other = Run(self.folder, self.case, TUNING_SEED, self.plan)
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_json(record, other.tune_levels())
+        low, high = json.loads(record.read_text())["levels"]
+        return low, high
 
-def run_all(folder: Path, plan: Plan, cases: Sequence[str], rules: Sequence[str], seconds: float) -> None:
+    def tune_levels(self) -> dict[str, Any]:
+        """Of :data:`LEVELS` on this pool, the ones whose first labels, as many as the second point's, teach most.
+
+        In eV/Å, for DP-GEN's levels are numbers that stay; quantiles are those of the first potential's deviations.
+        """
+        n_batch, tried = self.plan.points[1], list[dict[str, Any]]()
+        with tempfile.TemporaryDirectory() as scratch:
+            potential = self.train(self.training([]), self.first, self.plan.n_steps)
+            largest = [p.force_uncertainty.max() for p in potential.predict(self.data["pool"])]
+            for k, quantiles in enumerate(LEVELS):
+                low, high = np.quantile(largest, quantiles).tolist()
+                method = rule_of("trust-levels", (low, high))
+                rows, _ = self.extend(method, "trust-levels", n_batch, potential, [])
+                point, _ = self.learn(rows, Path(scratch) / str(k))
+                tried.append({"levels": [low, high], "quantiles": quantiles, "macro": point["macro"]})
+        return min(tried, key=lambda entry: entry["macro"]) | {"seed": self.seed, "tried": tried}
+
+
+def file_name(rule: str) -> str:
+    """``rule`` without what file names had better not have."""
+    return rule.replace(", ", "-").replace(" ", "-")
+
+
+def keep_potential(folder: Path, kept: Path) -> None:
+    """A copy of a potential that was trained in ``folder``, without what only a training needs."""
+    if folder.exists():
+        shutil.copytree(folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint*", "*.nc"))
+
+
+def run_all(
+    folder: Path,
+    plan: Plan,
+    cases: Sequence[str],
+    rules: Sequence[str],
+    seconds: float,
+    seeds: Sequence[int] | None = None,
+) -> None:
     """Every run that has no record yet, seeds in the outer loop, until the time is over."""
     end = time.monotonic() + seconds
-    for seed in SEEDS:
+    for seed in SEEDS if seeds is None else seeds:
         for case in cases:
             run: Run | None = None
-            for rule in rules:
-                record = folder / "runs" / case / f"{seed}-{rule.replace(', ', '-').replace(' ', '-')}.json"
+            for rule in [*rules, *FURTHER.get(case, ())]:
+                record = folder / "runs" / case / f"{seed}-{file_name(rule)}.json"
                 if record.exists():
                     continue
                 if time.monotonic() > end:
@@ -237,13 +318,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where records are and go")
     parser.add_argument("--seconds", type=float, default=4 * 3600.0, help="begin no run after so many")
     parser.add_argument("--cases", nargs="+", default=[*pools.CASES], choices=[*pools.CASES])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[*SEEDS])
     parser.add_argument("--rules", nargs="+", default=[*RULES], choices=RULES)
     parser.add_argument("--short", action="store_true", help="tiny pools and trainings, to see that it works")
     parser.add_argument("--table", action="store_true", help="print what has been measured, run nothing")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     if not given.table:
-        run_all(given.folder, SHORT if given.short else Plan(), given.cases, given.rules, given.seconds)
+        run_all(given.folder, SHORT if given.short else Plan(), given.cases, given.rules, given.seconds, given.seeds)
     records = [json.loads(path.read_text()) for path in sorted((given.folder / "runs").glob("*/*.json"))]
     from curves import tabulate
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.optimize import BFGS
 
 from mlip.calculators.stillinger_weber import StillingerWeber
 from mlip.seeds import derive_rng, derive_seed
@@ -68,8 +70,9 @@ class Mixture(Calculator):
 class Kind:
     """Structures that are alike.
 
-    ``temperature`` is in K, ``share`` of the pool, ``system`` the starting structure that they count as; at ``heat``
-    (K) they are molten first.
+    ``temperature`` is in K, and 0 where every frame is made anew, without dynamics; ``share`` is of the pool, and 0 of
+    what potentials are tried on only; ``system`` is the starting structure that they count as; at ``heat`` (K) they are
+    molten first.
     """
 
     name: str
@@ -144,11 +147,61 @@ def droplet(rng: np.random.Generator) -> Atoms:
     return atoms
 
 
+ENOL = {
+    "O": [(-1.25, -0.80, 0.0), (1.25, -0.85, 0.0)],
+    "C": [(-1.22, 0.45, 0.0), (0.0, 1.20, 0.0), (1.22, 0.45, 0.0), (-2.50, 1.25, 0.0), (2.50, 1.25, 0.0)],
+    "H": [(0.35, -1.15, 0.0), (0.0, 2.28, 0.0)]
+    + [(side * x, y, z) for side in (-1, 1) for x, y, z in ((3.36, 0.6, 0.0), (2.55, 1.9, 0.88), (2.55, 1.9, -0.88))],
+}
+"""Acetylacetone as the enol, Å, drawn by hand; :func:`enol` relaxes it. The hydrogen bond's proton is atom 7."""
+
+
+def xtb() -> Calculator:
+    """GFN2-xTB (C. Bannwarth, S. Ehlert and S. Grimme, J. Chem. Theory Comput. 15, 1652 (2019)) by tblite."""
+    from tblite.ase import TBLite
+
+    calculator: Calculator = TBLite(method="GFN2-xTB", verbosity=0)
+    return calculator
+
+
+@cache
+def relaxed_enol() -> Atoms:
+    atoms = Atoms([s for s, places in ENOL.items() for _ in places], [x for places in ENOL.values() for x in places])
+    atoms.calc = xtb()
+    BFGS(atoms, logfile=None).run(fmax=0.02, steps=200)
+    return Atoms(atoms.numbers, atoms.positions)
+
+
+def enol() -> Atoms:
+    return relaxed_enol().copy()
+
+
+def turned(rng: np.random.Generator) -> Atoms:
+    """One of the two halves turned about the bond between them by any angle, rattled."""
+    atoms = enol()
+    # The half of the hydroxyl: C4 (4), its oxygen (1), proton (7), methyl (6; 12 to 14).
+    atoms.rotate_dihedral(2, 3, 4, 1, float(rng.uniform(0, 360)), indices=[1, 6, 7, 12, 13, 14])
+    atoms.positions += rng.normal(0, 0.03, atoms.positions.shape)
+    return atoms
+
+
+def handed_over(rng: np.random.Generator) -> Atoms:
+    """The proton anywhere between the two oxygen atoms, rattled."""
+    atoms = enol()
+    bond = atoms.positions[0] - atoms.positions[1]
+    span = float(np.linalg.norm(bond))
+    atoms.positions[7] = atoms.positions[1] + bond * float(rng.uniform(1.0, span - 1.0)) / span
+    atoms.positions += rng.normal(0, 0.03, atoms.positions.shape)
+    return atoms
+
+
 def strained(make: Callable[[np.random.Generator], Atoms], rng: np.random.Generator) -> Atoms:
-    """A prepared structure: strained by up to 4 %, rattled by 0.08 Å."""
+    """A prepared structure: strained by up to 4 %, rattled by 0.08 Å; of a molecule, whose bonds are stiff, 0.03 Å."""
     atoms = make(rng)
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + rng.uniform(-0.04, 0.04, (3, 3))), scale_atoms=True)
-    atoms.positions += rng.normal(0, 0.08, atoms.positions.shape)
+    strain = np.eye(3) + rng.uniform(-0.04, 0.04, (3, 3))
+    if atoms.pbc.any():
+        atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+    atoms.positions += rng.normal(0, 0.08 if atoms.pbc.any() else 0.03, atoms.positions.shape)
     return atoms
 
 
@@ -218,6 +271,17 @@ CASES: dict[str, Case] = {
         n_prepared=10,
         timestep=4.0,
     ),
+    "acetylacetone": Case(
+        xtb,
+        [
+            Kind("300 K", lambda _: enol(), 300.0, 0.8),
+            Kind("600 K", lambda _: enol(), 600.0, 0.2),
+            Kind("half turn", turned, 0.0, 0.0),
+            Kind("proton transfer", handed_over, 0.0, 0.0),
+        ],
+        [lambda _: enol()],
+        timestep=0.5,
+    ),
     "liquid": Case(
         StillingerWeber,
         [Kind("melt", lambda _: diamond(LONG, 0.98), 2500.0, 1.0, heat=5000.0)],
@@ -229,6 +293,8 @@ CASES: dict[str, Case] = {
 def run_md(kind: Kind, case: Case, n_frames: int, seed: int) -> list[Atoms]:
     """Labelled frames of one trajectory, thinned to every :data:`EVERY` steps."""
     rng = np.random.default_rng(seed)
+    if kind.temperature == 0:
+        return [label(kind.make(rng), case.teacher(), kind) for _ in range(n_frames)]
     atoms = kind.make(rng)
     atoms.calc = case.teacher()
     MaxwellBoltzmannDistribution(atoms, temperature_K=2 * (kind.heat or kind.temperature), rng=rng)
@@ -268,7 +334,7 @@ def build_case(name: str, seed: int, *, n_pool: int | None = None, n_test: int =
     """Labelled structures ``pool``, ``prepared`` and ``test`` of case ``name``, other ones with each ``seed``."""
     case, built = CASES[name], {"pool": list[Atoms](), "test": list[Atoms](), "prepared": list[Atoms]()}
     for kind in case.kinds:
-        wanted = max(2, round((n_pool or case.n_pool) * kind.share))
+        wanted = max(2, round((n_pool or case.n_pool) * kind.share)) if kind.share else 0
         for part in range(-(-wanted // 30)):
             n_frames = min(30, wanted - 30 * part)
             built["pool"] += run_md(kind, case, n_frames, derive_seed(seed, name, kind.name, "pool", part))
