@@ -17,7 +17,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-mace demo smoke validate benchmark benchmark-report benchmark-scale test test-slurm test-mace lint format clean distclean
+.PHONY: help setup setup-mace demo smoke validate benchmark benchmark-report benchmark-scale benchmark-selection test test-slurm test-mace lint format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | \
@@ -53,6 +53,17 @@ benchmark: $(STAMP) ## Measure accuracy and speed beside MACE, NequIP and NEP (a
 
 benchmark-report: $(STAMP) ## ... tables and pictures of its finished runs, into docs/
 	@$(BIN)/python tests/benchmarks/build_report.py --update-docs docs
+
+SELECTION := tests/benchmarks/selection
+SELECTED := results/selection
+
+# A run is a file: what was stopped goes on, and what is there is not run again.
+benchmark-selection: $(STAMP) ## Measure what selection saves, on pools and in whole loops (hours), into docs/
+	@$(BIN)/python $(SELECTION)/pool_benchmark.py $(SELECTED)
+	@$(BIN)/python $(SELECTION)/loops.py $(SELECTED)
+	@$(BIN)/python $(SELECTION)/md_failures.py $(SELECTED)
+	@$(BIN)/python $(SELECTION)/measure_share.py $(SELECTED)
+	@$(BIN)/python $(SELECTION)/build_selection.py $(SELECTED) --update-docs docs
 
 SCALE := results/benchmarks/scale
 

@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+
+from mlip.config.system import Config
+from mlip.dynamics.replicas import Trace
 
 FOLDER = Path(__file__).parents[1] / "benchmarks/selection"
 
@@ -93,3 +97,106 @@ def test_the_short_form_of_the_ladder_climbs_from_the_crystal(script: Any, tmp_p
     assert not record["converged"]
     assert "structures below the top of their ladder" in record["unmet"]
     assert "| silicon | 0 | no |" in benchmark.tabulate([record])
+
+
+def test_labels_are_compared_with_any_rule_and_to_within_a_slack(script: Any) -> None:
+    curves = script("curves")
+    slow = make_record("slow", [1.0, 0.8, 0.6, 0.5, 0.4])
+    fast = make_record("fast", [1.0, 0.405, 0.405])
+    assert curves.ratios([slow, fast], "fast", base="slow") == [0.0]  # a hundredth short of it
+    reached = 24 + 8 * (0.5 - 0.44) / 0.1
+    mine = 8 * (1.0 - 0.44) / (1.0 - 0.405)
+    assert curves.ratios([slow, fast], "fast", base="slow", slack=1.1) == [pytest.approx(reached / mine)]
+    assert "x 1.00" in curves.tabulate([slow, slow | {"rule": "random"}])
+    assert "| – |" in curves.tabulate([slow | {"longer": None}, slow | {"rule": "random"}])
+
+
+def test_bars_tell_what_was_met_and_what_was_not_measured(script: Any, tmp_path: Path) -> None:
+    build = script("build_selection")
+    records = [
+        make_record(rule, errors, seed) | {"case": "silicon"}
+        for seed in range(3)
+        for rule, errors in (("random", [1.0, 0.8, 0.7, 0.6, 0.5, 0.4]), ("log-determinant", [1.0, 0.3]))
+    ]
+    for record in records:
+        for point in record["curve"]:
+            point["errors"]["a"] |= {"expected": 2.0 * point["macro"], "system": 0.0}
+    rows = {bar.what: bar for bar in build.list_bars(records, tmp_path)}
+    saved = rows["labels saved against random, redundant pools"]
+    assert saved.met
+    assert "n = 3" in saved.row()
+    assert rows["label cost saved by choice of cells, equal error"].row().endswith("not measured |")
+    calibration = rows["error over expected error of systems, pools"]
+    assert not calibration.met  # half of what was expected
+    assert "0.50 to 0.50" in calibration.row()
+    text = build.build_markdown(tmp_path, records, ["picture.png"])
+    assert "images/picture.png" in text
+    assert "| silicon | log-determinant | 3 |" in text
+
+
+def test_tables_go_between_the_markers_of_the_page(script: Any, tmp_path: Path) -> None:
+    build, page = script("build_selection"), tmp_path / "selection.md"
+    page.write_text(f"before\n{build.BEGIN}\nold\n{build.END}\nafter\n")
+    build.update_docs("new", page)
+    assert page.read_text() == f"before\n{build.BEGIN}\n\nnew\n{build.END}\nafter\n"
+    page.write_text("a page without\n")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        build.update_docs("new", page)
+    assert build.BEGIN in (Path(__file__).parents[2] / "docs/selection.md").read_text(encoding="utf-8")
+
+
+def test_the_molecule_is_an_enol_and_is_tested_on_what_the_pool_lacks(script: Any) -> None:
+    pools = script("pools")
+    pytest.importorskip("tblite")
+    relaxed, rng = pools.enol(), np.random.default_rng(0)
+    assert relaxed.get_distance(1, 7) < 1.2 < 1.5 < relaxed.get_distance(0, 7)  # bonded to one oxygen, near the other
+    turned = pools.turned(rng)
+    bonds = [(2, 0), (4, 1), (1, 7), (4, 6), (3, 8)]
+    assert all(abs(turned.get_distance(*b) - relaxed.get_distance(*b)) < 0.3 for b in bonds)
+    assert turned.get_distance(0, 1) > relaxed.get_distance(0, 1) - 0.3
+    kinds = pools.CASES["acetylacetone"].kinds
+    assert [kind.share for kind in kinds if kind.temperature == 0] == [0, 0]
+
+
+def test_a_replica_fails_where_atoms_collapse_or_it_explodes(script: Any) -> None:
+    failures = script("md_failures")
+    near, far = (Atoms("Si2", positions=[[0, 0, 0], [0, 0, d]]) for d in (0.5, 2.4))
+    assert failures.life(Trace(times=[2.0, 4.0], frames=[far, far])) == (4.0, 0)
+    assert failures.life(Trace(times=[2.0, 4.0], frames=[far, near])) == (4.0, 1)
+    assert failures.life(Trace(times=[2.0], frames=[far], stable=False)) == (2.0, 1)
+
+
+@pytest.mark.parametrize("scheme", ["log-determinant", "trust-levels", "random"])
+def test_loops_are_configurations_that_hold(script: Any, scheme: str, tmp_path: Path) -> None:
+    loops = script("loops")
+    described = loops.describe_loop("a", 0, scheme, 3, loops.Plan(), (0.1, 0.2))
+    select = Config.model_validate(described).select
+    assert (select.min_uncertainty, select.max_uncertainty) == (
+        (0.1, 0.2) if scheme == "trust-levels" else (None, None)
+    )
+    for iteration, decisions in enumerate((["left", "uncertain", "audit"], ["uncertain"])):
+        path = tmp_path / f"iter_{iteration:02d}/select_candidates/decisions.csv"
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(["decision", *decisions, ""]))
+    assert [loops.count_labels(tmp_path, k) for k in range(3)] == [0, 2, 3]
+
+
+@pytest.mark.slow
+def test_the_short_form_of_loops_is_paired_and_resumes(script: Any, tmp_path: Path) -> None:
+    loops = script("loops")
+    place = loops.Place(tmp_path)
+    loops.run_all(place, loops.SHORT, [0], ["log-determinant", "random"], 600.0)
+    files = sorted(tmp_path.glob("runs/loops/*.json"))
+    kept = {path: path.stat().st_mtime_ns for path in files}
+    loops.run_all(place, loops.SHORT, [0], ["log-determinant", "random"], 600.0)
+    assert kept == {path: path.stat().st_mtime_ns for path in files}
+    first, second = (json.loads(path.read_text())["curve"] for path in files)
+    assert first[0]["macro"] == second[0]["macro"]
+    assert [p["labels"] for p in first] == [p["labels"] for p in second] == [0, 2]
+
+
+@pytest.mark.slow
+def test_the_share_of_scoring_and_selecting_is_that_of_the_steps(script: Any, tmp_path: Path) -> None:
+    found = script("measure_share").measure_share(tmp_path, n_walkers=1, n_steps=20, n_training=4, train_steps=2)
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert (tmp_path / "decisions.csv").read_text().count("\n") == 3  # a head and two frames
