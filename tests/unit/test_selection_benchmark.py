@@ -182,6 +182,16 @@ def test_loops_are_configurations_that_hold(script: Any, scheme: str, tmp_path: 
 
 
 @pytest.mark.slow
+def test_informed_rules_have_quotas_where_there_are_several_systems(script: Any, tmp_path: Path) -> None:
+    benchmark = script("pool_benchmark")
+    run = benchmark.Run(tmp_path, "five-systems", 0, benchmark.SHORT)
+    assert len({a.info["source"] for a in run.data["pool"]}) == 5
+    record = run.follow("log-determinant")
+    assert [p["labels"] for p in record["curve"]] == [0, 4, 8]
+    assert len({*record["kinds"][:4]}) > 2  # quotas of one or two a system
+
+
+@pytest.mark.slow
 def test_the_short_form_of_loops_is_paired_and_resumes(script: Any, tmp_path: Path) -> None:
     loops = script("loops")
     place = loops.Place(tmp_path)

@@ -240,7 +240,7 @@ class Run:
             pool = replace(pool, cost=predict_cost(sizes, np.zeros(0), np.zeros(0)))
         systems = {a.info["source"] for a in frames}
         if len(systems) > 1 and rule.split(",")[0] in ("clusters", "log-determinant", "farthest"):
-            pool = pool.limited(share_quotas(pool, n_batch))
+            pool = replace(pool, quotas=share_quotas(pool, n_batch))
         rng = derive_rng(self.seed, self.case, rule, len(chosen))
         choice = method(pool, n_batch, rng)
         return choice.rows.tolist(), time.process_time() - began
