@@ -13,6 +13,7 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 
 from mlip.config.system import Config
 from mlip.dynamics.replicas import Trace
+from mlip.structures.starting import load_starting_structure
 
 FOLDER = Path(__file__).parents[1] / "benchmarks/selection"
 
@@ -170,7 +171,9 @@ def test_a_replica_fails_where_atoms_collapse_or_it_explodes(script: Any) -> Non
 def test_loops_are_configurations_that_hold(script: Any, scheme: str, tmp_path: Path) -> None:
     loops = script("loops")
     described = loops.describe_loop("a", 0, scheme, 3, loops.Plan(), (0.1, 0.2))
-    select = Config.model_validate(described).select
+    config = Config.model_validate(described)
+    assert len(load_starting_structure(config.structures[0])) == len(loops.crystal())
+    select = config.select
     assert (select.min_uncertainty, select.max_uncertainty) == (
         (0.1, 0.2) if scheme == "trust-levels" else (None, None)
     )
@@ -188,7 +191,7 @@ def test_informed_rules_have_quotas_where_there_are_several_systems(script: Any,
     assert len({a.info["source"] for a in run.data["pool"]}) == 5
     record = run.follow("log-determinant")
     assert [p["labels"] for p in record["curve"]] == [0, 4, 8]
-    assert len({*record["kinds"][:4]}) > 2  # quotas of one or two a system
+    assert len({*record["kinds"][:4]}) > 1  # no system may have the whole batch
 
 
 @pytest.mark.slow

@@ -110,6 +110,7 @@ def describe_loop(
         select |= {"method": "random", "min_uncertainty": levels[0], "max_uncertainty": levels[1]}
     else:
         select |= {"method": scheme}
+    copper = {"name": "Cu", "crystalstructure": "fcc", "a": 3.61, "cubic": False}
     groups = [
         {"ensemble": "nvt", "temperatures": [300, 900], "structures": [0]},
         {"ensemble": "nvt", "temperatures": [2500], "volumes": [0.1], "structures": [0]},
@@ -120,8 +121,7 @@ def describe_loop(
         "seed": seed,
         "max_iterations": last + 1,
         "min_iterations": last + 1,
-        "structures": [{"bulk": {"name": "Cu", "crystalstructure": "fcc", "a": 3.61}, "repeat": [3, 3, 3]}]
-        + [{"file": "slab.extxyz"}],
+        "structures": [{"bulk": copper, "repeat": [3, 3, 3]}, {"file": "slab.extxyz"}],
         "prepare": {"n_structures": plan.n_prepared},
         "label": {"calculator": "ase.calculators.emt.EMT", "n_shards": 1},
         "train": {
