@@ -133,13 +133,11 @@ def describe_loop(
             "restart": "scratch",
             "early_stopping": False,
         },
-        # Broken is what physics calls so; no walker stops for its uncertainty.
         "explore": {
             "walkers": groups,
             "timestep": 3.0,
             "n_steps": plan.md_steps,
             "sample_every": 10,
-            "max_uncertainty": 100.0,
         },
         "select": select,
         "assess": {"audit_force_rmse": None},

@@ -63,7 +63,7 @@ def measure_share(
 ) -> dict[str, Any]:
     """CPU seconds of exploring, scoring and selecting, and the latter two over the first."""
     prepare(folder, n_training, train_steps, Train(early_stopping=False, consistency="off"))
-    explore = Explore(n_steps=n_steps, timestep=2.0, max_uncertainty=100.0)
+    explore = Explore(n_steps=n_steps, timestep=2.0, max_relative_error=None)
     walkers = [folder / f"walker_{k:02d}.nc" for k in range(n_walkers)]
     explored = 0.0
     for k, out in enumerate(walkers):
