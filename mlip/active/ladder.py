@@ -26,6 +26,7 @@ class Climb:
         first: Temperature of the first rung, K; None until there was a potential to ask.
         top: Temperature that no rung exceeds, K; likewise.
         easy: Temperature up to which rungs may be left out, K; likewise.
+        melts_at: Lowest rung at which half of the walkers have molten; later ones may begin in the crystal again.
         length: Share of their steps that walkers at the present rung run.
         done: Whether the top has been reached and its errors are small enough.
         reason: Why the walkers climbed, or not.
@@ -35,6 +36,7 @@ class Climb:
     first: float | None = None
     top: float | None = None
     easy: float = 0.0
+    melts_at: int | None = None
     length: float = 1.0
     done: bool = False
     reason: str = ""
@@ -104,8 +106,10 @@ def climb(state: Climb, seen: Observed, ladder: Ladder) -> Climb:
     if not seen.n_walkers:
         return replace(state, done=False, reason="no walker at this rung")
     length = max(SHORTEST, state.length / 2) if seen.n_stopped else min(1.0, 2 * state.length)
-    stays = replace(state, length=length, done=False)
-    molten = ladder.rungs is None and seen.n_molten >= MOLTEN_SHARE * seen.n_walkers
+    melts = ladder.rungs is None and seen.n_molten >= MOLTEN_SHARE * seen.n_walkers
+    known = [rung for rung in (state.melts_at, state.rung if melts else None) if rung is not None]
+    stays = replace(state, length=length, done=False, melts_at=min(known, default=None))
+    molten = melts or (stays.melts_at is not None and stays.melts_at <= state.rung)
     if seen.n_stopped:
         told = f"{seen.n_stopped} of {seen.n_walkers} walkers stopped early"
         down = molten and seen.n_exploded > 0 and state.rung > 0

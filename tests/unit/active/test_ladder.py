@@ -67,6 +67,10 @@ def test_the_ladder_ends_in_the_melt_once_its_errors_are_small() -> None:
     assert not climb(START, Observed(**molten, expected=0.5), LADDER).done
     done = climb(START, Observed(**molten, expected=0.2), LADDER)
     assert (done.done, done.rung, done.reason[:6]) == (True, 0, "molten")
+    # Walkers that begin in the crystal again are no reason to climb on from what is known to melt.
+    before = climb(START, Observed(**molten, expected=0.5), LADDER)
+    again = climb(before, Observed(4, n_molten=1, expected=0.2), LADDER)
+    assert (again.done, again.rung, again.melts_at) == (True, 0, 0)
     # What was done is not for ever: a new potential may fail at the top.
     assert not climb(done, Observed(**molten, expected=0.5), LADDER).done
 
