@@ -9,7 +9,7 @@ shortest distance; ZBL holds for collisions, and at 1.6 Å is twice too strong f
 
 Terms end at ``REACH`` times the shortest distance. Further out they would fit better still, but what surrounds a pair
 in the data would come into them, which the network has to make up for wherever the surroundings differ: of oxygen on
-Cu(111), terms of up to 2.4 times made the forces worse by half (docs/potential.md).
+Cu(111), terms of up to 2.4 times made forces worse by half (docs/potential.md).
 
 A pair of elements whose forces near its shortest distance the fit does not explain, or mispredicts when they are left
 out, has no repulsion of its own in the data (hydrogen atoms of one methyl group): it gets ZBL alone, below the data. So
