@@ -112,6 +112,11 @@ class RepulsionTables:
         """Reach of the furthest term, Å."""
         return float(self.reach.max())
 
+    @cached_property
+    def doubted(self) -> float:
+        """Distance from which on no pair is doubted, Å."""
+        return float(self.nearest.max())
+
     def evaluate(self, r: Tensor, first: Index, second: Index) -> tuple[Tensor, Tensor]:
         """Energy of pairs (eV) and its slope (eV/Å), each shaped like ``r`` (Å), from their species; can be traced."""
         return sum_terms(r, self.energy[first, second], self.decay[first, second], self.reach[first, second])
@@ -130,7 +135,7 @@ def sum_terms(r: Tensor, energy: Tensor, decay: Tensor, reach: Tensor) -> tuple[
     """V and dV/dr [...] of the terms [..., K] at distances [...]."""
     u = r[..., None] / reach
     gap = (1.0 - u).clamp(min=0.0)
-    common = 4.0 * energy * gap**2 / u * torch.exp(-decay * (u - 0.5))
+    common = 4.0 * energy * gap * gap / u * torch.exp(-decay * (u - 0.5))
     return (common * gap).sum(-1), -(common * (3.0 + gap / u + decay * gap) / reach).sum(-1)
 
 
@@ -151,13 +156,15 @@ def doubt_continuation(
         vectors: [E, 3], Å.
     """
     force, energy = vectors.new_zeros(len(species)), vectors.new_zeros(len(species))
-    distances = r = torch.linalg.vector_norm(vectors, dim=-1)
-    first, second = species[centers], species[neighbors]
+    distances = torch.linalg.vector_norm(vectors, dim=-1)
+    # Most pairs are further than any doubt reaches: a number tells it sooner than a table.
+    deep = torch.nonzero(distances < tables.doubted)[:, 0]
+    r, first, second = distances[deep], species[centers[deep]], species[neighbors[deep]]
     nearest = tables.nearest[first, second]
-    deep = torch.nonzero(r < nearest)[:, 0]
-    if not len(deep):
+    deeper = torch.nonzero(r < nearest)[:, 0]
+    if not len(deeper):
         return force, energy
-    r, nearest, first, second = r[deep], nearest[deep], first[deep], second[deep]
+    deep, r, nearest, first, second = (x[deeper] for x in (deep, r, nearest, first, second))
     expected = tables.expected or tables
     value, slope = expected.evaluate(r, first, second)
     share = tables.doubt[first, second] * (1.0 - r / nearest)
@@ -165,7 +172,7 @@ def doubt_continuation(
     force.index_add_(0, centers[deep], (share * slope) ** 2)
     # Half of each pair belongs to either of its atoms.
     energy.index_add_(0, centers[deep], 0.5 * (share * gained) ** 2)
-    near = torch.nonzero(force[neighbors])[:, 0]
+    near = torch.nonzero(force.index_select(0, neighbors))[:, 0]
     fading = AROUND * (1.0 - (distances[near] / cutoff) ** 2).clamp(min=0.0) ** 3
     return force.index_add(0, centers[near], fading**2 * force[neighbors[near]]), energy
 
