@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 N_BOOTSTRAP = 2000
+SLACK = 1.1
+"""Labels are counted to within a tenth of the last error: near there, curves are flat and the count is noise."""
 HEAD = (
     "pool",
     "rule",
@@ -33,24 +35,52 @@ def labels_to(curve: Sequence[dict[str, Any]], target: float, key: str = "labels
     return float(curve[-1][key]) if curve[-1]["macro"] <= target else np.inf
 
 
-def ratios(
-    records: Sequence[dict[str, Any]], rule: str, key: str = "labels", base: str = "random", slack: float = 1.0
-) -> list[float]:
-    """For each seed that has both, labels of ``base`` over labels of ``rule``, to what ``base`` reaches in the end.
+def ratios(records: Sequence[dict[str, Any]], rule: str, key: str = "labels") -> list[float]:
+    """For each seed that has both, labels of random over labels of ``rule``, to what random reaches in the end.
 
-    The target is ``slack`` times the largest error of the last third of points of ``base``, which its own noise does
-    not make unreachable. A rule that does not get there has the ratio 0.
+    The target is the largest error of random's last third of points of that seed, which its own noise does not make
+    unreachable. A rule that does not get there has the ratio 0.
     """
-    of = {(r["rule"], r["seed"]): r["curve"] for r in records}
     found = []
-    for (name, seed), curve in of.items():
-        if name != rule or (base, seed) not in of:
-            continue
-        slow = of[base, seed]
-        target = slack * max(point["macro"] for point in slow[-max(1, len(slow) // 3) :])
-        mine, others = (labels_to(c, target, key) for c in (curve, slow))
+    for curve, base in _pairs(records, rule, "random"):
+        target = max(point["macro"] for point in base[-max(1, len(base) // 3) :])
+        mine, others = (labels_to(c, target, key) for c in (curve, base))
         found.append(others / max(mine, 1.0) if np.isfinite(mine) else 0.0)
     return found
+
+
+def saved(
+    records: Sequence[dict[str, Any]], rule: str, base: str, key: str = "labels", slack: float = SLACK
+) -> list[float]:
+    """For each seed, labels (or ``key``) of ``base`` over labels of ``rule``, to an error that both reach.
+
+    That is ``slack`` times the worse of the two last errors. Where both are there without any label, the ratio is 1.
+    """
+    found = []
+    for curve, other in _pairs(records, rule, base):
+        target = slack * max(curve[-1]["macro"], other[-1]["macro"])
+        mine, others = (labels_to(c, target, key) for c in (curve, other))
+        found.append(max(others, 1.0) / max(mine, 1.0))
+    return found
+
+
+def needed(records: Sequence[dict[str, Any]], rule: str, base: str, slack: float = SLACK) -> list[float]:
+    """For each seed, labels of ``base`` over labels of ``rule`` to ``slack`` times the last error of ``rule``.
+
+    Where ``base`` does not get there, it counts as if it did with its last label: then this is a lower bound.
+    """
+    found = []
+    for curve, other in _pairs(records, rule, base):
+        target = slack * curve[-1]["macro"]
+        others = min(labels_to(other, target), other[-1]["labels"])
+        found.append(max(others, 1.0) / max(labels_to(curve, target), 1.0))
+    return found
+
+
+def _pairs(records: Sequence[dict[str, Any]], rule: str, base: str) -> list[tuple[list[Any], list[Any]]]:
+    """Curves of ``rule`` and ``base`` of the seeds that have both."""
+    of = {(r["rule"], r["seed"]): r["curve"] for r in records}
+    return [(of[key], of[base, key[1]]) for key in of if key[0] == rule and (base, key[1]) in of]
 
 
 def band(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
@@ -73,7 +103,7 @@ def at_equal_labels(records: Sequence[dict[str, Any]], rule: str) -> list[float]
 
 
 def tabulate(records: Sequence[dict[str, Any]], slack: float = 1.0) -> str:
-    """A Markdown table, one row a pool and rule; ``slack`` as in :func:`ratios`."""
+    """A Markdown table, one row a pool and rule; ``slack`` as in :func:`saved`."""
     lines = [f"| {' | '.join(HEAD)} |", "|" + "---|" * len(HEAD)]
     rules = list(dict.fromkeys(r["rule"] for r in records))
     for case in dict.fromkeys(r["case"] for r in records):
@@ -85,7 +115,7 @@ def tabulate(records: Sequence[dict[str, Any]], slack: float = 1.0) -> str:
 
 def _row(records: Sequence[dict[str, Any]], case: str, rule: str, slack: float) -> list[str]:
     own = [r for r in records if r["rule"] == rule]
-    labels, equal = ratios(records, rule, slack=slack), at_equal_labels(records, rule)
+    labels, equal = saved(records, rule, "random", slack=slack), at_equal_labels(records, rule)
     if not own:
         return []
     last = [r["curve"][-1] for r in own]
