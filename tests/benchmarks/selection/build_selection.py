@@ -31,6 +31,8 @@ COLOURS = {
 REDUNDANT = ("silicon", "alloy", "mixture", "mixed-sizes")
 LOOPS = "loops"
 BEST = "log-determinant"
+SEEDS = 5
+"""That are planned."""
 CALIBRATED = (0.8, 1.25)
 
 Records = Sequence[dict[str, Any]]
@@ -38,17 +40,24 @@ Records = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Bar:
-    """One thing that selection should do: what was measured (None if nothing was), and whether that is enough."""
+    """One thing that selection should do: what was measured (None if nothing was), and whether that is enough.
+
+    ``seeds`` are the fewest and the most that the pools have which count.
+    """
 
     what: str
     bar: str
     measured: str | None
     met: bool = False
+    seeds: tuple[int, int] = (SEEDS, SEEDS)
 
     def row(self) -> str:
         """Of the table."""
         verdict = "not measured" if self.measured is None else "met" if self.met else "**not met**"
-        return f"| {self.what} | {self.bar} | {self.measured or '–'} | {verdict} |"
+        fewest, most = self.seeds
+        seeds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        so_far = f", {seeds} of {SEEDS} seeds a pool" if self.measured and fewest < SEEDS else ""
+        return f"| {self.what} | {self.bar} | {self.measured or '–'} | {verdict}{so_far} |"
 
 
 def read_records(folder: Path, part: str) -> list[dict[str, Any]]:
@@ -66,48 +75,64 @@ def over_cases(records: Records, cases: Sequence[str], base: str) -> list[float]
     return [ratio for case in cases for ratio in saved(of_case(records, case), BEST, base)]
 
 
+def count_seeds(records: Records, cases: Sequence[str]) -> tuple[int, int]:
+    """The fewest and the most seeds that ``cases`` have for :data:`BEST`."""
+    counts = [sum(r["rule"] == BEST for r in of_case(records, case)) for case in cases] or [0]
+    return min(counts), max(counts)
+
+
 def show_band(values: Sequence[float]) -> str:
     """Median, band and number."""
     middle, low, high = band(values)
     return f"{middle:.2f} ({low:.2f}, {high:.2f}), n = {len(values)}"
 
 
-def factor_bar(what: str, least: float, values: Sequence[float], *, outside_band: bool = False) -> Bar:
+def factor_bar(
+    what: str, least: float, values: Sequence[float], seeds: tuple[int, int], *, outside_band: bool = False
+) -> Bar:
     """A factor that should be ``least`` or more, in the median, or by the lower end of its band."""
     if not values:
         return Bar(what, f"≥ {least:g}", None)
     middle, low, _ = band(values)
-    return Bar(what, f"≥ {least:g}", show_band(values), bool((low if outside_band else middle) >= least))
+    return Bar(what, f"≥ {least:g}", show_band(values), bool((low if outside_band else middle) >= least), seeds)
 
 
 def list_bars(records: Records, folder: Path) -> list[Bar]:
     """Every bar for which this benchmark has records."""
     cases = sorted({r["case"] for r in records if not r["case"].startswith(LOOPS)})
-    liquid = at_equal_labels(of_case(records, "liquid"), BEST)
-    homogeneous = Bar("error over that of random, equal labels, homogeneous liquid", "≤ 1.1", None)
-    if liquid:
-        worse = [1 / value for value in liquid]
-        homogeneous = Bar(homogeneous.what, homogeneous.bar, show_band(worse), bool(np.median(worse) <= 1.1))
     mixed, five = (of_case(records, case) for case in ("mixed-sizes", "five-systems"))
-    loops, least = over_cases(records, [LOOPS], "trust-levels"), "against structure means, labels to own last error"
+    own_end, seeds = "against structure means, labels to own last error", partial(count_seeds, records)
     bars = [
-        factor_bar("labels saved against random, redundant pools", 3.5, over_cases(records, REDUNDANT, "random")),
-        homogeneous,
-        factor_bar("labels saved against DP-GEN's scheme, whole loops", 1.5, loops, outside_band=True),
-        factor_bar("the same, pools", 1.5, over_cases(records, cases, "trust-levels")),
-        factor_bar(
-            "labels saved against farthest structure means, pools", 1, over_cases(records, cases, "farthest-mean")
-        ),
-        factor_bar(f"{least}, mixed sizes (at least)", 1.5, needed(mixed, BEST, "farthest-mean")),
-        factor_bar(f"{least}, five systems (at least)", 1.5, needed(five, BEST, "farthest-mean")),
-        factor_bar("label cost saved by choice of cells", 2, saved(mixed, f"{BEST}, by cost", BEST, "cost")),
+        factor_bar(what, least, over_cases(records, where, base), seeds(where), outside_band=where == [LOOPS])
+        for what, least, where, base in (
+            ("labels saved against random, redundant pools", 3.5, REDUNDANT, "random"),
+            ("labels saved against DP-GEN's scheme, whole loops", 1.5, [LOOPS], "trust-levels"),
+            ("the same, pools", 1.5, cases, "trust-levels"),
+            ("labels saved against farthest structure means, pools", 1.0, cases, "farthest-mean"),
+        )
     ]
+    bars.insert(1, homogeneous_bar(records))
+    for what, least, values, case in (
+        (f"{own_end}, mixed sizes (at least)", 1.5, needed(mixed, BEST, "farthest-mean"), "mixed-sizes"),
+        (f"{own_end}, five systems (at least)", 1.5, needed(five, BEST, "farthest-mean"), "five-systems"),
+        ("label cost saved by choice of cells", 2, saved(mixed, f"{BEST}, by cost", BEST, "cost"), "mixed-sizes"),
+    ):
+        bars.append(factor_bar(what, least, values, seeds([case])))
     bars += calibration_bars(records)
     share = folder / "share.json"
     if share.exists():
         part = json.loads(share.read_text())["share"]
         bars.append(Bar("score and select over exploration", "< 5 %", f"{100 * part:.1f} %", part < 0.05))
     return bars
+
+
+def homogeneous_bar(records: Records) -> Bar:
+    """Where there is nothing to choose, a choice must do no harm."""
+    what, least = "error over that of random, equal labels, homogeneous liquid", "≤ 1.1"
+    worse = [1 / value for value in at_equal_labels(of_case(records, "liquid"), BEST)]
+    if not worse:
+        return Bar(what, least, None)
+    return Bar(what, least, show_band(worse), bool(np.median(worse) <= 1.1), (len(worse), len(worse)))
 
 
 def calibrations(records: Records, rule: str = BEST) -> dict[tuple[str, int], list[float]]:
@@ -137,7 +162,8 @@ def calibration_bars(records: Records) -> list[Bar]:
             continue
         inside = [CALIBRATED[0] <= value <= CALIBRATED[1] for value in medians]
         text = f"{min(medians):.2f} to {max(medians):.2f}; {sum(inside)} of {len(inside)} inside"
-        bars.append(Bar(title, ".8 to 1.25", text, all(inside)))
+        counts = [len(v) for (case, _), v in found.items() if case.startswith(LOOPS) == is_loop]
+        bars.append(Bar(title, ".8 to 1.25", text, all(inside), (min(counts), max(counts))))
     return bars
 
 

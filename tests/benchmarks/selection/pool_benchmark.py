@@ -74,7 +74,7 @@ class Plan:
     """
 
     points: tuple[int, ...] = (8, 16, 32)
-    points_random: tuple[int, ...] = (32, 64, 96)
+    points_random: tuple[int, ...] = (8, 16, 32, 64, 96)
     n_steps: int = 800
     learning_rate: float = 0.03
     n_pool: int | None = None
