@@ -80,7 +80,10 @@ class Config(Section):
         if self.prepare.n_structures == 0 and not self.data:
             raise ValueError("prepare.n_structures is 0 without `data`: iteration 0 would have nothing to learn")
         if self.min_iterations > self.max_iterations:
-            raise ValueError(f"min_iterations ({self.min_iterations}) exceeds max_iterations ({self.max_iterations})")
+            raise ValueError(
+                f"min_iterations ({self.min_iterations}) exceeds max_iterations ({self.max_iterations});"
+                f" set min_iterations: {self.max_iterations}, or raise max_iterations"
+            )
         for number in self.assess.eos_structures:
             if number >= len(self.structures):
                 raise ValueError(

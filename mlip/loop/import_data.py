@@ -116,7 +116,7 @@ def read_file(path: Path, source: DataSource, digest: str, number: int) -> Itera
     except (ValueError, OSError) as error:
         raise DataError(f"data: {error}") from None
     for index in range(len(structures))[parse_index(source.index)]:
-        fault = structure_fault(structures[index]) or _state_fault(structures[index])
+        fault = structure_fault(structures[index]) or _state_fault(structures[index]) or _name_fault(structures[index])
         if structures[index].info.get("unconverged"):
             fault = "its SCF did not converge; label it again with more cycles (NELM)"
         atoms = keep_labels(structures[index]) if fault is None else structures[index].copy()
@@ -136,6 +136,18 @@ def _state_fault(atoms: Atoms) -> str | None:
         electronic_state(atoms)
     except ElectronsError as error:
         return str(error)
+    return None
+
+
+def _name_fault(atoms: Atoms) -> str | None:
+    """Labels under names that may be anybody's, such as ``REF_energy``, where ASE finds none."""
+    for name, word, values in (("energy", "energy", atoms.info), ("forces", "force", atoms.arrays)):
+        others = sorted(key for key in values if word in key.lower())
+        if others and not has_label(atoms, name):
+            return (
+                f"has no {name}, but `{others[0]}`; if that is it, call it `{name}` in the file, the other labels"
+                " `energy`, `forces`, `stress` (eV/Å³) or `virial` (eV)"
+            )
     return None
 
 

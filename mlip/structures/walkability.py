@@ -58,7 +58,8 @@ def check_walkable(start: Atoms, anatomy: Anatomy, demand: Demand, name: str) ->
     if anatomy.kind == "molecule":
         raise StructureError(
             f"{name}: `{demand.ensemble}` walkers need matter that goes on in one direction at least, and around this"
-            f" molecule or cluster there is vacuum; give it walkers of `ensemble: nvt`, {elsewhere}"
+            f" molecule or cluster there is vacuum; give it walkers of `ensemble: nvt`, {elsewhere};"
+            " for molecules and clusters alone: explore: {walkers: [{ensemble: nvt, temperatures: ladder}]}"
         )
     if demand.is_pressed:
         raise StructureError(

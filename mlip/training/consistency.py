@@ -59,6 +59,8 @@ CLEAR_SCATTER, CLEAR_SEPARATION = 0.03, 20.0
 labels of ten kinds of molecules, two of each, five were set 0.44 apart, at a scatter of 0.047."""
 CERTAIN_FACTOR = 1.1
 """Ratio of forces from which mixed ones stop the training."""
+MOST_SCATTER = 0.02
+"""Of the forces' factors within each group, where the model does not foretell the forces of structures held out."""
 MIN_TOTAL = 1.0
 """eV/atom from which on an offset may be a factor."""
 OUTLIER, MIN_OUTLIER = 12.0, 0.1
@@ -136,6 +138,8 @@ def _check_set(structures: Sequence[Atoms], data: Dataset, n_species: int, name:
         judgements = [_judge_labels(some, implied, data, work, name)]
         if implied.skill >= MIN_SKILL:
             judgements.append(_judge_energies(some, implied, work, name))
+        else:  # nothing foretells forces of which every other one is in another unit; their slopes are two all the same
+            judgements.append(_judge_force_groups(some, implied, name, MOST_SCATTER))
         for judged in judgements:
             errors, warnings = errors + judged[0], warnings + judged[1]
     return errors, warnings
@@ -206,8 +210,8 @@ def _judge_slopes(
     if virial.wrong and not shared:
         volume = float(np.median([atoms.get_volume() for atoms in structures if has_label(atoms, "stress")]))
         candidates = STRESS_UNITS | {
-            "virials (eV) in place of stresses": volume,
-            "negative virials (eV) in place of stresses": -volume,
+            "virials (eV) in place of stresses": -volume,  # minus the volume times the stress
+            "negative virials (eV) in place of stresses": volume,
         }
         candidates |= {} if energy.agreed else FORCE_UNITS
         verdicts.append(_name_unit("stresses against forces", virial.value, candidates))
@@ -273,7 +277,7 @@ def _judge_groups(
     structures: Sequence[Atoms], implied: Implied, work: Work | None, name: str
 ) -> tuple[list[str], list[str]]:
     """Errors and warnings about two groups of structures that were labelled with different settings."""
-    energies, forces = split_energies(structures, implied), split_forces(implied)
+    energies = split_energies(structures, implied)
     errors, warnings = list[str](), list[str]()
     if energies is not None and work is not None:
         # Work that leads from one group to the other knows of no offset: a site or phase that the model misjudges.
@@ -287,15 +291,23 @@ def _judge_groups(
             f" {energies.scatter:.2g}, as with mixed settings{_ratio(structures, energies)}; label them again with one"
             " functional, basis and k-point density, or leave them out"
         )
-    if forces is not None:
-        factor = math.exp(forces.offset)
-        told = errors if abs(forces.offset) >= math.log(CERTAIN_FACTOR) else warnings
-        told.append(
-            f"the forces of {_count(structures, implied, forces.minority, name)} are {factor:.3g} times what the other"
-            f" structures say, with a scatter of {100 * forces.scatter:.2g} %, as with mixed units or settings; bring"
-            " them to eV/Å, label them again, or leave them out"
-        )
-    return errors, warnings
+    more = _judge_force_groups(structures, implied, name)
+    return errors + more[0], warnings + more[1]
+
+
+def _judge_force_groups(
+    structures: Sequence[Atoms], implied: Implied, name: str, most_scatter: float = math.inf
+) -> tuple[list[str], list[str]]:
+    """An error or a warning about two groups of structures whose forces are a factor apart, each this tight."""
+    forces = split_forces(implied)
+    if forces is None or forces.scatter > most_scatter:
+        return [], []
+    text = (
+        f"the forces of {_count(structures, implied, forces.minority, name)} are {math.exp(forces.offset):.3g} times"
+        f" what the other structures say, with a scatter of {100 * forces.scatter:.2g} %, as with mixed units or"
+        " settings; bring them to eV/Å, label them again, or leave them out"
+    )
+    return ([text], []) if abs(forces.offset) >= math.log(CERTAIN_FACTOR) else ([], [text])
 
 
 def _count(structures: Sequence[Atoms], implied: Implied, minority: np.ndarray, name: str) -> str:

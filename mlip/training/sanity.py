@@ -45,7 +45,7 @@ def check_magnitudes(structures: Sequence[Atoms], data: Dataset, name: str) -> l
     virials = (data.virials.abs().amax((1, 2)) / data.sizes).double().cpu().numpy()
     errors += [
         f"{_name(structures, k, name)} has a stress of {np.abs(labelled_stress(structures[k])).max():.4g} eV/Å³,"
-        " as with stresses in GPa, kbar or bar"
+        " as with stresses in GPa, kbar or bar: then convert it to eV/Å³"
         for k in np.nonzero(virials > GROSS_VIRIAL)[0].tolist()
     ]
     return [f"{text}; label it again or remove it" for text in errors[:5]]

@@ -69,9 +69,18 @@ def name_faults(force: Factor, stress: Factor, *, size: float = math.nan, volume
     if size > 2:
         known.append(Fault("energies per atom", energy=1 / size))
     if volume > 0:
+        # A virial is minus the volume times the stress.
         known += [
             Fault(f"{sign}virials (eV) in place of stresses", stress=v)
-            for sign, v in (("", volume), ("negative ", -volume))
+            for sign, v in (("", -volume), ("negative ", volume))
+        ]
+        known += [
+            Fault(f"stresses in {unit} in place of virials (eV){sign}", stress=v)
+            for unit, size in (("GPa", 1 / GPa), ("kbar", 10 / GPa))
+            for sign, v in (
+                (", positive under pressure", size / volume),
+                (", positive under tension", -size / volume),
+            )
         ]
     found = list[tuple[float, int, str]]()
     for fault in known:

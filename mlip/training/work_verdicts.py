@@ -141,6 +141,9 @@ def _judge_relation(work: Work) -> list[str]:
     if work.explained >= UNRELATED and not lost:
         return []
     name = " and ".join(lost) if lost and work.explained >= UNRELATED else "forces"
+    cause = "atoms in another order than their forces"
+    if name == "stresses":
+        cause = "stresses that are in another unit, or of another sign, in a part of them"
     share = f"the work of forces and stresses explains {100 * max(0.0, work.explained):.0f} % of energy differences"
     factors = ", ".join(
         f"{f.value:.2g} ± {f.error:.1g} of that of the {which}"
@@ -149,6 +152,6 @@ def _judge_relation(work: Work) -> list[str]:
     )
     text = (
         f"energies and {name} do not belong together: {share} ({factors}), which should be nearly all (1 of each);"
-        " look for frames out of step, and atoms in another order than their forces"
+        f" look for frames out of step, and {cause}"
     )
     return [text]

@@ -62,7 +62,13 @@ class Orca(Program):
         return {key: value for key, value in rest.items() if value != "" or key != "orcablocks"}
 
     def with_state(self, parameters: Values, charge: float, multiplicity: int | None) -> Values:
-        """``charge`` and ``mult``."""
+        """``charge`` and ``mult``.
+
+        Raises:
+            LabelError: for a charge that is not whole.
+        """
+        if charge != int(charge):
+            raise LabelError(f"the structure carries a charge of {charge:g}, and ORCA takes whole ones; correct it")
         return parameters | {"charge": int(charge)} | ({} if multiplicity is None else {"mult": multiplicity})
 
     def build(self, factory: Any, parameters: Values, profile: Values, folder: Path, atoms: Any) -> Any:

@@ -36,6 +36,7 @@ def test_schema_and_reference_are_generated_from_the_models() -> None:
         ({"train": {"cutoff": float("nan")}}, "train.cutoff"),
         ({"label": {"calculator": "os; rm"}}, "label.calculator"),
         ({"min_iterations": 9}, "min_iterations (9) exceeds max_iterations"),
+        ({"max_iterations": 1}, "exceeds max_iterations (1); set min_iterations: 1, or raise max_iterations"),
         ({"system": "../escape"}, "system"),
         ({"overrides": [{"from_iteration": 2, "select": {"n_structure": 3}}]}, "n_structure"),
         ({"overrides": [{"from_iteration": 2, "label": {"parameters": {}}}]}, "labels of two settings do not mix"),

@@ -379,3 +379,14 @@ VASPRUN = """<?xml version="1.0" encoding="ISO-8859-1"?>
  </calculation>
 </modeling>
 """
+
+
+def test_labels_under_another_name_are_pointed_at(tmp_path: Path) -> None:
+    cell, path = "3.6 0 0 0 3.6 0 0 0 3.6", tmp_path / "mine.xyz"
+    columns = "Properties=species:S:1:pos:R:3:REF_forces:R:3"
+    path.write_text(f'1\nLattice="{cell}" {columns} REF_energy=-1.0 pbc="T T T"\nCu 0 0 0 0 0 0\n')
+    with pytest.raises(DataError, match="has no energy, but `REF_energy`; if that is it, call it `energy`"):
+        take(tmp_path / "out", same(path))
+    path.write_text(path.read_text().replace("REF_energy", "energy"))
+    with pytest.raises(DataError, match="has no forces, but `REF_forces`; if that is it, call it `forces`"):
+        take(tmp_path / "out", same(path))

@@ -373,8 +373,9 @@ def test_molecules_have_no_pressure_to_be_held_at(tmp_path, monkeypatch) -> None
     )
     with pytest.raises(
         StructureError, match=r"trimer\.xyz: `npt` walkers need .* `ensemble: nvt`, .* without number 0"
-    ):
+    ) as error:
         explore(tmp_path, monkeypatch, plan)
+    assert "explore: {walkers: [{ensemble: nvt, temperatures: ladder}]}" in str(error.value)
 
 
 def test_an_adsorbate_does_not_make_a_slab_something_else() -> None:

@@ -111,3 +111,12 @@ def test_following_structures_are_told_as_a_range() -> None:
     spoil(structures, halves("in turn", 60), shift=0.5)
     with pytest.raises(TrainingDataError, match=r"\(train\[30\] to \[59\]; Cu8\) differ by \+0\.5 eV/atom"):
         check_labels(structures, Train())
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.529])
+def test_every_other_structure_in_another_unit_of_force_is_found(factor: float) -> None:
+    """Then no structure foretells the next one's forces, and the model was taken to know nothing."""
+    structures = metal(40)
+    spoil(structures, np.arange(40) % 2 == 1, forces=factor)
+    with pytest.raises(TrainingDataError, match=rf"forces of 20 of 40 .* are {factor:.2f}\d* times"):
+        check_labels(structures, Train())

@@ -188,3 +188,20 @@ def test_names_of_factors() -> None:
     assert name_faults(exact(0.25), exact(0.25), size=4)[0] == "energies per atom (factor 0.25)"
     assert name_faults(exact(0.7), exact(1.0)) == []
     assert name_faults(Factor(1.0, 0.05), Factor(-0.8, 0.07))[0].startswith("stresses with the wrong sign")
+
+
+def test_names_of_virials() -> None:
+    """A virial is minus the volume times the stress; read as a stress it works by -1 / volume."""
+    exact, volume = lambda value: Factor(value, 1e-3 * abs(value)), 70.0
+    (name,) = name_faults(exact(1.0), exact(-1 / volume), volume=volume)
+    assert name.startswith("virials (eV) in place of stresses")
+    (name,) = name_faults(exact(1.0), exact(1 / volume), volume=volume)
+    assert name.startswith("negative virials (eV) in place of stresses")
+    found = name_faults(exact(1.0), exact(volume * GPa / 10), volume=volume)
+    assert any(name.startswith("stresses in kbar in place of virials (eV), positive under pressure") for name in found)
+
+
+def test_stresses_of_two_signs_are_told_with_their_own_remedy() -> None:
+    structures = strained(40, 6)
+    half = read(structures[::2], stress=-1.0) + structures[1::2]
+    assert "stresses that are in another unit, or of another sign, in a part of them" in told(half)

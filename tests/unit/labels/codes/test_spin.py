@@ -174,3 +174,13 @@ def test_words_of_pw_x_come_with_what_to_do(words: str, remedy: str) -> None:
     failure = _classify(words)
     assert failure.status == "config_error"
     assert remedy in failure.reason.partition("(pw.x")[0]
+
+
+def test_orca_takes_whole_charges_only() -> None:
+    """Half an electron was cut off: the label was of the neutral molecule."""
+    water = molecule("H2O")
+    water.info["charge"] = 0.5
+    with pytest.raises(LabelError, match=r"a charge of 0\.5, and ORCA takes whole ones; correct it"):
+        tell(ORCA, water, {})
+    water.info["charge"] = -1.0
+    assert tell(ORCA, water, {})["charge"] == -1
