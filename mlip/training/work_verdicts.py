@@ -141,9 +141,8 @@ def _judge_relation(work: Work) -> list[str]:
     if work.explained >= UNRELATED and not lost:
         return []
     name = " and ".join(lost) if lost and work.explained >= UNRELATED else "forces"
-    cause = "atoms in another order than their forces"
-    if name == "stresses":
-        cause = "stresses that are in another unit, or of another sign, in a part of them"
+    causes = ["frames out of step", "atoms in another order than their forces"]
+    causes += ["stresses of another unit or sign in a part of them"] if work.stress.known else []
     share = f"the work of forces and stresses explains {100 * max(0.0, work.explained):.0f} % of energy differences"
     factors = ", ".join(
         f"{f.value:.2g} ± {f.error:.1g} of that of the {which}"
@@ -152,6 +151,6 @@ def _judge_relation(work: Work) -> list[str]:
     )
     text = (
         f"energies and {name} do not belong together: {share} ({factors}), which should be nearly all (1 of each);"
-        f" look for frames out of step, and {cause}"
+        f" look for {', '.join(causes)}"
     )
     return [text]

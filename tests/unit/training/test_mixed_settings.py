@@ -118,5 +118,5 @@ def test_every_other_structure_in_another_unit_of_force_is_found(factor: float) 
     """Then no structure foretells the next one's forces, and the model was taken to know nothing."""
     structures = metal(40)
     spoil(structures, np.arange(40) % 2 == 1, forces=factor)
-    with pytest.raises(TrainingDataError, match=rf"forces of 20 of 40 .* are {factor:.2f}\d* times"):
+    with pytest.raises(TrainingDataError, match=rf"forces of 20 of 40 .* are {factor:g}\d* times"):
         check_labels(structures, Train())
