@@ -44,7 +44,22 @@ def find_complaints(config: Config, structures: Sequence[Atoms]) -> list[Complai
         *_complain_of_gaps(config, structures),
         *_complain_of_walkers(config, structures),
         *_complain_of_kinds(config, structures),
+        *_complain_of_volumes(config, structures),
     ]
+
+
+def _complain_of_volumes(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:
+    """Structures whose equation of state is asked for and that have no volume."""
+    from mlip.loop.prepare_structures import check_compressible
+    from mlip.structures.starting import StructureError, name_source
+
+    found = []
+    for number in config.assess.eos_structures if config.assess.eos_volumes else ():
+        try:
+            check_compressible(structures[number], name_source(config.structures[number]))
+        except StructureError as error:
+            found.append(Complaint("equation of state", True, str(error), "Or leave the structure out."))
+    return found
 
 
 def _complain_of_cells(config: Config, structures: Sequence[Atoms]) -> list[Complaint]:

@@ -86,7 +86,7 @@ def prepare_structures(
         explored = [demand for demand in demands if demand.source_number == index]
         _check_explorable(start, name_source(source), explored)
         if index in compressed:
-            _check_compressible(start, name_source(source))
+            check_compressible(start, name_source(source))
         others = phases if index == 0 else ()
         if quota:  # none where existing data are enough to begin with
             chosen += perturb_structure(
@@ -122,7 +122,7 @@ def _check_explorable(start: Atoms, name: str, demands: Sequence[Demand]) -> Non
         check_walkable(start, anatomy, demand, name)
 
 
-def _check_compressible(start: Atoms, name: str) -> None:
+def check_compressible(start: Atoms, name: str) -> None:
     """Refuse, before any label is paid for, an equation of state of what has no volume."""
     kind = dissect(start).kind
     if kind != "bulk":

@@ -282,6 +282,21 @@ def test_walkers_that_cannot_begin_are_found(tmp_path):
     assert "walkers" not in {check.name for check in check_config(write_copper(tmp_path))}
 
 
+def test_an_equation_of_state_of_what_has_no_volume_is_found(tmp_path):
+    pair = tmp_path / "pair.xyz"
+    molecule("H2").write(pair)
+    structures = [{"bulk": {"name": "Cu", "cubic": True}}, {"file": str(pair)}]
+
+    def found(assess: dict) -> dict[str, Check]:
+        return {c.name: c for c in check_config(write_copper(tmp_path, structures=structures, assess=assess))}
+
+    assert "equation of state" not in found({"eos_structures": [0]})
+    wrong = found({"eos_structures": [0, 1]})["equation of state"]
+    assert wrong.status == "fail"
+    assert "a molecule has no volume" in wrong.detail
+    assert "equation of state" not in found({"eos_structures": [1], "eos_volumes": []})
+
+
 def test_kinds_wanted_in_vain_are_found(tmp_path):
     kinds = {"swap": 1}
     found = {check.name: check for check in check_config(write_copper(tmp_path, prepare={"kinds": kinds}))}
