@@ -114,8 +114,7 @@ def describe_problems(
     meanings: dict[str, str] = {}
     errors = error.errors(include_url=False)
     for item in errors:
-        # pydantic counts what it refused within a list as absent, and says that the list is too short
-        if item["type"] == "too_short" and any(is_within(other["loc"], item["loc"]) for other in errors):
+        if _is_echo(item, errors):
             continue
         place, path = _place(item["loc"], descriptions)
         problems.setdefault(place, []).append(_problem(item, keys))
@@ -127,6 +126,18 @@ def describe_problems(
     if len(problems) > MAX_PROBLEMS:
         lines.append(f"  ... and {len(problems) - MAX_PROBLEMS} more")
     return "\n".join(lines)
+
+
+def _is_echo(item: Any, errors: Sequence[Any]) -> bool:
+    """Whether an error only repeats another one that lies deeper.
+
+    pydantic counts what it refused within a list as absent, and says that the list is too short; and of a list with a
+    wrong entry, where a word would do as well, it says that it is not that word.
+    """
+    outer = {"too_short": item["loc"], "literal_error": item["loc"][:-1]}.get(item["type"])
+    if outer is None or isinstance(item["input"], str):
+        return False
+    return any(is_within(other["loc"], outer) and len(other["loc"]) > len(item["loc"]) for other in errors)
 
 
 def is_within(location: Sequence[Any], outer: Sequence[Any]) -> bool:

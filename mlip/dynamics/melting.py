@@ -59,11 +59,11 @@ def estimate_melting(atoms: Atoms, rng: np.random.Generator, n_samples: int = 8)
     moved, work, squares = atoms.copy(), 0.0, 0.0
     moved.set_constraint()
     moved.calc = atoms.calc
-    at_rest = moved.get_forces()
+    at_rest = moved.get_forces(apply_constraint=False)
     for _ in range(n_samples):
         shift = rng.normal(0, NUDGE, (len(atoms), 3))
         moved.set_positions(atoms.positions + shift)
-        work -= float(np.sum((moved.get_forces() - at_rest) * shift))
+        work -= float(np.sum((moved.get_forces(apply_constraint=False) - at_rest) * shift))
         squares += float(np.sum(shift**2))
     distance = float(np.median(_nearest_distances(atoms)))
     stiffness = work / squares

