@@ -31,7 +31,6 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
             frames=Path(inputs.frames),
             candidates=Path(inputs.candidates),
             earlier=Path(inputs.earlier[0]) if inputs.earlier else None,
-            rungs=Path(inputs.earlier[1]) if inputs.earlier else None,
             ladder=Ladder(**params.settings["ladder"]),
             count_costs=partial(count_costs, out.parent.parent, iteration),
             settings=Assess(**params.settings["assess"]),

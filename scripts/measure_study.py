@@ -10,7 +10,6 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     import torch
 
     from mlip.io.extxyz import read_structures
-    from mlip.structures.labelled import split_by_source
     from mlip.structures.starting import load_starting_structure
     from mlip.studies import load_study
     from mlip.studies.steps import measure_study
@@ -20,7 +19,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         load_study(snakemake.wildcards.study, snakemake.params.settings),
         Path(snakemake.input.potential[0]).parent,
         [load_starting_structure(StartingStructure(**source)) for source in snakemake.params.sources],
-        split_by_source(read_structures(snakemake.input.references)).get(0, []),
+        read_structures(snakemake.input.references),
         read_structures(str(snakemake.input.test)),
         seed=snakemake.params.seed,
         out=Path(snakemake.output.property).parent,

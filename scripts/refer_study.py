@@ -11,7 +11,6 @@ from mlip.labels.store import label_store
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     use_mpi(dict(snakemake.resources.items()))
     from mlip.io.extxyz import read_structures
-    from mlip.structures.labelled import split_by_source
     from mlip.structures.starting import load_starting_structure
     from mlip.studies import load_study
     from mlip.studies.steps import refer_study
@@ -19,7 +18,7 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     refer_study(
         load_study(snakemake.wildcards.study, snakemake.params.settings),
         [load_starting_structure(StartingStructure(**source)) for source in snakemake.params.sources],
-        split_by_source(read_structures(snakemake.input.references)).get(0, []),
+        read_structures(snakemake.input.references),
         parse_config(snakemake.config).label,
         store=label_store(),
         seed=snakemake.params.seed,

@@ -112,8 +112,8 @@ def walkers_before(number: int, plans: Sequence[WalkerPlan], earlier: Sequence[W
         above = [k for k in same if earlier[k].climbs == "present"]
         if above:
             return above
-    place = (plans[number].source_number, plans[number].repeat)
-    same_place = [other for other, plan in enumerate(earlier) if (plan.source_number, plan.repeat) == place]
+    place = (plan.source_number, plan.repeat)
+    same_place = [k for k, p in enumerate(earlier) if (p.source_number, p.repeat) == place]
     return [number] if number in same_place else same_place
 
 

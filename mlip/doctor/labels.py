@@ -132,7 +132,7 @@ def _check_cost(config: Config, labels: Sequence[TrialLabel]) -> Check:
 def plan_batches(config: Config) -> list[tuple[int, int]]:
     """Labels and the jobs that share them, of the references, isolated atoms and each iteration that may come."""
     starts = [load_starting_structure(source) for source in config.structures]
-    references = len(config.assess.eos_volumes) * len(_compressed_structures(config))
+    references = len(config.assess.eos_volumes) * sum(starts[k].pbc.all() for k in config.assess.eos_structures)
     if config.label.isolated_atoms == "compute":
         references += len({symbol for atoms in starts for symbol in atoms.symbols})
     batches = [(references, 1), (config.prepare.n_structures, config.label.n_shards)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-BOLTZMANN = 8.617333e-5
-"""eV/K."""
+from ase import units
+
 HOTTEST = 5.0
 """Kinetic over intended temperature above which dynamics has exploded."""
 LEEWAY = 1000.0
@@ -25,4 +25,4 @@ def is_too_hot(kinetic: float, intended: float) -> bool:
 
 def is_far_off(energy: float, intended: float) -> bool:
     """Whether ``energy``, in eV/atom from the start, is more than heat of ``intended`` K and any bond explain."""
-    return not abs(energy) <= EXPLODED_ENERGY + 3 * BOLTZMANN * intended
+    return not abs(energy) <= EXPLODED_ENERGY + 3 * units.kB * intended

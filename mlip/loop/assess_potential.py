@@ -30,9 +30,9 @@ from mlip.potential.certification import (
 )
 from mlip.potential.climbing import climb_ladders, judge_ladder
 from mlip.potential.evaluation import compare_with_labels
+from mlip.potential.parity import tabulate_parity
 from mlip.potential.uncertainty import SHIFT_QUANTILES
 from mlip.properties.eos_agreement import compare_eos
-from mlip.structures.labelled import labelled_energy, labelled_forces
 from mlip.structures.roles import is_audit
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class AssessmentRequest:
         references: labelled reference structures (equation of state).
         frames: scored frames of this iteration's exploration.
         candidates: structures that the next iteration would label.
-        earlier: assessment of the previous iteration, which says what earlier audits were drawn from.
+        earlier: assessment of the previous iteration: what earlier audits were drawn from, where walkers stood.
         count_costs: of a number of labels, what all iterations so far have cost, and what the next one would with so
             many labels: :func:`mlip.jobs.ledger.count_costs`.
         settings: convergence criteria.
@@ -67,7 +67,6 @@ class AssessmentRequest:
         device: torch device.
         studies: criteria of the studies that convergence waits for.
         ladder: what walkers climb, where any do.
-        rungs: where they stood, after the previous iteration; None before it.
     """
 
     iteration: int
@@ -88,7 +87,6 @@ class AssessmentRequest:
     device: str = "cpu"
     studies: Sequence[Criterion] = ()
     ladder: Ladder = field(default_factory=Ladder)
-    rungs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,8 @@ def assess_potential(request: AssessmentRequest) -> None:
     """Judge an iteration; write ``assessment.json``, ``ladder.json``, ``parity.nc`` and ``eos.nc`` into the folder."""
     counts = read_json(request.dataset / "dataset.json")
     committee = load_potential(request.potential, device=request.device)
-    populations = read_json(request.earlier).get("populations", []) if request.earlier else []
+    before = read_json(request.earlier) if request.earlier else {}
+    populations = before.get("populations", [])
     explored = Explored.read(request)
     errors, surprises = _assess_fresh(request)
     held_out = read_structures(request.dataset / "test.extxyz")
@@ -118,7 +117,7 @@ def assess_potential(request: AssessmentRequest) -> None:
     references = read_structures(request.references)
     properties = compare_eos(committee, references, request.out / "eos.nc")
     exploration = _describe_exploration(explored.table) | {"unaudited": find_unaudited(request, explored)}
-    ladder = _climb(request, explored, held_out, predictions)
+    ladder = _climb(request, explored, held_out, predictions, before.get("ladder", {}))
     write_json(request.out / "ladder.json", {"iteration": request.iteration, "structures": ladder}, checked=True)
     criteria = [*list_criteria(errors, properties, exploration, request.settings), *request.studies]
     criteria += judge_ladder(ladder)
@@ -254,10 +253,10 @@ def _assess_fresh(request: AssessmentRequest) -> tuple[dict[str, Any], dict[int,
     """
     new, parity = read_structures(request.dataset / "new.extxyz"), request.out / "parity.nc"
     if request.old is None or not new:
-        write_netcdf(parity, _parity_table([], []))
+        write_netcdf(parity, tabulate_parity([], []))
         return {"fresh": None, "audit": None, "calibration": None}, {}
     predictions = load_potential(request.old, device=request.device).predict(new)
-    write_netcdf(parity, _parity_table(new, predictions))
+    write_netcdf(parity, tabulate_parity(new, predictions))
     errors = compare_with_labels(new, predictions)
     calibration = {"coverage": errors.pop("coverage"), "expected": NOMINAL_COVERAGE, "spearman": errors.pop("spearman")}
     confidence = request.settings.confidence
@@ -303,9 +302,13 @@ def _assess_audits(
 
 
 def _climb(
-    request: AssessmentRequest, explored: Explored, held_out: Sequence[Atoms], predictions: Sequence[Prediction]
+    request: AssessmentRequest,
+    explored: Explored,
+    held_out: Sequence[Atoms],
+    predictions: Sequence[Prediction],
+    before: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, dict[str, Any]]:
-    """Where the next iteration's walkers stand, by starting structure."""
+    """Where the next iteration's walkers stand, by starting structure; ``before`` is where this one's did."""
     audits = [k for k, atoms in enumerate(held_out) if is_audit(atoms) and "rung" in atoms.info]
     return climb_ladders(
         explored.table,
@@ -313,7 +316,7 @@ def _climb(
         [held_out[k] for k in audits],
         [predictions[k] for k in audits],
         ladder=request.ladder,
-        before=read_json(request.rungs)["structures"] if request.rungs else {},
+        before=before,
         training=request.potential / "training.json",
     )
 
@@ -341,33 +344,6 @@ def _assess_test(
         return None
     interval = force_interval(squared_errors(structures, predictions), confidence)
     return compare_with_labels(structures, predictions) | {"interval": interval, "confidence": confidence}
-
-
-def _parity_table(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> xr.Dataset:
-    pairs = list(zip(structures, predictions, strict=True))
-
-    def atoms_array(values: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(values) if values else np.zeros((0, 3))
-
-    audit = [np.full(len(a), is_audit(a)) for a in structures]
-    force = {"units": "eV/Å"}
-    energy = {"units": "eV/atom"}
-    sample = ("atom_sample", "space")
-    return xr.Dataset(
-        {
-            "force_true": (sample, atoms_array([labelled_forces(a) for a in structures]), force),
-            "force_predicted": (sample, atoms_array([p.forces for p in predictions]), force),
-            "force_std": (sample, atoms_array([p.forces_std for p in predictions]), force),
-            "audit": ("atom_sample", (np.concatenate(audit) if audit else np.zeros(0)).astype(np.int8)),
-            "energy_true": ("structure", np.array([labelled_energy(a) / len(a) for a in structures]), energy),
-            "energy_predicted": ("structure", np.array([p.energy / len(a) for a, p in pairs]), energy),
-            "energy_std": ("structure", np.array([p.energy_std / len(a) for a, p in pairs]), energy),
-            "structure_id": (
-                "structure",
-                np.array([str(a.info.get("structure_id", "?")) for a in structures], dtype=object),
-            ),
-        }
-    )
 
 
 def find_unaudited(request: AssessmentRequest, explored: Explored) -> dict[str, list[str]]:

@@ -23,8 +23,16 @@ UNKNOWN = 0.5
 
 
 def read_error_ratios(training: Path) -> dict[int | None, float]:
-    """Error over expected error on held-out data, by starting structure, and under None of all together."""
-    found = read_json(training).get("uncertainty", {}).get("error_over_expected", {})
+    """:func:`error_ratios` of the file ``training.json``."""
+    return error_ratios(read_json(training))
+
+
+def error_ratios(trained: Mapping[str, Any]) -> dict[int | None, float]:
+    """Error over expected error on held-out data, by starting structure, and under None of all together.
+
+    ``trained`` is what ``training.json`` says.
+    """
+    found = trained.get("uncertainty", {}).get("error_over_expected", {})
     return {None: float(found.get("all", 1.0))} | {int(k): float(v) for k, v in found.get("structures", {}).items()}
 
 

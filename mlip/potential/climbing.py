@@ -15,7 +15,7 @@ from mlip.active.ladder import Climb, Observed, climb
 from mlip.config.ladder import Ladder
 from mlip.criteria import Criterion
 from mlip.potential.certification import squared_errors
-from mlip.potential.expected_error import ErrorScale
+from mlip.potential.expected_error import ErrorScale, read_training
 from mlip.potential.interface import Prediction
 from mlip.structures.labelled import labelled_forces
 
@@ -46,7 +46,7 @@ def climb_ladders(
     """
     if "explorer_rung" not in table:  # of an earlier version
         return {}
-    found = {}
+    found, trained = {}, read_training(training)
     climbers = table.explorer_rung.values >= 0
     for source in sorted(set(table.explorer_source.values[climbers].tolist())):
         state = Climb.from_dict(before.get(str(source), {}))
@@ -58,7 +58,7 @@ def climb_ladders(
         audited = _audit([audits[k] for k in rows], [predictions[k] for k in rows], state.rung)
         seen = Observed(
             **_count_walkers(table, source, state.rung),
-            expected=_expect(table, fit, source, state.rung, ErrorScale.read(training, source)),
+            expected=_expect(table, fit, source, state.rung, ErrorScale.of(trained, source)),
             **audited,
         )
         rungs, after = state.rungs(ladder), climb(state, seen, ladder)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mlip.io.files import read_json
-from mlip.potential.certification import read_error_ratios
+from mlip.potential.certification import error_ratios
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """What ``training.json`` says; nothing without the file."""
+    return read_json(path) if path.exists() else {}
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,14 @@ class ErrorScale:
     @classmethod
     def read(cls, training: Path, source: int) -> ErrorScale | None:
         """That of ``source`` in ``training.json``; None without one, or where it is of a version without RMS forces."""
-        if not training.exists():
-            return None
-        forces = read_json(training).get("rms_force", {})
+        return cls.of(read_training(training), source)
+
+    @classmethod
+    def of(cls, trained: Mapping[str, Any], source: int) -> ErrorScale | None:
+        """The same from what the file says."""
+        forces = trained.get("rms_force", {})
         rms = float(forces.get("structures", {}).get(str(source), forces.get("all", 0.0)))
-        ratios = read_error_ratios(training)
+        ratios = error_ratios(trained)
         return cls(ratios.get(source, ratios[None]), rms) if rms > 0 else None
 
     def relative_error(self, force_uncertainty: np.ndarray) -> float:

@@ -103,28 +103,26 @@ def _try_others(root: Path, loop: LoopRecord) -> tuple[list[dict[str, str]], str
     if n_rows > LARGEST_POOL:
         return [], f"{n_rows} environments: other rules are tried by mlip explain, a frame at a time."
     n, rule = selection.settings.n_structures, selection.settings.method
-    present = _taken(selection.decide())
-    changes: list[tuple[str, dict[str, Any]]] = [
-        (f"{rule}, {size} labels", {"n_structures": size})
-        for size in (max(n // 2, selection.settings.n_audit), n, 2 * n)
-    ]
-    changes += [(f"{name}, {n} labels", {"method": name}) for name in get_args(SelectionMethod) if name != rule]
-    return [_compare(selection, name, change, present) for name, change in changes], ""
+    budgets = (max(n // 2, selection.settings.n_audit), n, 2 * n)
+    changes: dict[str, dict[str, Any]] = {f"{rule}, {size} labels": {"n_structures": size} for size in budgets}
+    changes |= {f"{name}, {n} labels": {"method": name} for name in get_args(SelectionMethod) if name != rule}
+    taken = {name: _taken(selection.decide(**change)) for name, change in changes.items()}
+    present = taken[f"{rule}, {n} labels"]
+    return [_describe(selection, name, rows, present) for name, rows in taken.items()], ""
 
 
 def _taken(verdicts: Sequence[Verdict]) -> set[int]:
     return {row for row, verdict in enumerate(verdicts) if verdict.decision == "uncertain"}
 
 
-def _compare(selection: Selection, name: str, change: dict[str, Any], present: set[int]) -> dict[str, str]:
+def _describe(selection: Selection, name: str, taken: set[int], present: set[int]) -> dict[str, str]:
     """What a changed selection takes: how many, how many of the present ones, their expected error and cost."""
-    rows = sorted(_taken(selection.decide(**change)))
-    table = selection.table
+    rows, table = sorted(taken), selection.table
     squared, cost = table.expected_squared_error.values[rows], table.label_cost.values[rows]
     return {
         "name": name,
         "taken": str(len(rows)),
-        "common": str(len(present & set(rows))),
+        "common": str(len(present & taken)),
         "error": _root(np.mean(squared) if rows else None),
         "temperature": _whole(np.mean(table.temperature.values[rows]) if rows else None),
         "cost": _number(float(np.sum(cost)) if rows else None, 3),

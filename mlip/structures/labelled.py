@@ -34,21 +34,21 @@ def labelled_stress(atoms: Atoms, *, voigt: bool = True) -> np.ndarray:
     return atoms.get_stress(voigt=voigt, apply_constraint=False)
 
 
-def mean_squared_forces(structures: Sequence[Atoms]) -> dict[int, float]:
-    """Mean squared force component of each starting structure's labels, (eV/Å)²; structures count alike."""
-    found: dict[int, list[float]] = {}
-    for atoms in structures:
-        found.setdefault(int(atoms.info.get("source", 0)), []).append(float(np.mean(labelled_forces(atoms) ** 2)))
-    return {source: float(np.mean(values)) for source, values in found.items()}
-
-
-def _results(atoms: Atoms) -> dict[str, Any]:
-    return getattr(atoms.calc, "results", None) or {}
-
-
 def split_by_source(structures: Sequence[Atoms]) -> dict[int, list[Atoms]]:
     """``structures`` by the number of the starting structure that they come of, 0 where they do not say."""
     found: dict[int, list[Atoms]] = {}
     for atoms in structures:
         found.setdefault(int(atoms.info.get("source", 0)), []).append(atoms)
     return found
+
+
+def mean_squared_forces(structures: Sequence[Atoms]) -> dict[int, float]:
+    """Mean squared force component of each starting structure's labels, (eV/Å)²; structures count alike."""
+    return {
+        source: float(np.mean([np.mean(labelled_forces(atoms) ** 2) for atoms in own]))
+        for source, own in split_by_source(structures).items()
+    }
+
+
+def _results(atoms: Atoms) -> dict[str, Any]:
+    return getattr(atoms.calc, "results", None) or {}

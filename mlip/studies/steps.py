@@ -16,6 +16,7 @@ from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import read_json, read_table, write_table
 from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.jobs.progress import Progress, silent
+from mlip.structures.labelled import split_by_source
 from mlip.studies import load_study
 from mlip.studies.interface import Labelled, Measurement, Round, Study, Subject
 
@@ -41,7 +42,7 @@ def measure_study(
         study: what to measure.
         potential: folder of the potential.
         structures: starting structures.
-        references: labelled equation of state; may be empty.
+        references: labelled equations of state, of which that of structure 0 counts; may be empty.
         test: labelled structures that the potential was not trained on; may be empty.
         seed: seed of the configuration.
         out: folder written.
@@ -55,7 +56,8 @@ def measure_study(
 
     loaded = load_potential(potential, device=device)
     calculator = MLIPCalculator(loaded, uncertainty=False)
-    subject = Subject(calculator, loaded, structures, references, seed, progress or silent, training)
+    scan = split_by_source(references).get(0, [])
+    subject = Subject(calculator, loaded, structures, scan, seed, progress or silent, training)
     measurement = study.measure(subject)
     if test:
         errors = compare_with_labels(test, loaded.predict(test))
@@ -87,9 +89,12 @@ def refer_study(
     out: Path,
     progress: Progress | None = None,
 ) -> None:
-    """Write the study's reference to the NetCDF file ``out``; ``settings`` is section ``label``."""
+    """Write the study's reference to the NetCDF file ``out``; ``settings`` is section ``label``.
+
+    Of ``references``, labelled equations of state, that of structure 0 counts.
+    """
     labeller = Labelled(settings, store, progress or silent)
-    write_netcdf(out, study.refer(structures, references, labeller, seed))
+    write_netcdf(out, study.refer(structures, split_by_source(references).get(0, []), labeller, seed))
 
 
 def acquire_candidates(

@@ -35,7 +35,7 @@ from mlip.training.sanity import (
     check_twins,
 )
 from mlip.training.slopes import NORMAL, Slope, pair_slope, work_slope
-from mlip.training.work import Work, fit_work
+from mlip.training.work import CopyPairs, Work, fit_work, list_pairs
 from mlip.training.work_verdicts import confirm, is_clear, judge_work
 
 MAX_ATOMS = 4000
@@ -134,8 +134,10 @@ def _check_set(structures: Sequence[Atoms], data: Dataset, n_species: int, name:
     if len(structures) >= MIN_STRUCTURES:
         implied = imply_labels(data, n_species, MAX_ATOMS)
         some = [structures[k] for k in implied.chosen]
-        work = fit_work(some, phase_groups(some), implied, trusted=implied.skill >= MIN_SKILL)
-        judgements = [_judge_labels(some, implied, data, work, name)]
+        groups = phase_groups(some)
+        pairs = list_pairs(some, groups, implied)
+        work = fit_work(some, pairs, groups, trusted=implied.skill >= MIN_SKILL)
+        judgements = [_judge_labels(some, implied, data, pairs, work, name)]
         if implied.skill >= MIN_SKILL:
             judgements.append(_judge_energies(some, implied, work, name))
         else:  # nothing foretells forces of which every other one is in another unit; their slopes are two all the same
@@ -168,7 +170,7 @@ def phase_groups(structures: Sequence[Atoms], *, formula: bool = False) -> np.nd
 
 
 def _judge_labels(
-    structures: Sequence[Atoms], implied: Implied, data: Dataset, work: Work | None, name: str
+    structures: Sequence[Atoms], implied: Implied, data: Dataset, pairs: CopyPairs, work: Work | None, name: str
 ) -> tuple[list[str], list[str]]:
     """Errors and warnings about units and signs, by work between copies of one structure, else by the model."""
     groups = phase_groups(structures)
@@ -179,7 +181,7 @@ def _judge_labels(
     if not errors and not is_clear(work):
         modelled = energy.agreed
         if not modelled:  # few structures, or in small cells that are strained
-            energy = work_slope(structures, groups, MIN_STRUCTURES - 1)
+            energy = work_slope(pairs, groups, MIN_STRUCTURES - 1)
         if work is not None:
             energy = confirm(work, energy, work.force.value)
             virial = confirm(work, virial, work.force.value / work.stress.value)

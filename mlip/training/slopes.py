@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ase import Atoms
 
-from mlip.training.work import count_independent, list_pairs
+from mlip.training.work import CopyPairs, count_independent
 
 NORMAL = 2.5
 """Slopes from 1/NORMAL to NORMAL are right: no unit is nearer to 1, and what they are taken from is crude."""
@@ -52,12 +50,11 @@ def pair_slope(implied: np.ndarray, labels: np.ndarray, groups: np.ndarray, leas
     return _median_slope(np.concatenate(dx), np.concatenate(dy))
 
 
-def work_slope(structures: Sequence[Atoms], groups: np.ndarray, least: int) -> Slope:
+def work_slope(pairs: CopyPairs, groups: np.ndarray, least: int) -> Slope:
     """Slope of differences of labelled energies on the work of labelled forces and stresses, without any model.
 
     By the trapezoidal rule between copies of one structure (:mod:`mlip.training.work`).
     """
-    pairs = list_pairs(structures, groups)
     enough = count_independent(pairs, groups) >= least
     return _median_slope(pairs.force + pairs.stress, pairs.rise) if enough else Slope()
 

@@ -76,10 +76,10 @@ def name_faults(force: Factor, stress: Factor, *, size: float = math.nan, volume
         ]
         known += [
             Fault(f"stresses in {unit} in place of virials (eV){sign}", stress=v)
-            for unit, size in (("GPa", 1 / GPa), ("kbar", 10 / GPa))
+            for unit in ("GPa", "kbar")
             for sign, v in (
-                (", positive under pressure", size / volume),
-                (", positive under tension", -size / volume),
+                (", positive under pressure", _STRESSES[unit] / volume),
+                (", positive under tension", -_STRESSES[unit] / volume),
             )
         ]
     found = list[tuple[float, int, str]]()

@@ -230,16 +230,16 @@ def _exchange(virial: np.ndarray, strain: np.ndarray) -> list[float]:
     return [2.0 * float(shear @ (stress[list(order)] - stress)) for order in SHEAR_ORDERS.values()]
 
 
-def fit_work(structures: Sequence[Atoms], groups: np.ndarray, implied: Implied, *, trusted: bool) -> Work | None:
+def fit_work(structures: Sequence[Atoms], pairs: CopyPairs, groups: np.ndarray, *, trusted: bool) -> Work | None:
     """Factors of the work of forces and of stresses in energy differences; None where no pair tells.
 
     Args:
         structures: labelled, [n].
+        pairs: of these; see :func:`list_pairs`.
         groups: number of what each is one of, [n]; see :func:`mlip.training.consistency.phase_groups`.
-        implied: what the linear model says of the same structures.
-        trusted: whether that model knows the forces well enough to say what the trapezoidal rule misses.
+        trusted: whether the model that the pairs were measured with knows the forces well enough to say what the
+            trapezoidal rule misses.
     """
-    pairs = list_pairs(structures, groups, implied)
     strained = _judges_stress(structures, pairs)
     if not strained:
         pairs = pairs.take(pairs.stress == 0.0)

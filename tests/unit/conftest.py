@@ -25,6 +25,17 @@ SMALL = Train(
 )
 
 
+def label(atoms: Atoms, calculator: object) -> Atoms:
+    """A copy of ``atoms`` with energy and forces of ``calculator``, and its stress in a crystal."""
+    copy = atoms.copy()
+    copy.calc = calculator
+    results = {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}
+    if copy.pbc.all():
+        results["stress"] = copy.get_stress()
+    copy.calc = SinglePointCalculator(copy, **results)
+    return copy
+
+
 def label_emt(atoms: Atoms) -> Atoms:
     """``atoms`` with energy, forces and stress of ASE's effective medium theory."""
     labelled = atoms.copy()

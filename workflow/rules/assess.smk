@@ -2,9 +2,6 @@ localrules:
     record_provenance,
 
 
-VERDICTS = ("assessment", "ladder")
-
-
 # The only checkpoint: its file says whether the loop goes on.
 checkpoint assess_potential:
     input:
@@ -18,7 +15,7 @@ checkpoint assess_potential:
         candidates="results/{system}/iter_{iteration}/select_candidates/candidates.extxyz",
         # Decisions are taken anew in their order: labels of a later iteration, which see this one's
         # as ancient, would else begin before an earlier one has been reached that now ends the loop.
-        earlier=collect("results/{{system}}/iter_{i}/assess_potential/{v}.json", i=iteration_before, v=VERDICTS),
+        earlier=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iteration_before),
         studies=collect("results/{{system}}/iter_{{iteration}}/studies/{study}/property.nc", study=GATE_STUDIES),
         study_references=collect("results/{{system}}/studies/{study}/reference.nc", study=GATE_STUDIES),
     output:

@@ -161,6 +161,5 @@ class SmallLoop:
                 min_iterations=self.config.min_iterations,
                 out=self.path(iteration, "assess_potential"),
                 ladder=current.explore.ladder,
-                rungs=self.path(iteration - 1, "assess_potential", "ladder.json") if iteration else None,
             )
         )

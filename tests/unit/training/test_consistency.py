@@ -28,18 +28,10 @@ from mlip.training.data import (
 )
 from mlip.training.densities import build_dataset
 from mlip.training.slopes import work_slope
+from mlip.training.work import list_pairs
+from tests.unit.conftest import label
 
 QUICK = Train(n_channels=4, n_radial=6, l_max=2, hidden=(8,), committee_size=2, n_steps=2)
-
-
-def label(atoms: Atoms, calculator: object) -> Atoms:
-    copy = atoms.copy()
-    copy.calc = calculator
-    results = {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}
-    if copy.pbc.all():
-        results["stress"] = copy.get_stress()
-    copy.calc = SinglePointCalculator(copy, **results)
-    return copy
 
 
 def perturb(perfect: Atoms, n: int, rattle: float, seed: int) -> list[Atoms]:
@@ -302,15 +294,19 @@ def test_four_structures_of_each_phase_tell_wrong_labels_from_right_ones(
 def test_work_between_copies_of_one_structure() -> None:
     groups = np.zeros(4, dtype=int)
     strained = few_strained(4, 1)[:4]
-    assert work_slope(strained, groups, 3).value == pytest.approx(1.0, abs=0.25)
+    assert work_slope(list_pairs(strained, groups), groups, 3).value == pytest.approx(1.0, abs=0.25)
     moved = [a.copy() for a in strained]
     for atoms, source, k in zip(moved, strained, range(4), strict=True):
         atoms.positions += [0.3 * k, 1.0, 0.0]
         atoms.wrap()
         atoms.calc = SinglePointCalculator(atoms, **source.calc.results)
-    assert work_slope(moved, groups, 3).value == pytest.approx(work_slope(strained, groups, 3).value, abs=1e-6)
+    assert work_slope(list_pairs(moved, groups), groups, 3).value == pytest.approx(
+        work_slope(list_pairs(strained, groups), groups, 3).value, abs=1e-6
+    )
     shuffled = [atoms[[1, 2, 3, 0]] if k % 2 else atoms for k, atoms in enumerate(strained)]
-    assert not work_slope(shuffled[:2], groups[:2], 1).agreed, "other atoms at these places: nothing is known"
+    assert not work_slope(list_pairs(shuffled[:2], groups[:2]), groups[:2], 1).agreed, (
+        "other atoms at these places: nothing is known"
+    )
 
 
 @pytest.mark.parametrize("factor", [1.0, -1.0, -10 / GPa])

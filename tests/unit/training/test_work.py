@@ -18,16 +18,7 @@ from mlip.structures.labelled import labelled_energy, labelled_forces, labelled_
 from mlip.training.label_check import check_labels
 from mlip.training.units import name_faults
 from mlip.training.work import Factor, find_path
-
-
-def label(atoms: Atoms, calculator: object) -> Atoms:
-    copy = atoms.copy()
-    copy.calc = calculator
-    results = {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}
-    if copy.pbc.all():
-        results["stress"] = copy.get_stress()
-    copy.calc = SinglePointCalculator(copy, **results)
-    return copy
+from tests.unit.conftest import label
 
 
 def strained(n: int, seed: int, volume: float = 0.03, shear: float = 0.02, rattle: float = 0.1) -> list[Atoms]:
