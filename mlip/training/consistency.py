@@ -25,7 +25,7 @@ from mlip.structures.states import find_conflicts
 from mlip.training.data import TrainingDataError
 from mlip.training.densities import Dataset
 from mlip.training.linear import Implied, imply_labels
-from mlip.training.mixed_settings import Groups, list_runs, split_energies, split_forces
+from mlip.training.mixed_settings import Groups, list_runs, share_settings, split_energies, split_forces
 from mlip.training.sanity import (
     REMEDY,
     check_duplicates,
@@ -286,7 +286,8 @@ def _judge_groups(
         energies = energies if not abs(work.offset(energies.minority)) < EXPLAINED * abs(energies.offset) else None
     if energies is not None:
         clear = energies.scatter <= CLEAR_SCATTER or abs(energies.offset) >= CLEAR_SEPARATION * energies.scatter
-        told = errors if clear and abs(energies.offset) >= CERTAIN_OFFSET else warnings
+        clear &= abs(energies.offset) >= CERTAIN_OFFSET and not share_settings(structures, energies.minority)
+        told = errors if clear else warnings
         told.append(
             f"the energies of {_count(structures, implied, energies.minority, name)} differ by"
             f" {energies.offset:+.3g} eV/atom from what their forces and the other structures say, which scatter by"
@@ -309,7 +310,8 @@ def _judge_force_groups(
         f" what the other structures say, with a scatter of {100 * forces.scatter:.2g} %, as with mixed units or"
         " settings; bring them to eV/Å, label them again, or leave them out"
     )
-    return ([text], []) if abs(forces.offset) >= math.log(CERTAIN_FACTOR) else ([], [text])
+    certain = abs(forces.offset) >= math.log(CERTAIN_FACTOR) and not share_settings(structures, forces.minority)
+    return ([text], []) if certain else ([], [text])
 
 
 def _count(structures: Sequence[Atoms], implied: Implied, minority: np.ndarray, name: str) -> str:

@@ -30,6 +30,8 @@ MIN_FORCE = 1e-5
 """Typical force component below which there is nothing to learn from, in whatever unit."""
 HINT = 4.0
 """Deviations by which slopes of two groups are apart that are worth another fit; halves of one are 2.7 apart."""
+FAINT = 0.01
+"""Share of the typical force of the model below which a structure has none to compare: one at rest by symmetry."""
 HEAVY = 4.0
 """Forces beyond this many times the typical one lose weight: the violent few must not rule the fit."""
 
@@ -119,9 +121,12 @@ def _force_slopes(design: np.ndarray, forces: np.ndarray, predicted: np.ndarray,
     """
     slopes = _slopes(forces, predicted, structure)
     for _ in range(2):
-        upper = cut_in_two(slopes) if (slopes > 0).all() else np.zeros(len(slopes), dtype=bool)
-        widths = [deviation(slopes[group]) for group in (upper, ~upper) if group.any()]
-        means = [float(np.median(slopes[group])) for group in (~upper, upper) if group.any()]
+        known = np.isfinite(slopes)
+        upper = np.zeros(len(slopes), dtype=bool)
+        if known.any() and (slopes[known] > 0).all():
+            upper[known] = cut_in_two(slopes[known])
+        groups = [group for group in (known & ~upper, upper) if group.any()]
+        widths, means = [deviation(slopes[group]) for group in groups], [float(np.median(slopes[g])) for g in groups]
         if len(means) < 2 or means[1] - means[0] < HINT * max(widths):
             break
         factors = np.array(means)[upper.astype(int)][structure]
@@ -131,9 +136,9 @@ def _force_slopes(design: np.ndarray, forces: np.ndarray, predicted: np.ndarray,
 
 def _slopes(forces: np.ndarray, predicted: np.ndarray, structure: np.ndarray) -> np.ndarray:
     products, norms = (np.bincount(structure, (predicted * v).sum(1)) for v in (forces, predicted))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slopes: np.ndarray = products / norms
-    return slopes
+    typical = norms / np.bincount(structure)
+    faint = typical <= max(FAINT**2 * float(np.median(typical)), 1e-300)
+    return np.where(faint, np.nan, products / np.where(faint, 1.0, norms))
 
 
 def _fit(design: np.ndarray, forces: np.ndarray) -> np.ndarray:

@@ -77,7 +77,7 @@ def split_energies(structures: Sequence[Atoms], implied: Implied) -> Groups | No
 def split_forces(implied: Implied) -> Groups | None:
     """Two groups of structures whose forces are a factor apart, of which the offset is the logarithm; likewise."""
     known = np.nonzero(np.nan_to_num(implied.force_slopes) > 0)[0]
-    if len(known) < max(FEWEST, 0.9 * len(implied.force_slopes)):
+    if len(known) < max(FEWEST, 0.9 * np.isfinite(implied.force_slopes).sum()):
         return None
     slopes = np.log(implied.force_slopes[known])
     groups = _judge(slopes, cut_in_two(slopes), 1)
@@ -188,6 +188,13 @@ def _explained(scaled: np.ndarray, minority: np.ndarray) -> float:
     z = minority - minority.mean()
     left = float(np.sum((z - components @ (components.T @ z)) ** 2))
     return 1.0 - (n - 1) / max(1, n - 1 - components.shape[1]) * left / float(np.sum(z**2))
+
+
+def share_settings(structures: Sequence[Atoms], minority: np.ndarray) -> bool:
+    """Whether one and the same labeller gave some of both groups of ``structures`` [n]: then settings do not differ."""
+    settings = [atoms.info.get("label_settings") for atoms in structures]
+    few, rest = ({s for s, m in zip(settings, minority.tolist(), strict=True) if m is side} for side in (True, False))
+    return bool((few & rest) - {None})
 
 
 def list_runs(members: Sequence[int]) -> list[tuple[int, int]]:
