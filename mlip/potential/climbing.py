@@ -21,6 +21,8 @@ from mlip.structures.labelled import labelled_forces
 
 FEWEST_AUDITS = 2
 """Of a rung, by which it is judged: one alone may be far better or worse than the others."""
+LATEST = 2
+"""Iterations whose audits count: frames that an earlier potential went astray to are met no more."""
 
 
 def climb_ladders(
@@ -97,7 +99,7 @@ def _expect(table: xr.Dataset, fit: np.ndarray, source: int, rung: int, scale: E
 
 
 def _audit(audits: Sequence[Atoms], predictions: Sequence[Prediction], rung: int) -> dict[str, Any]:
-    """RMS error over RMS force on the audits of the highest rung up to ``rung`` that has enough of them.
+    """RMS error over RMS force on the latest audits of the highest rung up to ``rung`` that has enough of them.
 
     Audits count alike: drawn more often where large errors are expected, they err on the safe side.
     """
@@ -105,7 +107,9 @@ def _audit(audits: Sequence[Atoms], predictions: Sequence[Prediction], rung: int
     judged = [r for r in range(rung, -1, -1) if np.sum(at == r) >= FEWEST_AUDITS]
     if not judged:
         return {}
-    rows = np.flatnonzero(at == judged[0]).tolist()
+    made = np.array([int(atoms.info.get("iteration", 0)) for atoms in audits], dtype=int)
+    latest = np.unique(made[at == judged[0]])[-LATEST:]
+    rows = np.flatnonzero((at == judged[0]) & np.isin(made, latest)).tolist()
     squared = squared_errors([audits[k] for k in rows], [predictions[k] for k in rows])
     forces = [np.mean(labelled_forces(audits[k]) ** 2) for k in rows]
     error = float(np.sqrt(np.mean(squared) / max(float(np.mean(forces)), 1e-12)))

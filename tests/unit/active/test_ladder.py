@@ -71,6 +71,9 @@ def test_the_ladder_ends_in_the_melt_once_its_errors_are_small() -> None:
     before = climb(START, Observed(**molten, expected=0.5), LADDER)
     again = climb(before, Observed(4, n_molten=1, expected=0.2), LADDER)
     assert (again.done, again.rung, again.melts_at) == (True, 0, 0)
+    # Of what audits a rung below say, the melt knows nothing.
+    unheard = climb(START, Observed(**molten, expected=0.2, audited=0.1, n_audits=4, audited_rung=-1), LADDER)
+    assert (unheard.done, unheard.reason[-17:]) == (False, "no audit here yet")
     # What was done is not for ever: a new potential may fail at the top.
     assert not climb(done, Observed(**molten, expected=0.5), LADDER).done
 

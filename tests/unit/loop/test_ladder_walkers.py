@@ -164,11 +164,11 @@ def make_table(rungs: list[int], reasons: list[str], expected: float, molten: in
     )
 
 
-def audit(rung: int, error: float) -> tuple[Atoms, Prediction]:
-    """An audit of RMS force 2 eV/Å, and its prediction."""
+def audit(rung: int, error: float, iteration: int = 1) -> tuple[Atoms, Prediction]:
+    """An audit of RMS force 2 eV/Å, labelled in an iteration, and its prediction."""
     atoms = bulk("Cu", cubic=True)
     atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.full((4, 3), 2.0))
-    atoms.info |= {"rung": rung, "source": 0, "reason": "audit"}
+    atoms.info |= {"rung": rung, "source": 0, "reason": "audit", "iteration": iteration}
     forces, none = np.full((4, 3), 2.0 - error), np.zeros(4)
     return atoms, Prediction(0.0, forces, None, none[:1], forces[None], 0.0, np.zeros((4, 3)), none)
 
@@ -197,6 +197,10 @@ def test_an_iteration_says_where_the_next_one_stands_and_why(tmp_path) -> None:
     mended = [audit(0, 1.0), audit(0, 1.0), audit(1, 0.2), audit(1, 0.2)]
     assert judge(tmp_path, make_table([1, 1], ["finished"] * 2, 0.1), mended, first)["0"]["rung"] == 2
     assert judge(tmp_path, make_table([-1, -1], ["finished"] * 2, 0.1), []) == {}
+    # Of the last two iterations: where the first potential went astray, no walker goes any more.
+    astray = [audit(1, 3.0, 1), audit(1, 0.2, 2), audit(1, 0.4, 3)]
+    latest = judge(tmp_path, make_table([1, 1], ["finished"] * 2, 0.1), astray, first)["0"]["seen"]
+    assert (latest["n_audits"], latest["audited"]) == (2, pytest.approx(0.1**0.5 / 2))
 
 
 def test_the_loop_goes_on_until_the_top_is_reached(tmp_path) -> None:
