@@ -10,6 +10,8 @@ BIN := .venv/bin
 SETUP_FILES := pyproject.toml envs/constraints.txt envs/gpaw_siteconfig.py envs/install.sh
 STAMP := .venv/installed-$(shell { cat $(SETUP_FILES); pwd; } | sha256sum | cut -c 1-16)
 STAMP_MACE := $(subst .venv/,.venv-mace/,$(STAMP))
+SELECTION := tests/benchmarks/selection
+STAMP_TEACHER := .venv-teacher/installed-$(shell { cat envs/constraints.txt $(SELECTION)/teacher.txt; pwd; } | sha256sum | cut -c 1-16)
 
 # One thread a process: small matrices get slower with more, GPAW by a factor of ten.
 export OMP_NUM_THREADS := 1
@@ -17,7 +19,7 @@ export PYTHON
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-mace demo smoke validate benchmark benchmark-report benchmark-scale benchmark-selection test test-slurm test-mace lint format clean distclean
+.PHONY: help setup setup-mace setup-teacher demo smoke validate benchmark benchmark-report benchmark-scale benchmark-selection test test-slurm test-mace lint format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | \
@@ -31,6 +33,16 @@ setup-mace: $(STAMP_MACE) ## Make .venv-mace, for backend mace; with GPAW too: m
 
 $(STAMP) $(STAMP_MACE):
 	@bash envs/install.sh $@
+
+setup-teacher: $(STAMP_TEACHER) ## Make .venv-teacher, in which CHGNet labels for benchmark-selection
+
+# Without GPAW and most of what .venv has; an interrupted set-up begins anew.
+$(STAMP_TEACHER): $(STAMP)
+	@$(BIN)/python -m venv --clear .venv-teacher
+	@export PIP_CONSTRAINT=envs/constraints.txt PIP_BUILD_CONSTRAINT=envs/constraints.txt && \
+	    pip=".venv-teacher/bin/python -m pip install --quiet --no-input --disable-pip-version-check" && \
+	    $$pip "$$(grep '^torch==' envs/constraints.txt)" && $$pip -r $(SELECTION)/teacher.txt
+	@touch $@
 
 demo: $(STAMP) ## Run the loop for silicon with real GPAW labels
 	@$(BIN)/mlip run config/silicon.yaml --cores $(CORES)
@@ -54,11 +66,11 @@ benchmark: $(STAMP) ## Measure accuracy and speed beside MACE, NequIP and NEP (a
 benchmark-report: $(STAMP) ## ... tables and pictures of its finished runs, into docs/
 	@$(BIN)/python tests/benchmarks/build_report.py --update-docs docs
 
-SELECTION := tests/benchmarks/selection
 SELECTED := results/selection
 
-# A run is a file: what was stopped goes on, and what is there is not run again.
+# A run is a file: what was stopped goes on, and what is there is not run again. Without CHGNet one pool is left out.
 benchmark-selection: $(STAMP) ## Measure what selection saves, on pools and in whole loops (hours), into docs/
+	-@$(MAKE) --no-print-directory setup-teacher
 	@$(BIN)/python $(SELECTION)/pool_benchmark.py $(SELECTED)
 	@$(BIN)/python $(SELECTION)/loops.py $(SELECTED)
 	@$(BIN)/python $(SELECTION)/md_failures.py $(SELECTED)
@@ -110,4 +122,4 @@ clean: ## Remove caches and the results of demo and smoke run; finished labels s
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## ... and the environments as well
-	rm -rf .venv .venv-mace *.egg-info
+	rm -rf .venv .venv-mace .venv-teacher *.egg-info
