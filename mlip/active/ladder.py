@@ -100,8 +100,8 @@ def climb(state: Climb, seen: Observed, ladder: Ladder) -> Climb:
     They climb when no walker of the present rung stopped early and both errors are at most ``ladder.max_error``; by two
     rungs where both are at most half of it and the structure is far from melting, for what is easy needs no labels.
     At the last rung, or, where rungs are temperatures of no given end, where half of the walkers have molten, the
-    ladder is done instead, once audits of that rung have been heard where there are audits. Walkers that stop early run half as long next time, then longer again; a melt
-    that explodes goes on a rung lower.
+    ladder is done instead, once audits of that rung have been heard where there are any at all. Walkers that stop
+    early run half as long next time, then longer again; a melt that explodes goes on a rung lower.
     """
     if not seen.n_walkers:
         return replace(state, done=False, reason="no walker at this rung")
@@ -124,7 +124,9 @@ def climb(state: Climb, seen: Observed, ladder: Ladder) -> Climb:
     if molten or state.rung == len(rungs) - 1:
         what = "molten" if molten else "the last rung"
         heard = seen.audited_rung in (None, state.rung)
-        return replace(stays, length=1.0, done=heard, reason=f"{what}; {told}" + ("" if heard else ", no audit here yet"))
+        return replace(
+            stays, length=1.0, done=heard, reason=f"{what}; {told}" + ("" if heard else ", no audit here yet")
+        )
     above = rungs[min(state.rung + 2, len(rungs) - 1)]
     is_easy = ladder.rungs is None and error <= ladder.max_error / 2 and above.temperature <= state.easy
     rung = min(state.rung + (2 if is_easy else 1), len(rungs) - 1)

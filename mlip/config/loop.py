@@ -272,21 +272,22 @@ class Select(Section):
 class Assess(Section):
     """When the loop has converged. Every criterion must pass."""
 
-    force_rmse: Positive = Field(
-        0.15, description="Force RMSE of the old potential on the newly labelled structures, eV/Å."
-    )
-    audit_force_rmse: Positive | None = Field(
+    relative_force_rmse: Positive = Field(
         0.15,
+        description="Force RMSE of the old potential on the newly labelled structures over their RMS force: 1 is what "
+        "predicting no forces would reach.",
+    )
+    force_rmse: Positive | None = Field(None, description="The same error in eV/Å, as a further criterion.")
+    audit_force_rmse: Positive | Literal["relative"] | None = Field(
+        "relative",
         description="Upper bound of the force RMSE on the frames that walkers make, certified by all audits so far "
-        "(docs/selection.md), eV/Å; null for no such criterion, e.g. in loops with fewer than 16 audits.",
+        "(docs/selection.md), eV/Å; `relative` is `relative_force_rmse` of the RMS force of each starting structure; "
+        "null for no such criterion, e.g. in loops with fewer than 16 audits.",
     )
     max_unseen: Fraction | None = Field(
         None,
         description="Largest share of a structure's frames that might be of a kind no audit met (95 %: 0.34 after 16 "
         "audits, 0.18 after 32, 0.07 after 80); null for no such criterion.",
-    )
-    relative_force_rmse: Positive = Field(
-        0.3, description="The same over the RMS force of those structures: 1 is what predicting no forces would reach."
     )
     confidence: float = Field(
         0.95, gt=0.5, lt=1, description="Confidence that the audits' bounds hold in all iterations together."

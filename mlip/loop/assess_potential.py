@@ -23,6 +23,7 @@ from mlip.potential import Prediction, load_potential
 from mlip.potential.certification import (
     Populations,
     certify_sources,
+    error_ratios,
     expected_squares,
     read_error_ratios,
     squared_errors,
@@ -30,6 +31,7 @@ from mlip.potential.certification import (
 )
 from mlip.potential.climbing import climb_ladders, judge_ladder
 from mlip.potential.evaluation import compare_with_labels
+from mlip.potential.expected_error import ErrorScale, read_training
 from mlip.potential.parity import tabulate_parity
 from mlip.potential.uncertainty import SHIFT_QUANTILES
 from mlip.properties.eos_agreement import compare_eos
@@ -198,7 +200,6 @@ def list_criteria(
     fresh, audit, calibration = (errors[name] or {} for name in ("fresh", "audit", "calibration"))
     stopped = (exploration["n_exploded"] + exploration["n_uncertain"]) / max(exploration["n_walkers"], 1)
     criteria = [
-        Criterion("force RMSE on new labels (eV/Å)", fresh.get("force_rmse"), settings.force_rmse),
         Criterion("force RMSE over RMS force", _relative(fresh), settings.relative_force_rmse),
         Criterion(
             "coverage of the 95 % uncertainty", calibration.get("coverage"), settings.min_coverage, at_least=True
@@ -206,9 +207,9 @@ def list_criteria(
         Criterion("share of walkers stopped early", stopped, settings.max_unstable_fraction),
     ]
     if settings.audit_force_rmse is not None:
-        bound, why = audit.get("interval", [None, None])[1], audit.get("refused") or ""
-        name = "audit force RMSE, upper bound (eV/Å)"
-        criteria.insert(2, Criterion(name, bound, settings.audit_force_rmse, remedy=why))
+        criteria.insert(1, _judge_audits(audit, settings))
+    if settings.force_rmse is not None:
+        criteria.insert(0, Criterion("force RMSE on new labels (eV/Å)", fresh.get("force_rmse"), settings.force_rmse))
     if settings.max_unseen is not None:
         seen = [found["unseen"] for found in audit.get("certificates", {}).values()]
         criteria.append(
@@ -228,8 +229,17 @@ def list_criteria(
     return criteria
 
 
+def _judge_audits(audit: Mapping[str, Any], settings: Assess) -> Criterion:
+    """The bound that audits certify: in eV/Å, or over the RMS force of each starting structure's labels, the worst."""
+    bound, why = audit.get("interval", [None, None])[1], audit.get("refused") or ""
+    if settings.audit_force_rmse != "relative":
+        return Criterion("audit force RMSE, upper bound (eV/Å)", bound, settings.audit_force_rmse, remedy=why)
+    shares = audit.get("relative_upper") if bound is not None else None
+    return Criterion("audit force RMSE over RMS force, upper bound", shares, settings.relative_force_rmse, remedy=why)
+
+
 def _relative(fresh: Mapping[str, Any]) -> float | None:
-    """Force RMSE over the labels' RMS force: a target in eV/Å alone is met by no forces at all in a soft system."""
+    """Force RMSE over the labels' RMS force: one in eV/Å is met by no forces in a soft system, by none in a melt."""
     return fresh["force_rmse"] / fresh["force_rms"] if fresh.get("force_rms") else None
 
 
@@ -290,15 +300,17 @@ def _assess_audits(
         return None
     # Audits of earlier versions do not say with what chance they were drawn.
     known = [k for k, atoms in enumerate(held_out) if is_audit(atoms) and "audit_probability" in atoms.info]
+    trained = read_training(request.potential / "training.json")
     certificates = certify_sources(
         [held_out[k] for k in known],
         [predictions[k] for k in known],
-        read_error_ratios(request.potential / "training.json"),
+        error_ratios(trained),
         populations,
         surprises=surprises,
         confidence=request.settings.confidence,
     )
-    return summarise_certificates(certificates)
+    scales = {source: ErrorScale.of(trained, source) for source in certificates}
+    return summarise_certificates(certificates, {source: s.rms_force for source, s in scales.items() if s is not None})
 
 
 def _climb(

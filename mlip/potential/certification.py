@@ -116,8 +116,13 @@ def _audited(
     )
 
 
-def summarise_certificates(certificates: Mapping[int, Certificate]) -> dict[str, Any] | None:
-    """Of all starting structures together: the worst estimate and bound, and why there is none; None without any."""
+def summarise_certificates(
+    certificates: Mapping[int, Certificate], rms_forces: Mapping[int, float]
+) -> dict[str, Any] | None:
+    """Of all starting structures together: the worst estimate and bound, and why there is none; None without any.
+
+    ``rms_forces`` are those of their training labels, eV/Å; ``relative_upper`` is the largest bound over them.
+    """
     audited = [c for c in certificates.values() if c.estimate is not None]
     if not audited:
         return None
@@ -125,11 +130,13 @@ def summarise_certificates(certificates: Mapping[int, Certificate]) -> dict[str,
     refused = {source: c.refused for source, c in certificates.items() if c.refused}
     uppers = [c.upper for c in certificates.values() if c.upper is not None]
     upper = max(uppers) if uppers and not refused else None
+    shares = [c.upper / rms_forces[source] for source, c in certificates.items() if c.upper and source in rms_forces]
     return {
         "n_structures": sum(c.n_audits for c in certificates.values()),
         "n_failed": sum(c.n_failed for c in certificates.values()),
         "force_rmse": worst.estimate,
         "interval": [0.0, upper] if upper is not None else [None, None],
+        "relative_upper": max(shares) if upper is not None and len(shares) == len(certificates) else None,
         "confidence": worst.confidence,
         "refused": "; ".join(f"structure {source}: {text}" for source, text in refused.items()),
         "certificates": {str(source): certificate.as_dict() for source, certificate in certificates.items()},

@@ -114,7 +114,9 @@ def _audit(case: FailedCriterion) -> str:
         few = audit.get("n_structures") == 1
         text = "One audit frame has no interval" if few else "There are no audit frames"
         return _no_error_yet(case) if case.loop.last.number == 0 else f"{text}: set select.n_audit to 4 or more."
-    error = audit.get("force_rmse")
+    error, upper = audit.get("force_rmse"), (audit.get("interval") or [None, None])[1]
+    if error is not None and upper and "over RMS force" in case.name:
+        error *= case.value / upper
     if error is not None and case.target is not None and error <= case.target:
         return (
             f"The error itself, {error:.2g}, is small enough, but {audit.get('n_structures', n_audit)} frames bound it"

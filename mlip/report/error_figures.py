@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import erfinv
 
+from mlip.config.loop import Assess
 from mlip.config.system import Config
 from mlip.report.drawing import (
     BLUE,
@@ -44,7 +45,7 @@ def learning_curve(config: Config, loop: LoopRecord) -> Picture | None:
     test = [(r.usable_labels, r.assessment["test"]) for r in loop.iterations if r.assessment.get("test")]
     if not fresh and not audit and not test:
         return None
-    target = config.at_iteration(loop.last.number).assess.force_rmse
+    target = _target(config.at_iteration(loop.last.number).assess, fresh)
     draw = partial(_draw_forces, fresh=fresh, audit=audit, test=test, target=target)
     alt = _trend("Force RMSE in eV/Å", fresh or audit, "force_rmse", test)
     panels = [Panel("Forces", alt, draw)]
@@ -59,6 +60,14 @@ def learning_curve(config: Config, loop: LoopRecord) -> Picture | None:
     if test:
         caption += " The test set is part of the same data, kept out of every training."
     return Picture("learning_curve", "Learning curve", caption, panels)
+
+
+def _target(settings: Assess, fresh: Points) -> float | None:
+    """What new labels' force RMSE has to reach, eV/Å: in loops without such a number, by the latest ones' RMS force."""
+    if settings.force_rmse is not None:
+        return settings.force_rmse
+    latest = next((entry["force_rms"] for _, entry in reversed(fresh) if entry.get("force_rms")), None)
+    return None if latest is None else settings.relative_force_rmse * float(latest)
 
 
 Points = list[tuple[int, dict[str, Any]]]
@@ -80,9 +89,11 @@ def _draw_test(axes: Axes, test: Points, key: str, scale: float = 1.0) -> list[f
     return [value for _, value in points]
 
 
-def _draw_forces(axes: Axes, fresh: Any, audit: Any, test: Points, target: float) -> None:
-    limit_line(axes, target, f"target {target:g}")
-    values = [target, *_draw_test(axes, test, "force_rmse")]
+def _draw_forces(axes: Axes, fresh: Any, audit: Any, test: Points, target: float | None) -> None:
+    values = _draw_test(axes, test, "force_rmse")
+    if target is not None:
+        limit_line(axes, target, f"target {target:.2g}")
+        values.append(target)
     if fresh:
         errors = [f["force_rmse"] for _, f in fresh]
         axes.plot([n for n, _ in fresh], errors, "o-", color=BLUE, label="all new labels")

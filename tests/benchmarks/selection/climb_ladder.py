@@ -28,7 +28,9 @@ from mlip.structures.geometry import min_distance_ratio
 
 CASES: dict[str, dict[str, Any]] = {
     "silicon": {
-        "structures": [{"bulk": {"name": "Si", "crystalstructure": "diamond", "a": 5.43}}],
+        "structures": [
+            {"bulk": {"name": "Si", "crystalstructure": "diamond", "a": 5.43, "cubic": True}, "repeat": [2, 2, 1]}
+        ],
         "label": {"calculator": "mlip.calculators.stillinger_weber.StillingerWeber"},
     },
     "copper": {

@@ -15,7 +15,7 @@ from mlip.potential import Prediction
 
 GOOD_ERRORS = {
     "fresh": {"force_rmse": 0.05, "force_rms": 1.0},
-    "audit": {"interval": [0.03, 0.06]},
+    "audit": {"interval": [0.03, 0.06], "relative_upper": 0.06},
     "calibration": {"coverage": 0.95},
 }
 GOOD_PROPERTIES = {
@@ -27,7 +27,7 @@ STABLE = {"n_walkers": 4, "n_exploded": 0, "n_uncertain": 0}
 
 
 def verdicts(errors=GOOD_ERRORS, properties=GOOD_PROPERTIES, exploration=STABLE) -> list[Criterion]:
-    return list_criteria(errors, properties, exploration, Assess())
+    return list_criteria(errors, properties, exploration, Assess(force_rmse=0.15))
 
 
 def test_everything_good_passes() -> None:
@@ -57,6 +57,23 @@ def test_each_criterion_can_fail(part: str, value: dict, failing: str) -> None:
 
 def test_systems_without_an_equation_of_state_are_not_gated_by_it() -> None:
     assert len(verdicts(properties={})) == 5
+
+
+def test_without_numbers_in_ev_per_angstrom_errors_count_relative_to_the_forces() -> None:
+    """0.15 eV/Å is much in soft lithium and nothing in a melt."""
+    certificate = GOOD_ERRORS["audit"] | {"interval": [0.0, 0.4], "relative_upper": 0.13}
+    melt = GOOD_ERRORS | {"fresh": {"force_rmse": 0.4, "force_rms": 2.9}, "audit": certificate}
+    criteria = list_criteria(melt, GOOD_PROPERTIES, STABLE, Assess())
+    assert all(criterion.passed for criterion in criteria)
+    assert [c.value for c in criteria if c.name.startswith("audit")] == [0.13]
+    assert not any("new labels" in criterion.name for criterion in criteria)
+    worse = melt | {"audit": certificate | {"relative_upper": 0.2}}
+    unknown = melt | {"audit": certificate | {"relative_upper": None}}
+    for errors in (worse, unknown):
+        failed = [c.name for c in list_criteria(errors, GOOD_PROPERTIES, STABLE, Assess()) if not c.passed]
+        assert failed == ["audit force RMSE over RMS force, upper bound"]
+    in_numbers = list_criteria(melt, GOOD_PROPERTIES, STABLE, Assess(force_rmse=0.15, audit_force_rmse=0.15))
+    assert len([c for c in in_numbers if not c.passed]) == 2
 
 
 def test_audit_criterion_can_be_switched_off() -> None:

@@ -265,6 +265,16 @@ AUDITS = "audit force RMSE, upper bound (eV/Å)"
             {"audit": AUDIT | {"n_failed": 2, "refused": "2 of 9"}},
             "2 audit frames could not be labelled",
         ),
+        (
+            criterion("audit force RMSE over RMS force, upper bound", 0.4, 0.15),
+            {"audit": AUDIT | {"interval": [0.0, 0.4], "force_rmse": 0.1}},
+            "set select.n_audit to 8 (now 4)",
+        ),
+        (
+            criterion("audit force RMSE over RMS force, upper bound", 0.4, 0.15),
+            {"audit": AUDIT | {"interval": [0.0, 0.4], "force_rmse": 0.3}},
+            "raise assess.relative_force_rmse",
+        ),
         (criterion("coverage of the 95 % uncertainty", 0.6, 0.8), {}, "train.committee_size 8 (now 4)"),
         (
             criterion("share of walkers stopped early", 0.5, 0.0),
@@ -371,7 +381,7 @@ def test_every_criterion_of_the_loop_has_advice(tmp_path):
     properties = {name: {"relative_error": None} for name in ("lattice_constant", "bulk_modulus")} | {"eos_rmse": 1.0}
     explored = {"n_walkers": 2, "n_exploded": 1, "n_uncertain": 1}
     loop = loop_of(tmp_path, {"exploration": explored})
-    listed = list_criteria(nothing, properties, explored, Assess())
+    listed = list_criteria(nothing, properties, explored, Assess(force_rmse=0.15))
     assert len(listed) == 8
     assert all(advise(entry.as_dict(), synthetic_config(), loop) for entry in listed)
 
