@@ -2,8 +2,8 @@
 
     python tests/benchmarks/selection/loops.py results/selection --seconds 7200
 
-The teacher is ASE's EMT, the system copper: crystal, surface and melt are explored by walkers of the present potential,
-most of whose frames are crystal. Loops of a seed start with the same prepared labels; every iteration labels a batch,
+The teacher is Stillinger and Weber's silicon. Crystal, melt, surface and vacancy are explored by walkers of the present
+potential, two thirds of whose frames are crystal. Loops of a seed start with the same prepared labels; every iteration labels a batch,
 trains from scratch and explores anew, whatever its errors: no loop stops for having converged. What a potential is
 tried on are frames of the teacher's own trajectories. DP-GEN's scheme is a draw among the frames whose largest force
 deviation lies between two levels; these are tuned on another seed, where every pair of :data:`QUANTILES` has a loop.
@@ -30,13 +30,12 @@ from typing import Any
 import numpy as np
 import yaml
 from ase import Atoms
-from ase.build import bulk, fcc111
-from ase.calculators.emt import EMT
 from ase.io import write
 from pool_benchmark import macro, measure
-from pools import Case, Kind, run_md
+from pools import LONG, Case, Kind, diamond, run_md, silicon_slab, vacancy
 from small_loop import SmallLoop
 
+from mlip.calculators.stillinger_weber import StillingerWeber
 from mlip.config.system import load_config
 from mlip.io.files import write_json
 from mlip.io.layout import output_path
@@ -60,8 +59,8 @@ class Plan:
     last: int = 3
     last_random: int = 6
     last_tuning: int = 1
-    n_steps: int = 600
-    md_steps: int = 400
+    n_steps: int = 800
+    md_steps: int = 300
     n_test: int = 12
 
     def iterations(self, scheme: str) -> int:
@@ -72,32 +71,17 @@ class Plan:
 SHORT = Plan(n_prepared=8, n_batch=2, last=1, last_random=1, last_tuning=1, n_steps=30, md_steps=40, n_test=2)
 
 
-def crystal() -> Atoms:
-    return bulk("Cu", "fcc", a=3.61).repeat(3)
-
-
-def slab() -> Atoms:
-    return fcc111("Cu", (2, 2, 4), a=3.61, vacuum=5.0, periodic=True)
-
-
-def swollen() -> Atoms:
-    """The crystal at the melt's volume."""
-    atoms = crystal()
-    atoms.set_cell(atoms.cell.array * 1.1 ** (1 / 3), scale_atoms=True)
-    return atoms
-
-
 CASE = Case(
-    EMT,
+    StillingerWeber,
     [
-        Kind("crystal", lambda _: crystal(), 300.0, 0.25),
-        Kind("hot crystal", lambda _: crystal(), 900.0, 0.25),
-        Kind("melt", lambda _: swollen(), 2000.0, 0.25, heat=4000.0),
-        Kind("surface", lambda _: slab(), 600.0, 0.25, 1),
+        Kind("crystal", lambda _: diamond(LONG), 900.0, 0.25),
+        Kind("melt", lambda _: diamond(LONG, 0.98), 2500.0, 0.25, heat=5000.0),
+        Kind("surface", lambda _: silicon_slab(), 900.0, 0.25, 1),
+        Kind("vacancy", lambda rng: vacancy(diamond(LONG), rng), 900.0, 0.25, 2),
     ],
     [],
-    timestep=3.0,
 )
+MELT = ({"time": 0, "temperature": 5000}, {"time": 300, "temperature": 5000}, {"time": 400, "temperature": 2500})
 
 
 def describe_loop(
@@ -110,20 +94,20 @@ def describe_loop(
         select |= {"method": "random", "min_uncertainty": levels[0], "max_uncertainty": levels[1]}
     else:
         select |= {"method": scheme}
-    copper = {"name": "Cu", "crystalstructure": "fcc", "a": 3.61, "cubic": False}
+    silicon = {"name": "Si", "crystalstructure": "diamond", "a": 5.431, "cubic": True}
     groups = [
-        {"ensemble": "nvt", "temperatures": [300, 900], "structures": [0]},
-        {"ensemble": "nvt", "temperatures": [2500], "volumes": [0.1], "structures": [0]},
-        {"ensemble": "nvt", "temperatures": [600], "structures": [1]},
+        {"ensemble": "nvt", "temperatures": [300, 450, 600, 750, 900, 1200], "structures": [0]},
+        {"ensemble": "nvt", "schedule": list(MELT), "structures": [0]},
+        {"ensemble": "nvt", "temperatures": [900], "structures": [1, 2]},
     ]
     return {
         "system": system,
         "seed": seed,
         "max_iterations": last + 1,
         "min_iterations": last + 1,
-        "structures": [{"bulk": copper, "repeat": [3, 3, 3]}, {"file": "slab.extxyz"}],
+        "structures": [{"bulk": silicon, "repeat": [*LONG]}, {"file": "slab.extxyz"}, {"file": "vacancy.extxyz"}],
         "prepare": {"n_structures": plan.n_prepared},
-        "label": {"calculator": "ase.calculators.emt.EMT", "n_shards": 1},
+        "label": {"calculator": "mlip.calculators.stillinger_weber.StillingerWeber", "n_shards": 1},
         "train": {
             "n_channels": 8,
             "hidden": [16],
@@ -135,7 +119,7 @@ def describe_loop(
         },
         "explore": {
             "walkers": groups,
-            "timestep": 3.0,
+            "timestep": 2.0,
             "n_steps": plan.md_steps,
             "sample_every": 10,
         },
@@ -161,7 +145,8 @@ class Place:
         system = f"{scheme}-{seed}" + (f"-{levels[0]:.4g}-{levels[1]:.4g}" if scheme == "trust-levels" else "")
         place = self.folder / self.name
         place.mkdir(parents=True, exist_ok=True)
-        write(place / "slab.extxyz", slab())
+        write(place / "slab.extxyz", silicon_slab())
+        write(place / "vacancy.extxyz", vacancy(diamond(LONG), np.random.default_rng(0)))
         config = place / f"{system}.yaml"
         text = yaml.safe_dump(describe_loop(system, seed, scheme, last, plan, levels), sort_keys=False)
         if not config.exists() or config.read_text() != text:
