@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mlip.config.loop import Carve
 from mlip.jobs.job import log_step
 from mlip.jobs.resources import pick_device
 
@@ -19,6 +20,8 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         Path(snakemake.output.frames).parent,
         seed=snakemake.params.seed,
         max_atoms=snakemake.params.max_atoms,
+        carving=Carve(**snakemake.params.carving) if snakemake.params.carving else None,
+        locality=Path(snakemake.input.locality[0]) if snakemake.input.locality else None,
         device=pick_device(),
     )
     score_frames(request)

@@ -216,6 +216,28 @@ SelectionMethod = Literal["log-determinant", "clusters", "farthest", "random", "
 """Rules of :data:`mlip.active.acquisition.METHODS` that look at environments, or at none."""
 
 
+class Carve(Section):
+    """Labels of smaller cells carved out of large frames, of which the forces in the middle alone are learnt."""
+
+    core: Positive = Field(
+        3.0,
+        description="Forces on atoms within this distance of the most unknown one are learnt, Å. Within that and the "
+        "potential's cutoff the cell is as in the frame.",
+    )
+    max_share: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="Largest share of a frame's atoms that its carved cell may have; frames that leave more are "
+        "labelled whole.",
+    )
+    tolerance: Fraction = Field(
+        0.05,
+        description="Before any, each starting structure is labelled in a carved and in a larger cell: forces in the "
+        "middle may differ by this share of their RMS, or its frames are labelled whole.",
+    )
+
+
 class Select(Section):
     """What goes to DFT next."""
 
@@ -250,6 +272,11 @@ class Select(Section):
         description="Most atoms of a label; null for as many as the starting structure has. Of larger frames, which "
         "come of a walker's `repeat`, whole cells around the most uncertain atom are cut out; what cannot be cut is "
         "left.",
+    )
+    carve: Carve | None = Field(
+        None,
+        description="Carve smaller cells out of frames that would be labelled whole (`{}` for the defaults); null to "
+        "label whole frames. Audits always are. Needs `train.backend: ace`.",
     )
     min_novelty: Annotated[float, Field(ge=0)] | None = Field(
         None,

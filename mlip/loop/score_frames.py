@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mlip.active.cost import predict_cost
 from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.pool import largest_of_frames, measure_to
 from mlip.active.tables import ScoredEnvironments
+from mlip.config.loop import Carve
 from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json
 from mlip.io.netcdf import write_netcdf
@@ -23,9 +24,10 @@ from mlip.potential import Potential, load_potential
 from mlip.potential.certification import read_error_ratios
 from mlip.potential.continuation import nearest_pair_ratios
 from mlip.potential.uncertainty import measure_shift
+from mlip.structures.carving import choose_shares, find_core
 from mlip.structures.cutting import Block, choose_block, cut_block
 from mlip.structures.geometry import min_distance_ratio
-from mlip.structures.labelled import labelled_energy, mean_squared_forces
+from mlip.structures.labelled import force_mask, labelled_energy, mean_squared_forces, without_carved
 
 UNITS = {
     "time_fs": "fs",
@@ -41,6 +43,7 @@ UNITS = {
     "label_cost": "core-s",
     "nearest_pair_ratio": "1",
     "novelty": "1",
+    "carve_radius": "Å",
 }
 
 
@@ -63,7 +66,9 @@ class Batch:
         energies: Of the structures, eV.
         ratios: Shortest distances over the sum of covalent radii.
         atoms: The atom that each is cut around; -1 where frames are whole.
-        block: Unit cells that are left of ``repeat``; zeros where frames are whole.
+        block: Unit cells that are left of ``repeat``; zeros where frames are whole, or carved.
+        share: Of a frame's atoms that the label will have, where a cell is carved out of it.
+        radius: Of the sphere around the atom in which the carved cell is as the frame, Å; 0 where none is carved.
     """
 
     structures: list[Atoms]
@@ -72,6 +77,8 @@ class Batch:
     ratios: np.ndarray
     atoms: np.ndarray
     block: Block = (0, 0, 0)
+    share: float = 1.0
+    radius: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ class ScoreRequest:
         out: Folder of the tables ``frames.nc`` and ``environments.nc`` written.
         seed: Of the features' projection, and of what is left of too many known environments.
         max_atoms: Most atoms of a label; by default as many as a walker's starting structure has.
+        carving: How smaller cells are carved out of frames that would be labelled whole, if they are.
+        locality: For which starting structures they may be: the file of ``measure_locality``.
         device: Torch device.
     """
 
@@ -98,7 +107,50 @@ class ScoreRequest:
     out: Path
     seed: int
     max_atoms: int | None = None
+    carving: Carve | None = None
+    locality: Path | None = None
     device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Carving:
+    """Which frames are carved, and around which atom.
+
+    Attributes:
+        settings: Section ``select.carve``.
+        radius: Of what must stay as it is around the atom, Å.
+        passed: Starting structures in which the labeller's forces decay.
+    """
+
+    settings: Carve
+    radius: float
+    passed: Collection[int]
+
+    @classmethod
+    def of(cls, request: ScoreRequest, cutoff: float) -> Carving | None:
+        """What ``request`` asks for, for a potential of this ``cutoff`` (Å); None where nothing is carved."""
+        if request.carving is None:
+            return None
+        if request.locality is None:
+            raise ValueError("cells are carved only where measure_locality found that forces decay; give its file")
+        tested = read_json(request.locality)
+        passed = {int(number) for number, found in tested["structures"].items() if found["passed"]}
+        return cls(request.carving, max(request.carving.core + cutoff, float(tested["radius"])), passed)
+
+    def apply(self, batch: Batch, raw: EnvironmentTable, known: Known, source: int) -> tuple[Batch, EnvironmentTable]:
+        """``batch`` and its environments, of which the core around the least known one is left where it is carved."""
+        whole = (batch.atoms < 0).all() and source in self.passed
+        shares = choose_shares(batch.structures[0], self.radius) if whole else None
+        if shares is None or np.prod(shares) > self.settings.max_share:
+            return batch, raw
+        reduced = known.reduce(raw)
+        squared, _ = measure_to(reduced, known.table, known.teaches)
+        rows = reduced.rows_of()
+        atoms = np.array([reduced.atom[part][np.argmax(squared[part])] for part in rows])
+        cores = [find_core(frame, int(a), self.settings.core) for frame, a in zip(batch.structures, atoms, strict=True)]
+        first = [part.start for part in raw.rows_of()]
+        kept = np.concatenate([start + core for start, core in zip(first, cores, strict=True)])
+        return replace(batch, atoms=atoms, share=float(np.prod(shares)), radius=self.radius), raw.take(kept)
 
 
 def score_frames(request: ScoreRequest) -> None:
@@ -108,6 +160,7 @@ def score_frames(request: ScoreRequest) -> None:
     training = read_structures(request.dataset / "train.extxyz")
     known, names = _embed_known(committee, training, request)
     lowest, ratios = _lowest_energies(training), read_error_ratios(potential / "training.json")
+    carving = Carving.of(request, committee.cutoff)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in [*COUNTS, *UNITS, *TEXTS]}
     tables: list[EnvironmentTable] = []
     blocks: list[np.ndarray] = []
@@ -121,11 +174,13 @@ def score_frames(request: ScoreRequest) -> None:
         atomic.append(data.force_uncertainty.values[data.regular.values.astype(bool)].ravel())
         batch = _fit_labels(structures, data, committee, request.max_atoms)
         source = int(data.attrs.get("source", 0))
-        tables.append(known.reduce(_embed(committee, batch.structures, [source] * len(batch.structures))))
+        raw = _embed(committee, batch.structures, [source] * len(batch.structures))
+        batch, raw = carving.apply(batch, raw, known, source) if carving is not None else (batch, raw)
+        tables.append(known.reduce(raw))
         blocks.append(np.tile(batch.block, (len(structures), 1)))
         expected = ratios.get(source, ratios[None]) ** 2 * np.mean(batch.uncertainty**2, axis=1) / 3
         row = _score(batch, data, lowest) | {"expected_squared_error": expected}
-        row["label_cost"] = _predict_cost(batch.structures, training)
+        row["label_cost"] = _predict_cost(batch.structures, training, batch.share)
         row["novelty"] = measure_novelty(tables[-1], known)
         row["nearest_pair_ratio"] = nearest_pair_ratios(batch.structures, committee.shortest_distances)
         for name, values in row.items():
@@ -148,7 +203,10 @@ def _embed_known(committee: Potential, training: Sequence[Atoms], request: Score
     structures = [a for a in [*training, *held_out, *failed] if set(a.symbols) <= set(committee.species)]
     systems = [int(a.info.get("source", 0)) for a in structures]
     teaches = np.arange(len(structures)) < len(training)
-    known = Known.of(_embed(committee, structures, systems), teaches, seed=request.seed)
+    environments = _embed(committee, structures, systems)
+    # At the seam of a carved cell nothing was taught.
+    taught = np.concatenate([force_mask(a) for a in structures])
+    known = Known.of(environments.take(np.flatnonzero(taught)), teaches, seed=request.seed)
     return known, [str(a.info.get("structure_id", "?")) for a in structures]
 
 
@@ -156,10 +214,13 @@ def _embed(committee: Potential, structures: Sequence[Atoms], systems: Sequence[
     return EnvironmentTable.of(committee.embed(list(structures)), [a.numbers for a in structures], systems)
 
 
-def _predict_cost(structures: Sequence[Atoms], known: Sequence[Atoms]) -> np.ndarray:
-    """Core-seconds of each label, [n_structures]; all electrons count, for what a code leaves out is in proportion."""
+def _predict_cost(structures: Sequence[Atoms], known: Sequence[Atoms], share: float) -> np.ndarray:
+    """Core-seconds of each label, [n_structures]; all electrons count, for what a code leaves out is in proportion.
+
+    ``share`` of the structures' atoms is labelled.
+    """
     sizes, seconds = [a.numbers.sum() for a in known], [a.info.get("core_seconds", 0.0) for a in known]
-    wanted = np.array([a.numbers.sum() for a in structures])
+    wanted = share * np.array([a.numbers.sum() for a in structures])
     return predict_cost(wanted, np.array(sizes), np.array(seconds))
 
 
@@ -218,9 +279,10 @@ def _score(batch: Batch, data: xr.Dataset, lowest: Mapping[EnergyScale, float]) 
         "regular": data.regular.values,
         "source": np.full(n, source),
         "rung": np.full(n, int(data.attrs.get("rung", -1))),
-        "n_atoms": np.full(n, len(first)),
+        "n_atoms": np.full(n, round(batch.share * len(first))),
         "n_atoms_explored": np.full(n, data.sizes["atom"]),
         "cut_atom": batch.atoms,
+        "carve_radius": np.full(n, batch.radius),
         "time_fs": data.time.values,
         "temperature": data.temperature.values,
         "target_temperature": data.target_temperature.values,
@@ -256,7 +318,7 @@ def _lowest_energies(known: Sequence[Atoms]) -> dict[EnergyScale, float]:
     Energies of different compositions do not compare, nor those of a crystal and of a molecule of the same atoms.
     """
     lowest: dict[EnergyScale, float] = {}
-    for atoms in known:
+    for atoms in without_carved(known):
         energy, key = labelled_energy(atoms) / len(atoms), (atoms.info.get("source"), _composition(atoms))
         lowest[key] = min(energy, lowest.get(key, energy))
     return lowest

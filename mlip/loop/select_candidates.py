@@ -25,6 +25,7 @@ from mlip.io.files import write_table
 from mlip.io.netcdf import read_netcdf
 from mlip.io.trajectory import read_frames
 from mlip.seeds import derive_rng
+from mlip.structures.carving import carve, choose_shares
 from mlip.structures.cutting import cut_block
 
 COLUMNS = (
@@ -81,7 +82,8 @@ def select_candidates(
         if verdict.decision == "left":
             continue
         walker, frame = int(table.walker.values[row]), int(table.frame.values[row])
-        atoms = _as_labelled(structures[walker], frame, table, row)
+        core = settings.carve.core if settings.carve is not None and verdict.decision != "audit" else None
+        atoms = _as_labelled(structures[walker], frame, table, row, core)
         atoms.info = electronic_state(atoms) | _provenance(table, row, verdict) | {"iteration": iteration + 1}
         chosen.append(atoms)
     write_structures(out, chosen)
@@ -177,7 +179,11 @@ def decide(
         if verdicts[row].decision == "open":
             verdicts[row] = replace(verdicts[row], decision="left", reason="the batch holds audits only")
     return [
-        replace(v, decision="left" if v.decision == "broken" else v.decision, reason=v.reason + _cut_note(table, row))
+        replace(
+            v,
+            decision="left" if v.decision == "broken" else v.decision,
+            reason=v.reason + _cut_note(table, row, v.decision),
+        )
         for row, v in enumerate(verdicts)
     ]
 
@@ -244,11 +250,18 @@ def _with_audits(environments: ScoredEnvironments, rows: np.ndarray) -> Known:
     return replace(known, table=table, teaches=teaches)
 
 
-def _cut_note(table: xr.Dataset, row: int) -> str:
-    atom = int(table.cut_atom.values[row])
-    if atom < 0:
+def _carve_radius(table: xr.Dataset, row: int) -> float:
+    """Å around the atom in which a carved cell is as the frame; 0 where none is carved, as in earlier versions."""
+    return float(table["carve_radius"].values[row]) if "carve_radius" in table else 0.0
+
+
+def _cut_note(table: xr.Dataset, row: int, decision: str) -> str:
+    atom, is_carved = int(table.cut_atom.values[row]), _carve_radius(table, row) > 0
+    if atom < 0 or (is_carved and decision == "audit"):
         return ""
     n_atoms, explored = int(table.n_atoms.values[row]), int(table.n_atoms_explored.values[row])
+    if is_carved:
+        return f"; about {n_atoms} of {explored} atoms, carved around atom {atom}, near which forces are learnt"
     return f"; {n_atoms} of {explored} atoms, cut around atom {atom}"
 
 
@@ -285,11 +298,18 @@ def _screen(table: xr.Dataset, row: int, settings: Select, min_ratio: float) -> 
     return Verdict("open")
 
 
-def _as_labelled(trajectory: tuple[list[Atoms], list[int]], frame: int, table: xr.Dataset, row: int) -> Atoms:
-    """The structure of a frame, or the cell that was cut out of it to be labelled."""
+def _as_labelled(
+    trajectory: tuple[list[Atoms], list[int]], frame: int, table: xr.Dataset, row: int, core: float | None
+) -> Atoms:
+    """The structure of a frame, or the cell that was cut, or with ``core`` (Å) carved, out of it to be labelled."""
     structures, repeat = trajectory
-    atom = int(table.cut_atom.values[row])
-    if atom < 0:
+    atom, radius = int(table.cut_atom.values[row]), _carve_radius(table, row)
+    if radius > 0 and core is not None:
+        # As when it was scored: the first frame decides how large the cells of a walker are.
+        shares = choose_shares(structures[0], radius)
+        carved = carve(structures[frame], atom, core=core, radius=radius, shares=shares)
+        return carved.atoms if carved is not None else structures[frame]
+    if atom < 0 or radius > 0:
         return structures[frame]
     a, b, c = (int(n) for n in table.block.values[row])
     return cut_block(structures[frame], repeat, (a, b, c), atom)

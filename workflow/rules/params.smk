@@ -82,6 +82,11 @@ def most_atoms(wildcards):
     return settings_at(wildcards).select.max_atoms
 
 
+def carving_settings(wildcards):
+    """How cells are carved out of large frames; None where none are."""
+    return settings_at(wildcards).select.model_dump(mode="json")["carve"]
+
+
 def demands_of_walkers(wildcards):
     """What walkers of any iteration ask of the starting structures."""
     from mlip.config.walkers import list_all_demands
