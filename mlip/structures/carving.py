@@ -24,6 +24,8 @@ LARGEST_DENOMINATOR = 8
 ALIKE = 0.3
 """Distance of an atom, moved by a share of a cell vector, to the next of its element, over that of neighbours, below
 which the structure goes on there as here: vibrations of a crystal leave 0.1 to 0.2, a wrong share, or a melt, .5."""
+BEST = 1.3, 0.05
+"""Of these shares those that fit as well as the best: up to so many times its distance, and of that of neighbours."""
 SAMPLED_ATOMS = 100
 OVERLAP, APART = 0.7, 0.85
 """Distance over the sum of covalent radii below which one of two atoms goes, and to which the rest is pushed apart."""
@@ -74,8 +76,12 @@ def _height(atoms: Atoms, axis: int) -> float:
 
 def _choose_share(atoms: Atoms, axis: int, least: float, neighbours: float) -> float:
     tried = sorted({p / q for q in range(2, LARGEST_DENOMINATOR + 1) for p in range(1, q)})
-    alike = [share for share in tried if _misfit(atoms, axis, share) < ALIKE * neighbours]
-    return min((share for share in (alike or tried) if share >= least), default=1.0)
+    misfits = {share: _misfit(atoms, axis, share) for share in tried}
+    limit = min(ALIKE * neighbours, BEST[0] * min(misfits.values()) + BEST[1] * neighbours)
+    alike = [share for share in tried if misfits[share] < limit]
+    if min(misfits.values()) > ALIKE * neighbours:  # no crystal
+        alike = tried
+    return min((share for share in alike if share >= least), default=1.0)
 
 
 def _misfit(atoms: Atoms, axis: int, share: float) -> float:

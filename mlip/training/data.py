@@ -107,11 +107,16 @@ def find_atomic_basis(structures: Sequence[Atoms], pairs: Sequence[Pairs], setti
     shortest: dict[str, float] = {}
     for atoms, listed in zip(structures, pairs, strict=True):
         symbols = np.array(atoms.get_chemical_symbols())
-        first, second = symbols[listed.centers], symbols[listed.neighbors]
         # Nothing is learnt of what is close at the seam of a carved cell.
-        known = force_mask(atoms)[listed.centers]
+        mask = force_mask(atoms)
+        known = mask[listed.centers] | mask[listed.neighbors]
+        first, second, distances = (
+            symbols[listed.centers[known]],
+            symbols[listed.neighbors[known]],
+            listed.distances[known],
+        )
         for a, b in {pair for pair in zip(first.tolist(), second.tolist(), strict=True) if pair[0] <= pair[1]}:
-            distance = float(listed.distances[(first == a) & (second == b) & known].min(initial=np.inf))
+            distance = float(distances[(first == a) & (second == b)].min())
             shortest[pair_name(a, b)] = min(distance, shortest.get(pair_name(a, b), np.inf))
     return AtomicBasis(species, settings.radius, settings.n_radial, settings.l_max, dict(sorted(shortest.items())))
 
