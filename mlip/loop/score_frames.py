@@ -127,15 +127,15 @@ class Carving:
     passed: Collection[int]
 
     @classmethod
-    def of(cls, request: ScoreRequest, cutoff: float) -> Carving | None:
-        """What ``request`` asks for, for a potential of this ``cutoff`` (Å); None where nothing is carved."""
+    def of(cls, request: ScoreRequest, committee: Potential) -> Carving | None:
+        """What ``request`` asks for; None where nothing is carved."""
         if request.carving is None:
             return None
         if request.locality is None:
             raise ValueError("cells are carved only where measure_locality found that forces decay; give its file")
         tested = read_json(request.locality)
         passed = {int(number) for number, found in tested["structures"].items() if found["passed"]}
-        return cls(request.carving, max(request.carving.core + cutoff, float(tested["radius"])), passed)
+        return cls(request.carving, max(request.carving.core + committee.cutoff, float(tested["radius"])), passed)
 
     def apply(self, batch: Batch, raw: EnvironmentTable, known: Known, source: int) -> tuple[Batch, EnvironmentTable]:
         """``batch`` and its environments, of which the core around the least known one is left where it is carved."""
@@ -160,7 +160,7 @@ def score_frames(request: ScoreRequest) -> None:
     training = read_structures(request.dataset / "train.extxyz")
     known, names = _embed_known(committee, training, request)
     lowest, ratios = _lowest_energies(training), read_error_ratios(potential / "training.json")
-    carving = Carving.of(request, committee.cutoff)
+    carving = Carving.of(request, committee)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in [*COUNTS, *UNITS, *TEXTS]}
     tables: list[EnvironmentTable] = []
     blocks: list[np.ndarray] = []

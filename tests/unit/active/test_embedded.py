@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111
 
 from mlip.active.acquisition import choose
+from mlip.active.cost import predict_cost
 from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.pool import Pool
 from mlip.config.train import Train
@@ -106,3 +107,29 @@ def test_expanded_copper_is_as_new_beside_other_systems(
     # By structures' means it sank 670 times. What is left: another network, and other systems' copper is known, too.
     assert (among / alone > 0.25).all()
     assert (among / alone < 4.0).all()
+
+
+@pytest.mark.parametrize("defect", ["interstitial", "vacancy"])
+def test_of_large_cells_those_are_taken_that_hold_what_small_ones_lack(
+    defect: str, potential: Potential, copper: list[Atoms]
+) -> None:
+    """Twenty hot crystals of 32 atoms, twelve of 256, and two of those with a defect; costs go with the square."""
+    small = [make_copper(2, 0.06 + 0.01 * (k % 5), 100 + k) for k in range(20)]
+    plain = [make_copper(4, 0.06 + 0.01 * (k % 5), 200 + k) for k in range(12)]
+    odd = [make_interstitial(4, 300), make_interstitial(4, 301)]
+    if defect == "vacancy":
+        odd = [make_copper(4, 0.08, 310), make_copper(4, 0.08, 311)]
+        for atoms in odd:
+            del atoms[17]
+    frames = [*small, *plain, *odd]
+    n = len(frames)
+    known = Known.of(embed(potential, copper, [0] * len(copper)))
+    cost = predict_cost(np.array([atoms.numbers.sum() for atoms in frames]), np.zeros(0), np.zeros(0))
+    table = known.reduce(embed(potential, frames, [0] * n))
+    pool = Pool(table, known, np.ones(n), np.ones(n), cost, np.ones(n, bool))
+    rows = choose("log-determinant", pool, n, np.random.default_rng(0)).rows
+    # A label of the large cells costs that of 64 small ones, which therefore come first, whatever they teach.
+    assert (rows[:12] < len(small)).all()
+    large = rows[rows >= len(small)]
+    assert large[0] >= len(small) + len(plain), "a defect before any large crystal"
+    assert len(large) > 2, "at the end there is news in hot crystals, too"
