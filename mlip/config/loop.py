@@ -217,12 +217,17 @@ SelectionMethod = Literal["log-determinant", "clusters", "farthest", "random", "
 
 
 class Carve(Section):
-    """Labels of smaller cells carved out of large frames, of which the forces in the middle alone are learnt."""
+    """Labels of smaller cells carved out of large frames."""
 
     core: Positive = Field(
         3.0,
-        description="Forces on atoms within this distance of the most unknown one are learnt, Å. Within that and the "
-        "potential's cutoff the cell is as in the frame.",
+        description="Atoms within this distance of the most unknown one, Å, keep all their neighbours within the "
+        "potential's cutoff as they are in the frame.",
+    )
+    learn: Literal["all", "core"] = Field(
+        "all",
+        description="What is learnt of a carved cell: `all`, for its label is right for the cell that it is, or the "
+        "forces of the `core` alone, without energy and stress. On defects `all` taught more (docs/selection.md).",
     )
     max_share: float = Field(
         0.5,
@@ -276,7 +281,7 @@ class Select(Section):
     carve: Carve | None = Field(
         None,
         description="Carve smaller cells out of frames that would be labelled whole (`{}` for the defaults); null to "
-        "label whole frames. Audits always are. Needs `train.backend: ace`.",
+        "label whole frames. Audits always are. `learn: core` needs `train.backend: ace`.",
     )
     min_novelty: Annotated[float, Field(ge=0)] | None = Field(
         None,

@@ -80,10 +80,11 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.prepare.n_structures == 0 and not self.data:
             raise ValueError("prepare.n_structures is 0 without `data`: iteration 0 would have nothing to learn")
-        if self.select.carve is not None and not BACKENDS[self.train.backend].masks_forces:
+        carve = self.select.carve
+        if carve is not None and carve.learn == "core" and not BACKENDS[self.train.backend].masks_forces:
             raise ValueError(
-                f"select.carve: backend {self.train.backend} cannot learn some of a cell's forces alone; leave it out,"
-                " or set train.backend: ace"
+                f"select.carve.learn: backend {self.train.backend} cannot learn some of a cell's forces alone; set it"
+                " to all, or set train.backend: ace"
             )
         if self.min_iterations > self.max_iterations:
             raise ValueError(

@@ -18,7 +18,7 @@ from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.pool import Pool, share_quotas
 from mlip.active.tables import ScoredEnvironments
 from mlip.config.label import Guards
-from mlip.config.loop import Select
+from mlip.config.loop import Carve, Select
 from mlip.io.electrons import electronic_state
 from mlip.io.extxyz import write_structures
 from mlip.io.files import write_table
@@ -27,6 +27,7 @@ from mlip.io.trajectory import read_frames
 from mlip.seeds import derive_rng
 from mlip.structures.carving import carve, choose_shares
 from mlip.structures.cutting import cut_block
+from mlip.structures.labelled import FORCE_MASK
 
 COLUMNS = (
     "expected_squared_error",
@@ -82,8 +83,8 @@ def select_candidates(
         if verdict.decision == "left":
             continue
         walker, frame = int(table.walker.values[row]), int(table.frame.values[row])
-        core = settings.carve.core if settings.carve is not None and verdict.decision != "audit" else None
-        atoms = _as_labelled(structures[walker], frame, table, row, core)
+        carving = settings.carve if verdict.decision != "audit" else None
+        atoms = _as_labelled(structures[walker], frame, table, row, carving)
         atoms.info = electronic_state(atoms) | _provenance(table, row, verdict) | {"iteration": iteration + 1}
         chosen.append(atoms)
     write_structures(out, chosen)
@@ -261,7 +262,7 @@ def _cut_note(table: xr.Dataset, row: int, decision: str) -> str:
         return ""
     n_atoms, explored = int(table.n_atoms.values[row]), int(table.n_atoms_explored.values[row])
     if is_carved:
-        return f"; about {n_atoms} of {explored} atoms, carved around atom {atom}, near which forces are learnt"
+        return f"; about {n_atoms} of {explored} atoms, carved around atom {atom}"
     return f"; {n_atoms} of {explored} atoms, cut around atom {atom}"
 
 
@@ -299,16 +300,20 @@ def _screen(table: xr.Dataset, row: int, settings: Select, min_ratio: float) -> 
 
 
 def _as_labelled(
-    trajectory: tuple[list[Atoms], list[int]], frame: int, table: xr.Dataset, row: int, core: float | None
+    trajectory: tuple[list[Atoms], list[int]], frame: int, table: xr.Dataset, row: int, carving: Carve | None
 ) -> Atoms:
-    """The structure of a frame, or the cell that was cut, or with ``core`` (Å) carved, out of it to be labelled."""
+    """The structure of a frame, or the cell that was cut, or with ``carving`` carved, out of it to be labelled."""
     structures, repeat = trajectory
     atom, radius = int(table.cut_atom.values[row]), _carve_radius(table, row)
-    if radius > 0 and core is not None:
+    if radius > 0 and carving is not None:
         # As when it was scored: the first frame decides how large the cells of a walker are.
         shares = choose_shares(structures[0], radius)
-        carved = carve(structures[frame], atom, core=core, radius=radius, shares=shares)
-        return carved.atoms if carved is not None else structures[frame]
+        carved = carve(structures[frame], atom, core=carving.core, radius=radius, shares=shares)
+        if carved is None:
+            return structures[frame]
+        if carving.learn == "all":
+            del carved.atoms.arrays[FORCE_MASK]
+        return carved.atoms
     if atom < 0 or radius > 0:
         return structures[frame]
     a, b, c = (int(n) for n in table.block.values[row])

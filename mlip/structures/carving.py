@@ -2,8 +2,9 @@
 
 The atoms within a radius of the centre keep their places and all their neighbours. Around them is as much of the large
 cell as makes a periodic one. Where new faces meet it is patched: of atoms too near to each other one goes, others are
-pushed apart. Only the forces in the core are to be learnt (column ``force_mask``): forces of the patch are those of a
-structure that nobody asked for. Chunks cut out of large cells for their central forces: JCP 156, 064104 (2022).
+pushed apart. The column ``force_mask`` names the atoms of the core, whose forces are those of the large cell as far as
+the labeller's forces decay; all other labels are right for the carved cell alone. Chunks cut out of large cells
+for their central forces: J. Chem. Phys. 156, 064104 (2022).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from mlip.io.extxyz import read_structures
 from mlip.io.files import read_json, read_table
 from tests.workflow.conftest import TINY, Workflow
 
-CARVE = {"core": 1.0, "tolerance": 0.1}
+CARVE = {"core": 1.0, "learn": "core", "tolerance": 0.1}
 
 
 def config(**carve: float) -> dict:

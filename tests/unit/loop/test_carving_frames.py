@@ -69,19 +69,26 @@ def test_frames_are_scored_and_carved_around_their_least_known_atom(tmp_path: Pa
         assert near[environments.atom.values[rows].astype(int)].all() or len(rows) == near.sum()
 
 
-def test_what_teaches_is_carved_and_audits_are_whole(tmp_path: Path, frames: list[Atoms]) -> None:
-    table, _ = score(tmp_path)
-    out = tmp_path / "candidates.extxyz"
+def select(folder: Path, out: Path, learn: str) -> None:
+    carving = CARVING.model_copy(update={"learn": learn})
     select_candidates(
-        tmp_path,
-        [tmp_path / "walker_00.nc"],
-        settings=Select(n_structures=3, n_audit=1, max_atoms=256, carve=CARVING, max_energy=50),
+        folder,
+        [folder / "walker_00.nc"],
+        settings=Select(n_structures=3, n_audit=1, max_atoms=256, carve=carving, max_energy=50),
         guards=Guards(),
         seed=1,
         iteration=0,
         out=out,
-        decisions=tmp_path / "decisions.csv",
+        decisions=folder / "decisions.csv",
     )
+
+
+def test_what_teaches_is_carved_and_audits_are_whole(tmp_path: Path, frames: list[Atoms]) -> None:
+    table, _ = score(tmp_path)
+    out = tmp_path / "candidates.extxyz"
+    select(tmp_path, out, "all")
+    assert not any("force_mask" in a.arrays for a in read_structures(out))
+    select(tmp_path, out, "core")
     chosen = {a.info["reason"]: a for a in read_structures(out)}
     assert len(chosen["audit"]) == 256
     assert "force_mask" not in chosen["audit"].arrays

@@ -168,10 +168,10 @@ def test_a_backend_that_cannot_leave_forces_out_is_refused() -> None:
     values = {
         "system": "cu",
         "structures": [{"bulk": {"name": "Cu", "crystalstructure": "fcc", "a": 3.6}}],
-        "select": {"carve": {}},
+        "select": {"carve": {"learn": "core"}},
     }
     assert parse_config(values).select.carve is not None
-    with pytest.raises(ConfigError, match=r"select\.carve: backend mace .* set train\.backend: ace"):
+    with pytest.raises(ConfigError, match=r"select\.carve\.learn: backend mace .* set train\.backend: ace"):
         parse_config(values | {"train": {"backend": "mace"}})
     with pytest.raises(ConfigError, match="measured once"):
         parse_config(values | {"overrides": [{"from_iteration": 1, "select": {"carve": None}}]})
