@@ -21,7 +21,6 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         seed=snakemake.params.seed,
         max_atoms=snakemake.params.max_atoms,
         carving=Carve(**snakemake.params.carving) if snakemake.params.carving else None,
-        locality=Path(snakemake.input.locality[0]) if snakemake.input.locality else None,
         device=pick_device(),
     )
     score_frames(request)

@@ -113,28 +113,3 @@ class SmallBasisCalculator(EMT):
 
 
 not_callable = 3
-
-
-class BareCoulomb(Calculator):
-    """Unit charges, positive ones on the elements of ``positive``, that nothing screens, and a soft repulsion.
-
-    Charges out to 20 Å interact (eV, Å): periodic images and the sphere's surface as they come.
-    """
-
-    implemented_properties = ("energy", "forces")
-    default_parameters: ClassVar[dict[str, Any]] = {"positive": "Na", "charge": 1.0}
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)):
-        from ase.neighborlist import neighbor_list
-
-        super().calculate(atoms, properties, system_changes)
-        signs = np.where(np.array(self.atoms.get_chemical_symbols()) == self.parameters.positive, 1.0, -1.0)
-        i, j, distances, vectors = neighbor_list("ijdD", self.atoms, 20.0)
-        products = 14.4 * self.parameters.charge**2 * signs[i] * signs[j]
-        energy, slope = products / distances, -products / distances**2
-        near = distances < 4.0
-        energy[near] += (4.0 - distances[near]) ** 2
-        slope[near] -= 2 * (4.0 - distances[near])
-        forces = np.zeros((len(self.atoms), 3))
-        np.add.at(forces, i, (slope / distances)[:, None] * vectors)
-        self.results = {"energy": float(energy.sum() / 2), "forces": forces}

@@ -21,7 +21,6 @@ class Backend:
         restarts: whether an iteration's training can go on from the previous one's weights.
         several_processes: whether training spreads over several GPUs.
         last_layer: whether members are linear in their last layer, so that errors can be traced to labels.
-        masks_forces: whether training can leave out some of a structure's forces, and its energy.
     """
 
     load: str
@@ -33,7 +32,6 @@ class Backend:
     restarts: bool = False
     several_processes: bool = False
     last_layer: bool = False
-    masks_forces: bool = False
 
 
 BACKENDS = {
@@ -46,7 +44,6 @@ BACKENDS = {
         restarts=True,
         several_processes=True,
         last_layer=True,
-        masks_forces=True,
     ),
     "mace": Backend(
         load="mlip.potential.mace.committee:load_mace",

@@ -224,22 +224,12 @@ class Carve(Section):
         description="Atoms within this distance of the most unknown one, Å, keep all their neighbours within the "
         "potential's cutoff as they are in the frame.",
     )
-    learn: Literal["all", "core"] = Field(
-        "all",
-        description="What is learnt of a carved cell: `all`, for its label is right for the cell that it is, or the "
-        "forces of the `core` alone, without energy and stress. On defects `all` taught more (docs/selection.md).",
-    )
     max_share: float = Field(
         0.5,
         gt=0,
         lt=1,
         description="Largest share of a frame's atoms that its carved cell may have; frames that leave more are "
         "labelled whole.",
-    )
-    tolerance: Fraction = Field(
-        0.05,
-        description="Before any, each starting structure is labelled in a carved and in a larger cell: forces in the "
-        "middle may differ by this share of their RMS, or its frames are labelled whole.",
     )
 
 
@@ -281,7 +271,7 @@ class Select(Section):
     carve: Carve | None = Field(
         None,
         description="Carve smaller cells out of frames that would be labelled whole (`{}` for the defaults); null to "
-        "label whole frames. Audits always are. `learn: core` needs `train.backend: ace`.",
+        "label whole frames. Audits always are.",
     )
     min_novelty: Annotated[float, Field(ge=0)] | None = Field(
         None,

@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from mlip.config.backends import BACKENDS
 from mlip.config.base import Section
 from mlip.config.data import DataSource, check_is_list
 from mlip.config.label import Label
@@ -80,12 +79,6 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.prepare.n_structures == 0 and not self.data:
             raise ValueError("prepare.n_structures is 0 without `data`: iteration 0 would have nothing to learn")
-        carve = self.select.carve
-        if carve is not None and carve.learn == "core" and not BACKENDS[self.train.backend].masks_forces:
-            raise ValueError(
-                f"select.carve.learn: backend {self.train.backend} cannot learn some of a cell's forces alone; set it"
-                " to all, or set train.backend: ace"
-            )
         if self.min_iterations > self.max_iterations:
             raise ValueError(
                 f"min_iterations ({self.min_iterations}) exceeds max_iterations ({self.max_iterations});"
@@ -162,7 +155,6 @@ FIXED = {
     ("assess", "eos_volumes"): "the reference is labelled once",
     ("assess", "eos_structures"): "the reference is labelled once",
     ("assess", "studies"): "convergence means the same all along",
-    ("select", "carve"): "whether forces decay is measured once",
     ("train", "backend"): "the steps of one run share an environment",
 }
 

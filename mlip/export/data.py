@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from ase.data import atomic_numbers
 from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.layout import output_path
 from mlip.structures.deepmd import write_deepmd
-from mlip.structures.labelled import labelled_energy, without_carved
+from mlip.structures.labelled import labelled_energy
 from mlip.structures.labelled_files import read_labelled_file
 
 SPLITS = ("train", "valid", "test")
@@ -36,8 +35,7 @@ def export_data(sources: Sequence[Path], out: Path, to: str, *, splits: Sequence
         sources: the results folder of one system, whose last data set is taken with its splits; or files of
             labelled structures, of which one set is made.
         out: folder; in it ``train``, ``valid`` and ``test``, or ``data``, with the suffix of the format.
-        to: ``extxyz`` (every bit of a label), ``deepmd`` (double precision; no names, no origin) or ``ase-db``. Only
-            the first can say which forces of a carved cell count; the others leave carved cells out, with a warning.
+        to: ``extxyz`` (every bit of a label), ``deepmd`` (double precision; no names, no origin) or ``ase-db``.
         splits: those that are taken of a results folder.
 
     Raises:
@@ -49,10 +47,7 @@ def export_data(sources: Sequence[Path], out: Path, to: str, *, splits: Sequence
     unknown = [split for split in splits if split not in SPLITS]
     if unknown:
         raise DataExportError(f"--split {unknown[0]}: unknown; choose from {', '.join(SPLITS)}")
-    gathered = _gather(sources, splits)
-    if to != "extxyz":
-        gathered = {name: _leave_carved(members, name, to) for name, members in gathered.items()}
-    sets = {name: members for name, members in gathered.items() if members}
+    sets = {name: members for name, members in _gather(sources, splits).items() if members}
     if not sets:
         raise DataExportError(f"{', '.join(map(str, sources))}: no labelled structures to write")
     places = {name: out / f"{name}{SUFFIXES[to]}" for name in sets}
@@ -64,17 +59,6 @@ def export_data(sources: Sequence[Path], out: Path, to: str, *, splits: Sequence
     for name, members in sets.items():
         write(places[name], members)
     return list(places.values())
-
-
-def _leave_carved(structures: Sequence[Atoms], name: str, to: str) -> list[Atoms]:
-    whole = without_carved(structures)
-    if len(whole) < len(structures):
-        warnings.warn(
-            f"{len(structures) - len(whole)} carved cells of {name} are left out: format {to} cannot say which of their"
-            " forces count; extxyz can",
-            stacklevel=3,
-        )
-    return whole
 
 
 def _gather(sources: Sequence[Path], splits: Sequence[str]) -> dict[str, list[Atoms]]:

@@ -20,21 +20,13 @@ STEPS = (
     "label_structures",
     "collect_dataset",
     "train_committee",
-    "measure_locality",
     "explore_walkers",
     "score_frames",
     "select_candidates",
     "assess_potential",
 )
 """The steps of an iteration, in their order; rules, scripts and folders carry the same names."""
-ONCE = (
-    "import_data",
-    "relabel_data",
-    "prepare_structures",
-    "label_references",
-    "label_isolated_atoms",
-    "measure_locality",
-)
+ONCE = ("import_data", "relabel_data", "prepare_structures", "label_references", "label_isolated_atoms")
 """Steps that only the first iteration has."""
 STUDY_STEPS = (
     "refer_study",
@@ -66,7 +58,6 @@ OUTPUTS = {
     ),
     "collect_dataset": _join("iter_{iteration}/collect_dataset", DATASET_FILES),
     "train_committee": _join("iter_{iteration}/train_committee", POTENTIAL_FILES),
-    "measure_locality": ("iter_00/measure_locality/locality.json",),
     "explore_walkers": ("iter_{iteration}/explore_walkers/walker_{walker}.nc",),
     "score_frames": (
         "iter_{iteration}/score_frames/frames.nc",

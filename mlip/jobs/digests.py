@@ -31,7 +31,6 @@ STEP_CODE: dict[str, tuple[str, ...]] = {
     "label_structures": ("mlip.loop.label_structures",),
     "collect_dataset": ("mlip.loop.collect_dataset",),
     "train_committee": ("mlip.loop.train_committee", "{backend.training_code}"),
-    "measure_locality": ("mlip.loop.measure_locality",),
     "explore_walkers": ("mlip.loop.explore_walkers", "{backend.potential_code}"),
     "score_frames": ("mlip.loop.score_frames", "{backend.potential_code}"),
     "select_candidates": ("mlip.loop.select_candidates",),

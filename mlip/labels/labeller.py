@@ -28,7 +28,6 @@ from mlip.labels.process.signals import end_if_told, store_first
 from mlip.labels.refusals import check_settings
 from mlip.labels.store import LabelStore, decode_structure, encode_structure, label_key
 from mlip.labels.triage import LabelStatus
-from mlip.structures.labelled import is_carved
 
 LOG_TAIL = 4096  # characters of a failed label's log that its record keeps
 OUTPUT_TAIL = 20_000  # bytes of each of the code's outputs that the log of a failed label keeps
@@ -261,10 +260,7 @@ def _warn_of_wrapper(path: str, answer: dict[str, Any]) -> list[str]:
 
 
 def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:
-    """A copy of ``atoms``, constraints included, that carries the label as ASE results and its origin in ``info``.
-
-    A carved cell gets no stress: nobody is to learn it.
-    """
+    """A copy of ``atoms``, constraints included, that carries the label as ASE results and its origin in ``info``."""
     results = outcome.record["results"]
     labelled = atoms.copy()
     labelled.info |= {
@@ -278,8 +274,7 @@ def attach_label(atoms: Atoms, outcome: Outcome, iteration: int) -> Atoms:
         labelled.info["label_files"] = " ".join(f"{name}:{content['sha256'][:12]}" for name, content in files.items())
     if outcome.record.get("ran"):
         labelled.info["label_program"] = outcome.record["ran"]
-    names = ("energy", "forces") if is_carved(atoms) else ("energy", "forces", "stress")
-    values = {name: results[name] for name in names if results[name] is not None}
+    values = {name: results[name] for name in ("energy", "forces", "stress") if results[name] is not None}
     labelled.calc = SinglePointCalculator(labelled, **values)
     return labelled
 

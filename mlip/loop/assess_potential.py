@@ -35,7 +35,6 @@ from mlip.potential.expected_error import ErrorScale, read_training
 from mlip.potential.parity import tabulate_parity
 from mlip.potential.uncertainty import SHIFT_QUANTILES
 from mlip.properties.eos_agreement import compare_eos
-from mlip.structures.labelled import without_carved
 from mlip.structures.roles import is_audit
 
 if TYPE_CHECKING:
@@ -263,7 +262,7 @@ def _assess_fresh(request: AssessmentRequest) -> tuple[dict[str, Any], dict[int,
     Also, by starting structure, the squared error over the expected one of those that are no audits.
     """
     new, parity = read_structures(request.dataset / "new.extxyz"), request.out / "parity.nc"
-    if request.old is None or not without_carved(new):
+    if request.old is None or not new:
         write_netcdf(parity, tabulate_parity([], []))
         return {"fresh": None, "audit": None, "calibration": None}, {}
     predictions = load_potential(request.old, device=request.device).predict(new)

@@ -18,7 +18,7 @@ from mlip.labels.energy_shifts import read_shifts, shift_energies
 from mlip.labels.store import label_key
 from mlip.statistics import fit_absolute
 from mlip.structures.geometry import COINCIDENT, geometry_fault, min_distance_ratio
-from mlip.structures.labelled import has_label, is_carved, labelled_energy, without_carved
+from mlip.structures.labelled import has_label, labelled_energy
 from mlip.structures.roles import SPLITS, fill_empty_valid, split_new
 from mlip.structures.states import find_conflicts
 
@@ -206,17 +206,13 @@ def screen_energies(
 ) -> tuple[list[Atoms], list[dict[str, Any]]]:
     """The structures of ``new`` within ``window`` (eV/atom) of the median, and records of the others.
 
-    Energies of carved cells, which nobody learns, are not asked.
     Energies count after a robust fit of one energy per element to ``known`` and ``new``, so that
     alloys of different composition are judged alike and an outlier does not tilt the fit.
     """
-    whole = without_carved(new)
-    if not whole:
-        return list(new), []
-    residuals = composition_residuals([*whole, *without_carved(known)])
-    far = np.abs(residuals - np.median(residuals))[: len(whole)]
-    deviation = np.zeros(len(new))
-    deviation[[not is_carved(atoms) for atoms in new]] = far
+    if not new:
+        return [], []
+    residuals = composition_residuals([*new, *known])
+    deviation = np.abs(residuals - np.median(residuals))[: len(new)]
     outliers = [
         {
             "structure_id": atoms.info.get("structure_id", "?"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from mlip.potential.uncertainty import measure_shift
 from mlip.structures.carving import choose_shares, find_core
 from mlip.structures.cutting import Block, choose_block, cut_block
 from mlip.structures.geometry import min_distance_ratio
-from mlip.structures.labelled import force_mask, labelled_energy, mean_squared_forces, without_carved
+from mlip.structures.labelled import labelled_energy, mean_squared_forces
 
 UNITS = {
     "time_fs": "fs",
@@ -96,7 +96,6 @@ class ScoreRequest:
         seed: Of the features' projection, and of what is left of too many known environments.
         max_atoms: Most atoms of a label; by default as many as a walker's starting structure has.
         carving: How smaller cells are carved out of frames that would be labelled whole, if they are.
-        locality: For which starting structures they may be: the file of ``measure_locality``.
         device: Torch device.
     """
 
@@ -108,7 +107,6 @@ class ScoreRequest:
     seed: int
     max_atoms: int | None = None
     carving: Carve | None = None
-    locality: Path | None = None
     device: str = "cpu"
 
 
@@ -118,28 +116,15 @@ class Carving:
 
     Attributes:
         settings: Section ``select.carve``.
-        radius: Of what must stay as it is around the atom, Å.
-        passed: Starting structures in which the labeller's forces decay.
+        radius: Of what must stay as it is around the atom, Å: the core and the potential's cutoff.
     """
 
     settings: Carve
     radius: float
-    passed: Collection[int]
 
-    @classmethod
-    def of(cls, request: ScoreRequest, committee: Potential) -> Carving | None:
-        """What ``request`` asks for; None where nothing is carved."""
-        if request.carving is None:
-            return None
-        if request.locality is None:
-            raise ValueError("cells are carved only where measure_locality found that forces decay; give its file")
-        tested = read_json(request.locality)
-        passed = {int(number) for number, found in tested["structures"].items() if found["passed"]}
-        return cls(request.carving, max(request.carving.core + committee.cutoff, float(tested["radius"])), passed)
-
-    def apply(self, batch: Batch, raw: EnvironmentTable, known: Known, source: int) -> tuple[Batch, EnvironmentTable]:
+    def apply(self, batch: Batch, raw: EnvironmentTable, known: Known) -> tuple[Batch, EnvironmentTable]:
         """``batch`` and its environments, of which the core around the least known one is left where it is carved."""
-        whole = (batch.atoms < 0).all() and source in self.passed
+        whole = (batch.atoms < 0).all()
         shares = choose_shares(batch.structures[0], self.radius) if whole else None
         if shares is None or np.prod(shares) > self.settings.max_share:
             return batch, raw
@@ -160,7 +145,7 @@ def score_frames(request: ScoreRequest) -> None:
     training = read_structures(request.dataset / "train.extxyz")
     known, names = _embed_known(committee, training, request)
     lowest, ratios = _lowest_energies(training), read_error_ratios(potential / "training.json")
-    carving = Carving.of(request, committee)
+    carving = Carving(request.carving, request.carving.core + committee.cutoff) if request.carving else None
     columns: dict[str, list[np.ndarray]] = {name: [] for name in [*COUNTS, *UNITS, *TEXTS]}
     tables: list[EnvironmentTable] = []
     blocks: list[np.ndarray] = []
@@ -175,7 +160,7 @@ def score_frames(request: ScoreRequest) -> None:
         batch = _fit_labels(structures, data, committee, request.max_atoms)
         source = int(data.attrs.get("source", 0))
         raw = _embed(committee, batch.structures, [source] * len(batch.structures))
-        batch, raw = carving.apply(batch, raw, known, source) if carving is not None else (batch, raw)
+        batch, raw = carving.apply(batch, raw, known) if carving is not None else (batch, raw)
         tables.append(known.reduce(raw))
         blocks.append(np.tile(batch.block, (len(structures), 1)))
         expected = ratios.get(source, ratios[None]) ** 2 * np.mean(batch.uncertainty**2, axis=1) / 3
@@ -203,10 +188,7 @@ def _embed_known(committee: Potential, training: Sequence[Atoms], request: Score
     structures = [a for a in [*training, *held_out, *failed] if set(a.symbols) <= set(committee.species)]
     systems = [int(a.info.get("source", 0)) for a in structures]
     teaches = np.arange(len(structures)) < len(training)
-    environments = _embed(committee, structures, systems)
-    # At the seam of a carved cell nothing was taught.
-    taught = np.concatenate([force_mask(a) for a in structures])
-    known = Known.of(environments.take(np.flatnonzero(taught)), teaches, seed=request.seed)
+    known = Known.of(_embed(committee, structures, systems), teaches, seed=request.seed)
     return known, [str(a.info.get("structure_id", "?")) for a in structures]
 
 
@@ -318,7 +300,7 @@ def _lowest_energies(known: Sequence[Atoms]) -> dict[EnergyScale, float]:
     Energies of different compositions do not compare, nor those of a crystal and of a molecule of the same atoms.
     """
     lowest: dict[EnergyScale, float] = {}
-    for atoms in without_carved(known):
+    for atoms in known:
         energy, key = labelled_energy(atoms) / len(atoms), (atoms.info.get("source"), _composition(atoms))
         lowest[key] = min(energy, lowest.get(key, energy))
     return lowest

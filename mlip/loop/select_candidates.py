@@ -18,7 +18,7 @@ from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.pool import Pool, share_quotas
 from mlip.active.tables import ScoredEnvironments
 from mlip.config.label import Guards
-from mlip.config.loop import Carve, Select
+from mlip.config.loop import Select
 from mlip.io.electrons import electronic_state
 from mlip.io.extxyz import write_structures
 from mlip.io.files import write_table
@@ -27,7 +27,6 @@ from mlip.io.trajectory import read_frames
 from mlip.seeds import derive_rng
 from mlip.structures.carving import carve, choose_shares
 from mlip.structures.cutting import cut_block
-from mlip.structures.labelled import FORCE_MASK
 
 COLUMNS = (
     "expected_squared_error",
@@ -83,8 +82,8 @@ def select_candidates(
         if verdict.decision == "left":
             continue
         walker, frame = int(table.walker.values[row]), int(table.frame.values[row])
-        carving = settings.carve if verdict.decision != "audit" else None
-        atoms = _as_labelled(structures[walker], frame, table, row, carving)
+        whole = verdict.decision == "audit"
+        atoms = _as_labelled(structures[walker], frame, table, row, whole=whole)
         atoms.info = electronic_state(atoms) | _provenance(table, row, verdict) | {"iteration": iteration + 1}
         chosen.append(atoms)
     write_structures(out, chosen)
@@ -300,20 +299,16 @@ def _screen(table: xr.Dataset, row: int, settings: Select, min_ratio: float) -> 
 
 
 def _as_labelled(
-    trajectory: tuple[list[Atoms], list[int]], frame: int, table: xr.Dataset, row: int, carving: Carve | None
+    trajectory: tuple[list[Atoms], list[int]], frame: int, table: xr.Dataset, row: int, *, whole: bool
 ) -> Atoms:
-    """The structure of a frame, or the cell that was cut, or with ``carving`` carved, out of it to be labelled."""
+    """The structure of a frame, or the cell that was cut, or unless it stays ``whole`` carved, out of it."""
     structures, repeat = trajectory
     atom, radius = int(table.cut_atom.values[row]), _carve_radius(table, row)
-    if radius > 0 and carving is not None:
+    if radius > 0 and not whole:
         # As when it was scored: the first frame decides how large the cells of a walker are.
         shares = choose_shares(structures[0], radius)
-        carved = carve(structures[frame], atom, core=carving.core, radius=radius, shares=shares)
-        if carved is None:
-            return structures[frame]
-        if carving.learn == "all":
-            del carved.atoms.arrays[FORCE_MASK]
-        return carved.atoms
+        carved = carve(structures[frame], atom, radius=radius, shares=shares)
+        return structures[frame] if carved is None else carved.atoms
     if atom < 0 or radius > 0:
         return structures[frame]
     a, b, c = (int(n) for n in table.block.values[row])

@@ -12,7 +12,7 @@ from ase import Atoms
 from mlip.active.certificate import AuditedIteration, Certificate, certify
 from mlip.io.files import read_json
 from mlip.potential.interface import Prediction
-from mlip.structures.labelled import force_mask, labelled_forces
+from mlip.structures.labelled import labelled_forces
 
 Populations = Sequence[Mapping[str, Mapping[str, float]]]
 """Of each iteration, by starting structure, the frames that audits were drawn from: how many (``n_frames``), their mean
@@ -37,9 +37,9 @@ def error_ratios(trained: Mapping[str, Any]) -> dict[int | None, float]:
 
 
 def squared_errors(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> np.ndarray:
-    """Mean squared force error per component of each structure, [n_structures], (eV/Å)²; of forces that count."""
+    """Mean squared force error per component of each structure, [n_structures], (eV/Å)²."""
     pairs = zip(structures, predictions, strict=True)
-    return np.array([np.mean((labelled_forces(atoms) - p.forces)[force_mask(atoms)] ** 2) for atoms, p in pairs])
+    return np.array([np.mean((labelled_forces(atoms) - p.forces) ** 2) for atoms, p in pairs])
 
 
 def expected_squares(
@@ -51,8 +51,7 @@ def expected_squares(
     """
     sources = [int(atoms.info.get("source", 0)) for atoms in structures]
     factors = np.array([ratios.get(source, ratios.get(None, 1.0)) for source in sources])
-    pairs = zip(structures, predictions, strict=True)
-    return factors**2 * np.array([np.mean(p.forces_std[force_mask(atoms)] ** 2) for atoms, p in pairs])
+    return factors**2 * np.array([np.mean(p.forces_std**2) for p in predictions])
 
 
 def certify_sources(

@@ -11,7 +11,7 @@ from ase.units import GPa
 
 from mlip.potential.interface import Potential, Prediction
 from mlip.potential.uncertainty import coverage, rank_correlation
-from mlip.structures.labelled import force_mask, is_carved, labelled_energy, labelled_forces, labelled_stress
+from mlip.structures.labelled import labelled_energy, labelled_forces, labelled_stress
 
 UNITS = {
     "energy_mae": "meV/atom",
@@ -50,21 +50,17 @@ def evaluate_predictions(structures: Sequence[Atoms], predictions: Sequence[Pred
 
 
 def compare_with_labels(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """The same errors from ``predictions`` already made, energies in eV/atom and forces in eV/Å.
-
-    Of carved cells the forces that count, and no energies; these are NaN where no structure is whole.
-    """
+    """The same errors from ``predictions`` already made, energies in eV/atom and forces in eV/Å."""
     pairs = list(zip(predictions, structures, strict=True))
-    energy = np.array([(p.energy - labelled_energy(a)) / len(a) for p, a in pairs if not is_carved(a)] or [np.nan])
-    forces = np.concatenate([(p.forces - labelled_forces(a))[force_mask(a)] for p, a in pairs])
-    labels = np.concatenate([labelled_forces(a)[force_mask(a)] for a in structures])
-    std = np.concatenate([p.forces_std[force_mask(a), 0] for p, a in pairs])
+    energy = np.array([(p.energy - labelled_energy(a)) / len(a) for p, a in pairs])
+    forces = np.concatenate([p.forces - labelled_forces(a) for p, a in pairs])
+    std = np.concatenate([p.forces_std[:, 0] for p in predictions])
     return {
         "energy_mae": float(np.abs(energy).mean()),
         "energy_rmse": float(np.sqrt((energy**2).mean())),
         "force_mae": float(np.abs(forces).mean()),
         "force_rmse": float(np.sqrt((forces**2).mean())),
-        "force_rms": float(np.sqrt(np.mean(labels**2))),
+        "force_rms": float(np.sqrt(np.mean(np.concatenate([labelled_forces(a) for a in structures]) ** 2))),
         "stress_rmse_gpa": _stress_rmse(pairs),
         "coverage": coverage(forces, std),
         "spearman": rank_correlation(std, np.linalg.norm(forces, axis=1)),
@@ -78,8 +74,6 @@ def _stress_rmse(pairs: Sequence[tuple[Prediction, Atoms]]) -> float | None:
     errors = [
         p.stress - labelled_stress(a)
         for p, a in pairs
-        if p.stress is not None
-        and not is_carved(a)
-        and np.isfinite(getattr(a.calc, "results", {}).get("stress", np.nan)).all()
+        if p.stress is not None and np.isfinite(getattr(a.calc, "results", {}).get("stress", np.nan)).all()
     ]
     return float(np.sqrt(np.mean(np.square(errors)))) / GPa if errors else None

@@ -9,19 +9,18 @@ import xarray as xr
 from ase import Atoms
 
 from mlip.potential.interface import Prediction
-from mlip.structures.labelled import force_mask, is_carved, labelled_energy, labelled_forces
+from mlip.structures.labelled import labelled_energy, labelled_forces
 from mlip.structures.roles import is_audit
 
 
 def tabulate_parity(structures: Sequence[Atoms], predictions: Sequence[Prediction]) -> xr.Dataset:
-    """Labels and predictions that count: forces by ``atom_sample`` (eV/Å), energies by ``structure`` (eV/atom)."""
-    whole = [(a, p) for a, p in zip(structures, predictions, strict=True) if not is_carved(a)]
-    kept = [force_mask(a) for a in structures]
+    """Labels and predictions: forces by ``atom_sample`` (eV/Å), energies by ``structure`` (eV/atom)."""
+    pairs = list(zip(structures, predictions, strict=True))
 
     def atoms_array(values: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([v[mask] for v, mask in zip(values, kept, strict=True)]) if values else np.zeros((0, 3))
+        return np.concatenate(values) if values else np.zeros((0, 3))
 
-    audit = [np.full(np.count_nonzero(mask), is_audit(a)) for a, mask in zip(structures, kept, strict=True)]
+    audit = [np.full(len(a), is_audit(a)) for a in structures]
     force = {"units": "eV/Å"}
     energy = {"units": "eV/atom"}
     sample = ("atom_sample", "space")
@@ -31,12 +30,12 @@ def tabulate_parity(structures: Sequence[Atoms], predictions: Sequence[Predictio
             "force_predicted": (sample, atoms_array([p.forces for p in predictions]), force),
             "force_std": (sample, atoms_array([p.forces_std for p in predictions]), force),
             "audit": ("atom_sample", (np.concatenate(audit) if audit else np.zeros(0)).astype(np.int8)),
-            "energy_true": ("structure", np.array([labelled_energy(a) / len(a) for a, _ in whole]), energy),
-            "energy_predicted": ("structure", np.array([p.energy / len(a) for a, p in whole]), energy),
-            "energy_std": ("structure", np.array([p.energy_std / len(a) for a, p in whole]), energy),
+            "energy_true": ("structure", np.array([labelled_energy(a) / len(a) for a in structures]), energy),
+            "energy_predicted": ("structure", np.array([p.energy / len(a) for a, p in pairs]), energy),
+            "energy_std": ("structure", np.array([p.energy_std / len(a) for a, p in pairs]), energy),
             "structure_id": (
                 "structure",
-                np.array([str(a.info.get("structure_id", "?")) for a, _ in whole], dtype=object),
+                np.array([str(a.info.get("structure_id", "?")) for a in structures], dtype=object),
             ),
         }
     )

@@ -36,7 +36,6 @@ SIGNS = {
     "label_structures": "shard_{shard}.json",
     "collect_dataset": "dataset.json",
     "train_committee": "potential.json",
-    "measure_locality": "locality.json",
     "explore_walkers": "walker_{walker}.nc",
     "score_frames": "frames.nc",
     "select_candidates": "decisions.csv",
@@ -224,10 +223,9 @@ def _iteration(config: Config, root: Path, number: int) -> IterationStatus:
 
 
 def _is_planned(name: str, config: Config) -> bool:
-    """Whether the loop has this step: not all have data to begin with, or carve cells."""
+    """Whether the loop has this step: not all have data to begin with."""
     checked = any(source.settings == "check" for source in config.data)
-    asked = {"import_data": bool(config.data), "relabel_data": checked, "measure_locality": bool(config.select.carve)}
-    return asked.get(name, True)
+    return {"import_data": bool(config.data), "relabel_data": checked}.get(name, True)
 
 
 def _outputs(root: Path, number: int, name: str, settings: Config) -> list[Path]:

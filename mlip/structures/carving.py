@@ -2,9 +2,8 @@
 
 The atoms within a radius of the centre keep their places and all their neighbours. Around them is as much of the large
 cell as makes a periodic one. Where new faces meet it is patched: of atoms too near to each other one goes, others are
-pushed apart. The column ``force_mask`` names the atoms of the core, whose forces are those of the large cell as far as
-the labeller's forces decay; all other labels are right for the carved cell alone. Chunks cut out of large cells
-for their central forces: J. Chem. Phys. 156, 064104 (2022).
+pushed apart. A label of the carved cell is right for that cell, seams and all, however far forces reach. Others learn
+the forces in the middle alone (J. Chem. Phys. 156, 064104 (2022)), which taught less here: docs/selection.md.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from ase.data import covalent_radii
 
 from mlip.io.electrons import GROUND, electronic_state
 from mlip.structures.kinds import periodic_axes
-from mlip.structures.labelled import FORCE_MASK
 from mlip.structures.neighbors import find_pairs
 
 LARGEST_DENOMINATOR = 8
@@ -41,7 +39,7 @@ class CarvedCell:
     """A cell to be labelled and where it comes from.
 
     Attributes:
-        atoms: with the column ``force_mask``.
+        atoms: as they are to be labelled.
         origin: number of each atom in the large cell, ascending.
         center: place of the central atom (Å).
     """
@@ -105,15 +103,14 @@ def _neighbour_distance(atoms: Atoms) -> float:
 
 
 def carve(
-    atoms: Atoms, atom: int, *, core: float, radius: float, shares: tuple[float, float, float] | None = None
+    atoms: Atoms, atom: int, *, radius: float, shares: tuple[float, float, float] | None = None
 ) -> CarvedCell | None:
     """The cell around ``atom``; None where it would be no smaller.
 
     Args:
         atoms: Large cell.
         atom: In the middle of the new one.
-        core: Forces within this distance of it are to be learnt, Å.
-        radius: Within it nothing is changed, Å: ``core`` and as far as forces there are to be right.
+        radius: Within it nothing is changed, Å.
         shares: Of the cell vectors, by :func:`choose_shares`, of this or of another frame of the same walker.
     """
     shares = shares or choose_shares(atoms, radius)
@@ -132,7 +129,6 @@ def carve(
     patched = _patch(piece, center, radius)
     piece, origin = piece[patched], origin[patched]
     _push_apart(piece, center, radius)
-    piece.arrays[FORCE_MASK] = np.linalg.norm(piece.positions - center, axis=1) <= core
     return CarvedCell(piece, origin, center)
 
 

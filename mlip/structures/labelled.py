@@ -2,9 +2,6 @@
 
 ASE's own accessors answer for a relaxation or MD. They set the forces of fixed atoms to zero, and give
 the energy extrapolated to zero smearing where there is one; neither is what a potential has to learn.
-
-Of a carved cell (:mod:`mlip.structures.carving`) the column ``force_mask`` says which atoms' forces are to be learnt;
-its energy, which is of no structure that anybody asked for, is not.
 """
 
 from __future__ import annotations
@@ -14,26 +11,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-
-FORCE_MASK = "force_mask"
-"""Column [n_atoms] bool of a carved cell: whether an atom's force is to be learnt."""
-
-
-def is_carved(atoms: Atoms) -> bool:
-    """Whether only some of the forces of ``atoms`` count, and neither energy nor stress."""
-    return FORCE_MASK in atoms.arrays
-
-
-def force_mask(atoms: Atoms) -> np.ndarray:
-    """Which atoms' forces count, [n_atoms] bool; all of them in a structure that is whole."""
-    if not is_carved(atoms):
-        return np.ones(len(atoms), bool)
-    return np.asarray(atoms.arrays[FORCE_MASK], bool)
-
-
-def without_carved(structures: Sequence[Atoms]) -> list[Atoms]:
-    """The structures all of whose labels count."""
-    return [atoms for atoms in structures if not is_carved(atoms)]
 
 
 def has_label(atoms: Atoms, name: str) -> bool:
@@ -68,7 +45,7 @@ def split_by_source(structures: Sequence[Atoms]) -> dict[int, list[Atoms]]:
 def mean_squared_forces(structures: Sequence[Atoms]) -> dict[int, float]:
     """Mean squared force component of each starting structure's labels, (eV/Å)²; structures count alike."""
     return {
-        source: float(np.mean([np.mean(labelled_forces(atoms)[force_mask(atoms)] ** 2) for atoms in own]))
+        source: float(np.mean([np.mean(labelled_forces(atoms) ** 2) for atoms in own]))
         for source, own in split_by_source(structures).items()
     }
 

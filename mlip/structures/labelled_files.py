@@ -18,7 +18,7 @@ from mlip.io.electrons import electronic_state
 from mlip.io.extxyz import parse_structures, read_structures
 from mlip.io.files import sha256_file
 from mlip.structures.deepmd import find_systems, read_deepmd
-from mlip.structures.labelled import FORCE_MASK, has_label, is_carved, labelled_energy, labelled_forces, labelled_stress
+from mlip.structures.labelled import has_label, labelled_energy, labelled_forces, labelled_stress
 from mlip.structures.vasp_files import unconverged_steps
 
 XYZ = (".xyz", ".extxyz")
@@ -108,8 +108,6 @@ def keep_labels(atoms: Atoms) -> Atoms:
     for name in KEPT_ARRAYS:
         if name in atoms.arrays:
             clean.set_array(name, np.asarray(atoms.arrays[name], dtype=float))
-    if is_carved(atoms):
-        clean.set_array(FORCE_MASK, atoms.arrays[FORCE_MASK])
     clean.info = dict(electronic_state(atoms))
     results: dict[str, float | np.ndarray] = {}
     if has_label(atoms, "energy"):

@@ -15,7 +15,6 @@ from ase import Atoms
 
 from mlip.config.loop import Collect
 from mlip.structures.geometry import is_lone
-from mlip.structures.labelled import is_carved
 
 SPLITS = ("train", "valid", "test")
 NOT_CHOSEN = (None, "initial", "existing")
@@ -32,11 +31,8 @@ def split_of(atoms: Atoms, settings: Collect) -> str:
 
     Audits test and chosen structures train. Of prepared structures and existing data, whose blocks (``data_block``)
     stay together because neighbours in time are nearly alike, a hash holds out the shares of ``settings``.
-    Unperturbed starting structures train, so that every element is known, and so do carved cells, by most of whose
-    labels nothing can be judged.
+    Unperturbed starting structures train, so that every element is known.
     """
-    if is_carved(atoms):
-        return "train"
     if is_audit(atoms):
         return "test"
     if "data_block" in atoms.info:

@@ -19,16 +19,7 @@ from mlip.potential.files import DESCRIPTION
 from mlip.potential.zbl import pair_name
 from mlip.statistics import fit_absolute
 from mlip.structures.geometry import is_lone
-from mlip.structures.labelled import (
-    FORCE_MASK,
-    force_mask,
-    has_label,
-    is_carved,
-    labelled_energy,
-    labelled_forces,
-    labelled_stress,
-    without_carved,
-)
+from mlip.structures.labelled import has_label, labelled_energy, labelled_forces, labelled_stress
 from mlip.structures.neighbors import Pairs, find_pairs
 
 NOMINAL_COHESION = 3.0
@@ -61,11 +52,6 @@ def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | N
                 raise TrainingDataError(f"{label}: {key} is NaN or infinite; remove the structure or label it again")
         if len(atoms) == 0:
             raise TrainingDataError(f"{label} has no atoms; remove the structure")
-        if is_carved(atoms) and (atoms.arrays[FORCE_MASK].dtype != bool or not force_mask(atoms).any()):
-            raise TrainingDataError(
-                f"{label}: column {FORCE_MASK!r} is not made of T and F, one T at least; it says which forces"
-                " count. Repair it, or remove the column if all do"
-            )
         for key in ("charge", "spin"):
             if not isinstance(atoms.info.get(key, 0) or 0, int | float | np.number):
                 raise TrainingDataError(
@@ -77,21 +63,6 @@ def check_structures(structures: Sequence[Atoms], name: str, known: set[str] | N
                 f"{label} holds {', '.join(unknown)}, which no training structure does; "
                 "add training structures with it or leave this structure out"
             )
-
-
-def whole_structures(train: Sequence[Atoms]) -> list[Atoms]:
-    """The structures of ``train`` whose energies count, which no potential can do without.
-
-    Raises:
-        TrainingDataError: when all are carved cells.
-    """
-    whole = without_carved(train)
-    if not whole:
-        raise TrainingDataError(
-            f"all {len(train)} training structures are carved cells ({FORCE_MASK}), whose energies say nothing; add "
-            "whole ones"
-        )
-    return whole
 
 
 def _similar(atoms: Atoms, key: str) -> str:
@@ -107,16 +78,9 @@ def find_atomic_basis(structures: Sequence[Atoms], pairs: Sequence[Pairs], setti
     shortest: dict[str, float] = {}
     for atoms, listed in zip(structures, pairs, strict=True):
         symbols = np.array(atoms.get_chemical_symbols())
-        # Nothing is learnt of what is close at the seam of a carved cell.
-        mask = force_mask(atoms)
-        known = mask[listed.centers] | mask[listed.neighbors]
-        first, second, distances = (
-            symbols[listed.centers[known]],
-            symbols[listed.neighbors[known]],
-            listed.distances[known],
-        )
+        first, second = symbols[listed.centers], symbols[listed.neighbors]
         for a, b in {pair for pair in zip(first.tolist(), second.tolist(), strict=True) if pair[0] <= pair[1]}:
-            distance = float(distances[(first == a) & (second == b)].min())
+            distance = float(listed.distances[(first == a) & (second == b)].min())
             shortest[pair_name(a, b)] = min(distance, shortest.get(pair_name(a, b), np.inf))
     return AtomicBasis(species, settings.radius, settings.n_radial, settings.l_max, dict(sorted(shortest.items())))
 
@@ -188,7 +152,7 @@ def read_virials(structures: Sequence[Atoms]) -> tuple[Tensor, Tensor]:
     """dE/dstrain [n, 3, 3] (eV), and 1.0 where a stress label exists, else 0.0, [n]."""
     virials, known = torch.zeros(len(structures), 3, 3, dtype=torch.float64), torch.zeros(len(structures))
     for k, atoms in enumerate(structures):
-        if atoms.pbc.all() and "stress" in atoms.calc.results and not is_carved(atoms):
+        if atoms.pbc.all() and "stress" in atoms.calc.results:
             stress = labelled_stress(atoms, voigt=False)
             if np.isfinite(stress).all():
                 virials[k], known[k] = torch.from_numpy(stress * atoms.get_volume()), 1.0
@@ -203,8 +167,6 @@ def fingerprint(structures: Sequence[Atoms]) -> str:
         for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, labelled_forces(atoms), stress):
             digest.update(np.ascontiguousarray(values).tobytes())
         digest.update(repr(float(labelled_energy(atoms))).encode())
-        if is_carved(atoms):
-            digest.update(force_mask(atoms).tobytes())
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ from mlip.potential.ace import kernels
 from mlip.potential.ace.edges import compute_density, sum_forces, sum_virials
 from mlip.potential.ace.environments import Environments, build_environments
 from mlip.potential.atomic_basis import AtomicBasis
-from mlip.structures.labelled import force_mask, is_carved, labelled_energy, labelled_forces
+from mlip.structures.labelled import labelled_energy, labelled_forces
 from mlip.structures.neighbors import Pairs
 from mlip.training.data import composition, read_virials
 
@@ -24,9 +24,8 @@ class Dataset:
     """Cached geometry of all structures and what the network has to reproduce on it.
 
     Targets exclude isolated atoms and pair repulsion. ``energies`` [n_structures] (eV),
-    ``forces`` [N, 3] (eV/Å), ``virials`` [n_structures, 3, 3] (dE/dstrain, eV), ``has_energy``, ``has_stress`` and
-    ``sizes`` [n_structures]; ``trusted`` [N] is 0 for forces that do not count, those near the seam of a carved cell,
-    whose energy does not either; rows of ``environments`` and ``density`` [N, LM, C] are sorted by
+    ``forces`` [N, 3] (eV/Å), ``virials`` [n_structures, 3, 3] (dE/dstrain, eV), ``has_stress`` and
+    ``sizes`` [n_structures]; rows of ``environments`` and ``density`` [N, LM, C] are sorted by
     species, and ``rows`` lists those of each structure.
     """
 
@@ -35,9 +34,7 @@ class Dataset:
     energies: Tensor
     forces: Tensor
     virials: Tensor
-    has_energy: Tensor
     has_stress: Tensor
-    trusted: Tensor
     sizes: Tensor
     rows: list[Tensor]
 
@@ -65,9 +62,7 @@ def build_dataset(
         energies=single(energies - repulsion - torch.from_numpy(reference)),
         forces=single(forces - sum_forces(exact, edges)[:, 0]),
         virials=single(virials - sum_virials(exact, edges, n)[:, 0]),
-        has_energy=torch.tensor([not is_carved(a) for a in structures], dtype=torch.float32, device=device),
         has_stress=single(has_stress),
-        trusted=single(torch.from_numpy(np.concatenate([force_mask(a) for a in structures]))[exact.atoms]),
         sizes=torch.tensor([len(a) for a in structures], dtype=torch.float32, device=device),
         rows=[torch.nonzero(environments.structure == k)[:, 0] for k in range(n)],
     )
@@ -97,9 +92,7 @@ class TrainingBatch:
     energies: Tensor
     forces: Tensor
     virials: Tensor
-    has_energy: Tensor
     has_stress: Tensor
-    trusted: Tensor
     sizes: Tensor
     weights: Tensor
     members: Tensor
@@ -133,9 +126,7 @@ def take_batch(
         data.energies[index],
         data.forces[rows],
         data.virials[index],
-        data.has_energy[index],
         data.has_stress[index],
-        data.trusted[rows],
         data.sizes[index],
         member_weights[:, index],
         members[:, index],

@@ -9,7 +9,6 @@ from ase import Atoms
 
 from mlip.config.train import Train
 from mlip.seeds import derive_rng
-from mlip.structures.labelled import without_carved
 from mlip.training.consistency import check_consistency
 from mlip.training.data import check_structures, find_atomic_basis, fit_isolated_energies, prepare_pairs, resolve_cutoff
 from mlip.training.densities import build_dataset
@@ -29,10 +28,9 @@ def check_labels(structures: Sequence[Atoms], settings: Train, seed: int = 0) ->
     Raises:
         TrainingDataError: for labels of a wrong unit or sign, of mixed settings, or absent ones.
     """
-    check_structures(structures, "data")
-    structures = without_carved(structures)
     if settings.consistency == "off" or not structures:
         return []
+    check_structures(structures, "data")
     structures = _sample(structures, seed)
     settings = resolve_cutoff(structures, settings, None)
     pairs = prepare_pairs(structures, settings.radius)

@@ -12,7 +12,7 @@ from mlip.io.files import write_json
 from mlip.potential.evaluation import evaluate_predictions
 from mlip.potential.interface import Potential
 from mlip.potential.uncertainty import Spread
-from mlip.structures.labelled import mean_squared_forces, without_carved
+from mlip.structures.labelled import mean_squared_forces
 from mlip.training.calibration import HeldOut, report_uncertainty
 from mlip.training.request import TrainingRequest
 from mlip.training.schedule import Schedule
@@ -33,11 +33,11 @@ def write_training(
         potential: as trained.
         trainer: that trained it.
         request: what was asked for: its data and its output folder.
-        held: structures to calibrate on, predicted by ``potential``; no carved cells.
+        held: structures to calibrate on, predicted by ``potential``.
         details: what only the backend knows of ``training.json``.
         compared: raw spreads on ``held`` by other estimators, for comparison.
     """
-    train, valid = without_carved(request.train), request.valid
+    train, valid = request.train, request.valid
     spreads = held.spreads(potential)
     potential.calibration, held = held.calibrate(spreads)
     potential.save(Path(request.out))
@@ -45,10 +45,10 @@ def write_training(
     result = {
         "settings": trainer.settings.model_dump(mode="json"),
         "seed": trainer.seed,
-        "n_train": len(request.train),
+        "n_train": len(train),
         "n_valid": len(valid),
         "n_audits": len(request.audits),
-        "rms_force": _rms_forces(request.train),
+        "rms_force": _rms_forces(train),
         **details,
         "steps": trainer.step,
         "training_seconds": round(trainer.seconds, 3),

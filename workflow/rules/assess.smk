@@ -56,7 +56,6 @@ rule record_provenance:
         references="results/{system}/label_references/references.extxyz",
         import_data=collect("results/{{system}}/iter_{i}/import_data/data.{kind}", i=imported, kind=["extxyz", "json"]),
         relabel_data=collect("results/{{system}}/iter_{i}/relabel_data/comparison.json", i=compared),
-        measure_locality=collect("results/{{system}}/iter_{i}/measure_locality/locality.json", i=carving_tested),
     output:
         provenance="results/{system}/iter_{iteration}/provenance.json",
     log:

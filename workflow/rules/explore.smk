@@ -2,35 +2,6 @@ localrules:
     select_candidates,
 
 
-# Whether the labeller's forces decay: asked once, and only where cells are to be carved.
-rule measure_locality:
-    input:
-        structures=STRUCTURE_FILES,
-        potential="results/{system}/iter_00/train_committee/potential.json",
-    output:
-        locality="results/{system}/iter_00/measure_locality/locality.json",
-    log:
-        "results/{system}/logs/iter_00/measure_locality.log",
-    benchmark:
-        "results/{system}/iter_00/benchmarks/measure_locality.tsv"
-    conda:
-        "../../envs/dft.yaml"
-    resources:
-        mem_mb=scaled(4000),
-        runtime=scaled(240),
-    params:
-        settings=label_settings,
-        carving=section("select"),
-        sources=STARTING_STRUCTURES,
-        demands=demands_of_walkers,
-        seed=CONFIG.seed,
-        code=code_of_step("measure_locality"),
-    message:
-        "iter_00 measure_locality: forces in carved cells against those in larger ones"
-    script:
-        "../../scripts/measure_locality.py"
-
-
 rule explore_walkers:
     input:
         structures=STRUCTURE_FILES,
@@ -75,7 +46,6 @@ rule score_frames:
             "results/{system}/iter_{iteration}/collect_dataset/", "train.extxyz", "valid.extxyz", "test.extxyz"
         ),
         asked=collect("results/{{system}}/iter_{i}/select_candidates/candidates.extxyz", i=iterations_before),
-        locality=collect("results/{{system}}/iter_{i}/measure_locality/locality.json", i=carving_tested),
     output:
         frames="results/{system}/iter_{iteration}/score_frames/frames.nc",
         environments="results/{system}/iter_{iteration}/score_frames/environments.nc",

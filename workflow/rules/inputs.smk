@@ -48,11 +48,6 @@ def compared(wildcards):
     return imported(wildcards) if any(source.settings == "check" for source in CONFIG.data) else []
 
 
-def carving_tested(wildcards):
-    """The iteration that measured whether cells may be carved; none where none are."""
-    return ["00"] if CONFIG.select.carve else []
-
-
 def walkers(wildcards):
     """The walkers that explore in an iteration."""
     return [f"{walker:02d}" for walker in range(settings_at(wildcards).n_walkers)]

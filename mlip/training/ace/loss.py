@@ -18,8 +18,7 @@ def compute_loss(
     """Loss averaged over members, and mean squares [3]: energy (eV/atom), force (eV/Å), virial (eV/atom).
 
     Per structure the force term is averaged over components, and structures are weighted by
-    their number of trusted atoms there, equally in the energy and virial terms. Of carved cells
-    energies do not count, nor do forces that are not trusted.
+    their number of atoms there, equally in the energy and virial terms.
     """
     every = len(batch.members) == len(batch.weights)
     energies, forces, virials = _predict(network, batch, True if every else batch.members)
@@ -29,10 +28,9 @@ def compute_loss(
     virial_loss = robust_square(virial_error / STRESS_UNIT).mean((2, 3)) * batch.has_stress[:, None]
 
     weights = batch.weights if every else batch.weights.gather(0, batch.members)
-    row_weight = weights[:, batch.environments.structure].T * batch.trusted[:, None]
-    n_trusted = batch.trusted.sum().clamp(min=1.0)
-    force_term = (robust_square(force_error).mean(-1) * row_weight).sum(0) / n_trusted
-    energy_term = (robust_square(energy_error / ENERGY_UNIT) * batch.weights * batch.has_energy).mean(1)
+    row_weight = weights[:, batch.environments.structure].T
+    force_term = (robust_square(force_error).mean(-1) * row_weight).sum(0) / row_weight.shape[0]
+    energy_term = (robust_square(energy_error / ENERGY_UNIT) * batch.weights).mean(1)
     virial_term = (virial_loss.T * weights).mean(1)
     loss = (
         settings.force_weight * force_term.mean()
@@ -40,9 +38,8 @@ def compute_loss(
         + settings.stress_weight * energy_ramp * virial_term.mean()
     )
     virial_square = virial_error.square().mean((2, 3)) * batch.has_stress[:, None]
-    energy_square = (energy_error.square() * batch.has_energy).mean()
-    force_square = (force_error.square().mean((1, 2)) * batch.trusted).sum() / n_trusted
-    return loss, torch.stack((energy_square, force_square, virial_square.mean())).detach()
+    squares = torch.stack((energy_error.square().mean(), force_error.square().mean(), virial_square.mean()))
+    return loss, squares.detach()
 
 
 @torch.no_grad()
@@ -54,11 +51,11 @@ def measure_errors(network: CommitteeNetwork, data: Dataset, batch_size: int) ->
         chosen = range(first, min(first + batch_size, len(data.rows)))
         batch = take_batch(data, chosen, weights, network.size.n_species)
         energies, forces, _ = _predict(network, batch, members=True)
-        energy += (((energies.mean(0) - batch.energies) / batch.sizes).square() * batch.has_energy).sum()
-        force += ((forces.mean(1) - batch.forces).square() * batch.trusted[:, None]).sum()
+        energy += ((energies.mean(0) - batch.energies) / batch.sizes).square().sum()
+        force += (forces.mean(1) - batch.forces).square().sum()
     return {
-        "energy": float((energy / data.has_energy.sum().clamp(min=1.0)).sqrt()),
-        "force": float((force / (3.0 * data.trusted.sum()).clamp(min=1.0)).sqrt()),
+        "energy": float((energy / len(data.rows)).sqrt()),
+        "force": float((force / data.forces.numel()).sqrt()),
     }
 
 

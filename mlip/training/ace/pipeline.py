@@ -6,13 +6,11 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms
 
 from mlip.config.train import Train
 from mlip.potential.ace.committee import ACEPotential
@@ -21,8 +19,6 @@ from mlip.potential.ace.size import Size
 from mlip.potential.atomic_basis import AtomicBasis
 from mlip.potential.uncertainty import Calibration
 from mlip.statistics import fit_absolute
-from mlip.structures.labelled import is_carved, without_carved
-from mlip.structures.neighbors import Pairs
 from mlip.training.ace.posterior import compare_last_layer, fit_last_layer
 from mlip.training.ace.restart import Previous, load_previous
 from mlip.training.ace.trainer import Trainer
@@ -36,7 +32,6 @@ from mlip.training.data import (
     fingerprint,
     fit_isolated_energies,
     prepare_pairs,
-    whole_structures,
 )
 from mlip.training.densities import Dataset, build_dataset, with_repulsion
 from mlip.training.parallel import Processes, join_processes
@@ -118,7 +113,6 @@ def prepare_training(request: TrainingRequest) -> Prepared:
     if not train:
         raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
     check_structures(train, "train")
-    whole = whole_structures(train)
     pairs = prepare_pairs(train, settings.radius)
     basis = find_atomic_basis(train, pairs, settings)
     check_structures(valid, "valid", known=set(basis.species))
@@ -127,20 +121,19 @@ def prepare_training(request: TrainingRequest) -> Prepared:
     if earlier is not None:
         basis = earlier.merge_basis(basis)
         # What was fitted once stays, unless the labels count from elsewhere: it is what the network's energies add to.
-        zero = move_zero(earlier.potential, earlier.potential.isolated_energies, whole)
+        zero = move_zero(earlier.potential, earlier.potential.isolated_energies, train)
         isolated_energies = isolated_energies or zero
     elif settings.short_range == "fitted":
-        basis = fit_continuation(whole, _of_whole(pairs, train), basis)
-    isolated = fit_isolated_energies(whole, basis, isolated_energies)
+        basis = fit_continuation(train, pairs, basis)
+    isolated = fit_isolated_energies(train, basis, isolated_energies)
     data = build_dataset(train, pairs, basis, isolated, request.device)
     watched = (
         build_dataset(valid, prepare_pairs(valid, settings.radius), basis, isolated, request.device) if valid else None
     )
     check_structures(request.audits, "audits", known=set(basis.species))
-    judged = data if len(whole) == len(train) else build_dataset(whole, _of_whole(pairs, train), basis, isolated, "cpu")
     suspicions = check_consistency(
-        whole,
-        with_repulsion(judged),
+        train,
+        with_repulsion(data),
         len(basis.species),
         settings.consistency,
         valid=valid,
@@ -172,25 +165,19 @@ def find_size(basis: AtomicBasis, settings: Train) -> Size:
     )
 
 
-def _of_whole(pairs: Sequence[Pairs], train: Sequence[Atoms]) -> list[Pairs]:
-    """Those of ``pairs`` that belong to whole structures."""
-    return [listed for listed, atoms in zip(pairs, train, strict=True) if not is_carved(atoms)]
-
-
 @torch.no_grad()
 def _fit_energy_scales(network: CommitteeNetwork, data: Dataset, counts: np.ndarray) -> None:
     """Shift: typical energy per atom of each species. Scale: typical force, but for the largest, times 1 Å."""
-    whole = data.has_energy.cpu().numpy() > 0
-    shift = fit_absolute(counts[whole], data.energies.double().cpu().numpy()[whole])
+    shift = fit_absolute(counts, data.energies.double().cpu().numpy())
     network.shift.copy_(torch.from_numpy(shift))
-    forces = data.forces[data.trusted > 0].abs().double().cpu().numpy()
+    forces = data.forces.abs().double().cpu().numpy()
     usual = np.minimum(forces, np.quantile(forces, USUAL_FORCES))
     network.scale.fill_(max(float(np.sqrt(np.mean(usual**2))), 1e-3))
 
 
 def write_results(prepared: Prepared, trainer: Trainer, request: TrainingRequest, seconds: float) -> dict[str, Any]:
     """Write potential and ``training.json``; returns the latter's content."""
-    train, device = without_carved(request.train), request.device
+    train, device = request.train, request.device
     potential = ACEPotential(prepared.basis, prepared.network, prepared.isolated, Calibration(), device=device)
     held = HeldOut.predict(potential, train, request.held_out)
     compared = {}

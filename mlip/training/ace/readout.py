@@ -29,7 +29,7 @@ from mlip.config.train import Train
 from mlip.potential.ace.committee import ACEPotential
 from mlip.potential.ace.network import CommitteeNetwork
 from mlip.potential.ace.pairs import sum_forces
-from mlip.structures.labelled import force_mask, is_carved, labelled_stress
+from mlip.structures.labelled import labelled_stress
 from mlip.training.targets import ENERGY_UNIT, STRESS_UNIT
 
 RIDGE = 1e-6
@@ -272,13 +272,12 @@ def label_rows(columns: Columns, k: int, atoms: Atoms, settings: Train) -> tuple
     """Weighted rows [n, 1 + D] and labels [n] of structure ``k``; without labels, rows for all it could have."""
     n = len(atoms)
     results = atoms.calc.results if atoms.calc is not None else {}
-    energy = settings.energy_weight**0.5 / (ENERGY_UNIT * n) * (not is_carved(atoms))
-    trusted = np.repeat(force_mask(atoms), 3)
-    force = (settings.force_weight / 3.0) ** 0.5 / trusted.sum() ** 0.5 * trusted
-    rows = [columns.energies[k][None] * energy, columns.forces[k].reshape(3 * n, -1) * force[:, None]]
+    energy = settings.energy_weight**0.5 / (ENERGY_UNIT * n)
+    force = (settings.force_weight / 3.0) ** 0.5 / n**0.5
+    rows = [columns.energies[k][None] * energy, columns.forces[k].reshape(3 * n, -1) * force]
     forces = np.ravel(results.get("forces", np.zeros((n, 3))))
     labels = [np.array([results.get("energy", 0.0)]) * energy, forces * force]
-    if atoms.pbc.all() and (not results or "stress" in results) and not is_carved(atoms):
+    if atoms.pbc.all() and (not results or "stress" in results):
         stress = settings.stress_weight**0.5 / (3.0 * STRESS_UNIT * n)
         rows.append(columns.virials[k].reshape(9, -1) * stress)
         virial = labelled_stress(atoms, voigt=False) * atoms.get_volume() if results else np.zeros((3, 3))

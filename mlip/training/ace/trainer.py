@@ -38,8 +38,6 @@ class Trainer(Schedule):
         self.optimizer = Soap(self.parameters)
         self.average = WeightAverage(self.parameters, AVERAGING)
         n_members = self.settings.committee_size
-        # Forces that do not count weigh in no process.
-        self.counted = [rows[self.data.trusted[rows] > 0] for rows in self.data.rows]
         weights = assign_members(len(self.data.rows), n_members, self.seed, self.keys)
         self.member_weights = weights.to(self.data.sizes.device)
 
@@ -77,7 +75,7 @@ class Trainer(Schedule):
         gradients = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         squares = self.data.sizes.new_zeros(3)
         if share:
-            settings, parts = share_settings(self.settings, self.counted, share, chosen)
+            settings, parts = share_settings(self.settings, self.data.rows, share, chosen)
             members, size = choose_members(self.member_weights, self.step, self.seed), self.network.size
             batch = take_batch(self.data, share, self.member_weights, size.n_species, members, share=size.n_layers == 1)
             loss, squares = compute_loss(self.network, batch, settings, ramp)

@@ -31,7 +31,7 @@ from mlip.potential.mace.network import (
     split_states,
 )
 from mlip.potential.uncertainty import Calibration
-from mlip.structures.labelled import FORCE_MASK, labelled_energy, labelled_forces, without_carved
+from mlip.structures.labelled import labelled_energy, labelled_forces
 from mlip.structures.neighbors import Pairs
 from mlip.training.calibration import HeldOut
 from mlip.training.consistency import check_consistency
@@ -103,11 +103,6 @@ def _prepare(request: TrainingRequest) -> tuple[Start, AtomicBasis, list[str]]:
     if not train:
         raise TrainingDataError("the training set is empty; label more structures or lower collect's fractions")
     check_structures(train, "train")
-    if len(without_carved(train)) < len(train):
-        raise TrainingDataError(
-            "backend mace does not know which forces of a carved cell count; train with `backend: ace`, or leave the "
-            f"structures with a column {FORCE_MASK!r} out"
-        )
     foundation = read_foundation(settings.mace.foundation_model) if settings.mace.foundation_model else None
     cutoff = foundation.architecture.r_max if foundation else settings.radius
     pairs = prepare_pairs(train, cutoff)

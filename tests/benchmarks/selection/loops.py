@@ -3,9 +3,9 @@
     python tests/benchmarks/selection/loops.py results/selection --seconds 7200
 
 The teacher is Stillinger and Weber's silicon. Crystal, melt, surface and vacancy are explored by walkers of the present
-potential, two thirds of whose frames are crystal. Loops of a seed start with the same prepared labels; every iteration labels a batch,
-trains from scratch and explores anew, whatever its errors: no loop stops for having converged. What a potential is
-tried on are frames of the teacher's own trajectories. DP-GEN's scheme is a draw among the frames whose largest force
+potential, two thirds of whose frames are crystal. Loops of a seed start with the same prepared labels; every iteration
+labels a batch, trains from scratch and explores anew, whatever its errors: no loop stops for having converged. It is
+tried on frames of the teacher's own trajectories. DP-GEN's scheme is a draw among the frames whose largest force
 deviation lies between two levels; these are tuned on another seed, where every pair of :data:`QUANTILES` has a loop.
 
 The steps run one after the other in this process (:mod:`small_loop`): with one Python a job they would take four times

@@ -15,7 +15,6 @@ from mlip.io.files import read_table, write_json
 from mlip.io.netcdf import read_netcdf
 from mlip.loop.score_frames import ScoreRequest, score_frames
 from mlip.loop.select_candidates import select_candidates
-from mlip.structures.labelled import force_mask
 from tests.unit.loop.test_walker_kinds import COPPER, FakePotential, explore, label
 
 CARVING = Carve(core=2.6, max_share=0.6)
@@ -29,7 +28,7 @@ class ShortPotential(FakePotential):
 
 @pytest.fixture
 def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Atoms]:
-    """Of a walker of 256 atoms, in ``tmp_path``; also a dataset, with one carved cell, and the test of locality."""
+    """Of a walker of 256 atoms, in ``tmp_path``; also a dataset."""
     monkeypatch.setattr("mlip.loop.score_frames.load_potential", lambda *a, **k: ShortPotential())
     base = {"ensemble": "nvt", "temperature": 300.0, "volume": 0.0, "pressure": 0.0}
     plan = WalkerPlan(source=COPPER, repeat=(4, 4, 4), **base)
@@ -44,11 +43,9 @@ def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Atoms]:
     return structures
 
 
-def score(folder: Path, passed: bool = True, known: Path | None = None, **options: object):
-    found = {"radius": 4.1, "core": 2.6, "structures": {"0": {"passed": passed, "reason": ""}}}
-    write_json(folder / "locality.json", found, checked=True)
-    options = {"carving": CARVING, "locality": folder / "locality.json", "max_atoms": 256} | options
-    score_frames(ScoreRequest([folder / "walker_00.nc"], folder, known or folder, [], folder, seed=1, **options))
+def score(folder: Path, **options: object):
+    options = {"carving": CARVING, "max_atoms": 256} | options
+    score_frames(ScoreRequest([folder / "walker_00.nc"], folder, folder, [], folder, seed=1, **options))
     return read_netcdf(folder / "frames.nc"), read_netcdf(folder / "environments.nc")
 
 
@@ -69,12 +66,11 @@ def test_frames_are_scored_and_carved_around_their_least_known_atom(tmp_path: Pa
         assert near[environments.atom.values[rows].astype(int)].all() or len(rows) == near.sum()
 
 
-def select(folder: Path, out: Path, learn: str) -> None:
-    carving = CARVING.model_copy(update={"learn": learn})
+def select(folder: Path, out: Path) -> None:
     select_candidates(
         folder,
         [folder / "walker_00.nc"],
-        settings=Select(n_structures=3, n_audit=1, max_atoms=256, carve=carving, max_energy=50),
+        settings=Select(n_structures=3, n_audit=1, max_atoms=256, carve=CARVING, max_energy=50),
         guards=Guards(),
         seed=1,
         iteration=0,
@@ -86,40 +82,17 @@ def select(folder: Path, out: Path, learn: str) -> None:
 def test_what_teaches_is_carved_and_audits_are_whole(tmp_path: Path, frames: list[Atoms]) -> None:
     table, _ = score(tmp_path)
     out = tmp_path / "candidates.extxyz"
-    select(tmp_path, out, "all")
-    assert not any("force_mask" in a.arrays for a in read_structures(out))
-    select(tmp_path, out, "core")
+    select(tmp_path, out)
     chosen = {a.info["reason"]: a for a in read_structures(out)}
     assert len(chosen["audit"]) == 256
-    assert "force_mask" not in chosen["audit"].arrays
     carved = chosen["uncertain"]
     assert len(carved) == pytest.approx(table.n_atoms.values[0], rel=0.1)
     atom = int(table.cut_atom.values[carved.info["frame"]])
     frame = frames[carved.info["frame"]]
     wanted = np.sort(frame.get_distances(atom, range(256), mic=True))
-    core = carved[force_mask(carved)]
     middle = int(np.argmin(np.linalg.norm(carved.positions - frame.positions[atom], axis=1)))
     found = np.sort(carved.get_distances(middle, range(len(carved)), mic=True))
     assert np.allclose(found[: np.sum(wanted < 4.1)], wanted[wanted < 4.1])
-    assert len(core) == np.sum(wanted <= 2.6)
     decisions = read_table(tmp_path / "decisions.csv")
     told = decisions.reason.str.contains(r"; about 1\d\d of 256 atoms, carved around atom \d+")
     assert told.tolist() == (decisions.decision != "audit").tolist()
-
-
-def test_where_forces_do_not_decay_frames_stay_whole(tmp_path: Path, frames: list[Atoms]) -> None:
-    table, _ = score(tmp_path, passed=False)
-    assert (table.n_atoms.values == 256).all()
-    assert (table.cut_atom.values == -1).all()
-    with pytest.raises(ValueError, match="only where measure_locality found that forces decay"):
-        score(tmp_path, locality=None)
-
-
-def test_only_the_core_of_a_carved_label_is_known(tmp_path: Path, frames: list[Atoms]) -> None:
-    _, before = score(tmp_path)
-    training = read_structures(tmp_path / "train.extxyz")
-    training[1].arrays["force_mask"] = np.arange(32) < 5
-    write_structures(tmp_path / "train.extxyz", training)
-    _, after = score(tmp_path)
-    assert before.sizes["known"] == 64
-    assert after.sizes["known"] == 37
