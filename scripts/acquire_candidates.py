@@ -1,4 +1,4 @@
-"""Choose the structures that a study has labelled next."""
+"""Judge a round of a study, and choose the structures that it has labelled next."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.studies import load_study
-    from mlip.studies.steps import acquire_candidates
+    from mlip.studies.steps import decide_round
 
-    acquire_candidates(
+    decide_round(
         load_study(snakemake.wildcards.study, snakemake.params.settings),
         Path(snakemake.input.property).parent,
         Path(snakemake.input.reference),
@@ -18,5 +18,6 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
         seed=snakemake.params.seed,
         out=Path(snakemake.output.candidates),
         decisions=Path(snakemake.output.decisions),
+        verdict=Path(snakemake.output.verdict),
         device=pick_device(),
     )

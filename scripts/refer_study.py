@@ -11,17 +11,30 @@ from mlip.labels.store import label_store
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     use_mpi(dict(snakemake.resources.items()))
     from mlip.io.extxyz import read_structures
+    from mlip.loop.label_structures import label_structures
     from mlip.structures.starting import load_starting_structure
     from mlip.studies import load_study
     from mlip.studies.steps import refer_study
 
-    refer_study(
+    settings, progress = parse_config(snakemake.config).label, report_progress()
+    structures = refer_study(
         load_study(snakemake.wildcards.study, snakemake.params.settings),
         [load_starting_structure(StartingStructure(**source)) for source in snakemake.params.sources],
         read_structures(snakemake.input.references),
-        parse_config(snakemake.config).label,
+        settings,
         store=label_store(),
         seed=snakemake.params.seed,
         out=Path(snakemake.output.reference),
-        progress=report_progress(),
+        progress=progress,
+    )
+    label_structures(
+        structures,
+        settings,
+        store=label_store(),
+        # After all iterations of the loop.
+        iteration=parse_config(snakemake.config).max_iterations - 1,
+        shard=0,
+        out_structures=Path(snakemake.output.structures),
+        out_records=Path(snakemake.output.records),
+        progress=progress,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -17,9 +18,32 @@ class StudySettings(Section):
     """What all studies have in common."""
 
     rounds: int = Field(
-        1, ge=0, le=99, description="Rounds of labelling and training after the first measurement; 0 only measures."
+        1,
+        ge=0,
+        le=99,
+        description="Rounds of labelling and training after the first measurement, at most: they end when every"
+        " criterion is met. 0 only measures.",
     )
-    n_labels: int = Field(8, ge=1, description="Structures labelled in a round.")
+    n_labels: int = Field(8, ge=1, description="Structures labelled in a round, at most.")
+    train: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Keys of `train` that the study's own trainings have otherwise, e.g. `{energy_weight: 10}`.",
+    )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Structure files that the study reads beside those of section ``structures``."""
+        return ()
+
+    @property
+    def measures_from_reference(self) -> bool:
+        """Whether a measurement begins with the reference (:attr:`mlip.studies.interface.Subject.reference`)."""
+        return False
+
+    @property
+    def without_loop(self) -> bool:
+        """Whether round 0 is trained on the reference's labels alone: the loop's potential is not needed."""
+        return False
 
 
 @cache

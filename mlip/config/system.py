@@ -20,9 +20,10 @@ from mlip.config.label import Label
 from mlip.config.loop import AnySection, Assess, Budget, Collect, Explore, Select
 from mlip.config.merging import merge_deeply
 from mlip.config.structures import Prepare, StartingStructure, expand_structures
+from mlip.config.study import study_names
 from mlip.config.study_section import Studies
 from mlip.config.train import Train
-from mlip.config.values import ConfigError, describe_problems, is_bounded, read_yaml
+from mlip.config.values import ConfigError, describe_problems, find_number_text, is_bounded, read_yaml
 
 
 class Override(Section):
@@ -96,6 +97,8 @@ class Config(Section):
                 if key in getattr(override, section):
                     raise ValueError(f"overrides: {section}.{key} cannot change between iterations: {why}")
             self._check_iteration(override.from_iteration)
+        for study in study_names():
+            self._check_study(study)
         return self
 
     def _check_iteration(self, iteration: int) -> None:
@@ -119,6 +122,30 @@ class Config(Section):
                     f"explore.walkers.{number}.structures at iteration {iteration}: there is no structure {absent[0]}; "
                     f"the {n_structures} of `structures` are counted from 0"
                 )
+
+    def _check_study(self, name: str) -> None:
+        changes = getattr(self.studies, name).train
+        if "backend" in changes:
+            raise ValueError(f"studies.{name}.train.backend cannot change: the steps of one run share an environment")
+        number_text = find_number_text(changes)
+        if number_text:
+            raise ValueError(f"studies.{name}.train: {number_text} is text to YAML; write a number, e.g. 1.0e-6")
+        try:
+            self.train_of_study(name, 0)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"])
+            raise ValueError(f"studies.{name}.train.{key}: {problem['msg']}; config/README.md lists the keys") from None
+
+    def train_of_study(self, name: str, iteration: int) -> Train:
+        """Section ``train`` at ``iteration`` with the changes that the study ``name`` makes to it.
+
+        Raises:
+            pydantic.ValidationError: for keys or values that ``train`` does not have.
+        """
+        changes = getattr(self.studies, name).train
+        current = self.at_iteration(iteration).train
+        return Train.model_validate(merge_deeply(current.model_dump(), changes)) if changes else current
 
     @property
     def n_walkers(self) -> int:

@@ -76,11 +76,16 @@ OUTPUTS = {
     "record_provenance": ("iter_{iteration}/provenance.json",),
     "deploy_potential": _join("potential", POTENTIAL_FILES),
     "report_system": ("report.html", "selection.html", "summary.json", "figures"),
-    "refer_study": ("studies/{study}/reference.nc",),
+    "refer_study": (
+        "studies/{study}/reference.nc",
+        "studies/{study}/reference.extxyz",
+        "studies/{study}/reference.json",
+    ),
     "measure_study": ("studies/{study}/round_{round}/property.nc", "studies/{study}/round_{round}/frames.extxyz"),
     "acquire_candidates": (
         "studies/{study}/round_{round}/candidates.extxyz",
         "studies/{study}/round_{round}/decisions.csv",
+        "studies/{study}/round_{round}/verdict.json",
     ),
     "label_candidates": (
         "studies/{study}/round_{round}/labels/shard_{shard}.extxyz",

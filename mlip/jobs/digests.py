@@ -40,6 +40,7 @@ STEP_CODE: dict[str, tuple[str, ...]] = {
         "mlip.studies.steps",
         "mlip.studies.{study}.study",
         "mlip.labels.calculator",
+        "mlip.loop.label_structures",
         "{backend.potential_code}",
     ),
     "measure_study": ("mlip.studies.steps", "mlip.studies.{study}.study", "{backend.potential_code}"),

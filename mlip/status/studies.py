@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlip.config.study import study_names
 from mlip.config.system import Config
+from mlip.io.files import read_json
 from mlip.io.layout import log_folder, output_path, study_folder
 from mlip.io.partial import count_frames, count_in_shards, error_in
 
@@ -18,7 +19,7 @@ class StudyStatus:
 
     Attributes:
         round: the round under way, or the last one.
-        rounds: planned after round 0, which only measures.
+        rounds: planned after round 0, which only measures: those of the configuration, or fewer where it has ended.
         next_step: the first step that is not done; empty when the study is.
         message: last line of the log of that step, where it failed.
     """
@@ -42,7 +43,7 @@ def _has_begun(root: Path, name: str) -> bool:
 
 
 def _read_study(config: Config, root: Path, name: str) -> StudyStatus:
-    rounds, n_shards = getattr(config.studies, name).rounds, config.label.n_shards
+    rounds, n_shards = _last_round(root, name, getattr(config.studies, name).rounds), config.label.n_shards
     steps = list(_outputs(root, name, rounds, n_shards))
     number, step = next(((k, step) for k, step, paths in steps if not all(p.exists() for p in paths)), (rounds, ""))
     counts = [count_in_shards(paths) for k, kind, paths in steps if kind == "label_candidates" and k <= number]
@@ -61,6 +62,15 @@ def _read_study(config: Config, root: Path, name: str) -> StudyStatus:
         labels_planned=sum(max(planned, n) for (_, planned), n in zip(counts, chosen, strict=True)),
         message=next(filter(None, map(error_in, sorted(logs))), ""),
     )
+
+
+def _last_round(root: Path, name: str, rounds: int) -> int:
+    """The round after which the study has ended, or else the last of the ``rounds`` allowed."""
+    for number in range(rounds):
+        verdict = output_path(root, "acquire_candidates", "verdict.json", study=name, round=number)
+        if verdict.is_file() and read_json(verdict)["stop"]:
+            return number
+    return rounds
 
 
 def _outputs(root: Path, study: str, rounds: int, n_shards: int) -> Iterator[tuple[int, str, list[Path]]]:

@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What a measurement is held against.
+
+    Attributes:
+        data: values, with units in the variables' attributes; empty where there are none.
+        structures: those that the reference has looked at with the labeller and whose labels the study's first
+            training is to have, too; they come from the label store. Labelled where a measurement gets them, with
+            their constraints and ``info``.
+    """
+
+    data: xr.Dataset = field(default_factory=xr.Dataset)
+    structures: Sequence[Atoms] = ()
+
+
+@dataclass(frozen=True)
 class Subject:
     """What a study measures, and on what.
 
@@ -34,6 +49,7 @@ class Subject:
         seed: seed of the configuration; derive from it with ``mlip.seeds``.
         progress: called with the state now and then.
         training: labelled structures that the potential was trained on; empty where they are not at hand.
+        reference: the study's, where its settings say ``measures_from_reference`` and it is at hand; else empty.
     """
 
     calculator: Any
@@ -43,6 +59,7 @@ class Subject:
     seed: int = 0
     progress: Progress = silent
     training: Sequence[Atoms] = ()
+    reference: Reference = field(default_factory=Reference)
 
 
 @dataclass(frozen=True)
@@ -135,9 +152,10 @@ class Study(ABC):
 
     def refer(
         self, structures: Sequence[Atoms], references: Sequence[Atoms], labeller: Labelled, seed: int
-    ) -> xr.Dataset:
+    ) -> xr.Dataset | Reference:
         """Reference values, by the labeller or from elsewhere; an empty data set where there are none.
 
+        With a :class:`Reference` in place of its data alone, structures join the training data at round 1.
         ``structures``, ``references`` and ``seed`` as in :class:`Subject`.
         """
         return xr.Dataset()

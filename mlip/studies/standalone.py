@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import xarray as xr
@@ -13,8 +14,9 @@ from mlip.jobs.job import report_progress
 from mlip.labels.calculator import label_with
 from mlip.labels.store import label_store
 from mlip.studies import load_study
-from mlip.studies.interface import Labelled, Round, Subject
+from mlip.studies.interface import Labelled, Reference, Round, Subject
 from mlip.studies.report import write_report
+from mlip.studies.steps import refer as refer_with
 from mlip.studies.steps import write_measurement
 
 
@@ -51,18 +53,19 @@ def study_alone(
     # The scan that the loop labels as its references.
     volumes = config.assess.eos_volumes if structures[0].pbc.all() else ()
     scan = [scale_volume(structures[0], change) for change in volumes]
-    known = read_netcdf(reference) if reference is not None else xr.Dataset()
+    known = Reference(read_netcdf(reference) if reference is not None else xr.Dataset())
     if refer:
         labeller = Labelled(config.label, label_store(), report_progress())
         with labeller.stored() as calculator:
-            labelled = list(map(label_with(calculator), scan))
-        known = study.refer(structures, labelled, labeller, config.seed)
-        write_netcdf(out / "reference.nc", known)
-    measurement = study.measure(_subject(potential, config, structures, scan, device))
+            label = label_with(calculator)
+            found = refer_with(study, structures, [label(atoms) for atoms in scan], labeller, config.seed)
+            known = Reference(found.data, [label(atoms) for atoms in found.structures])
+        write_netcdf(out / "reference.nc", known.data)
+    subject = _subject(potential, config, structures, scan, device)
+    measurement = study.measure(replace(subject, reference=known))
     write_measurement(measurement, out)
-    return write_report(
-        study, config.system, [Round(0, measurement.data, study.compare(measurement.data, known))], known, out
-    )
+    criteria = study.compare(measurement.data, known.data)
+    return write_report(study, config.system, [Round(0, measurement.data, criteria)], known.data, out)
 
 
 def _subject(potential: str, config: Config, structures: list[Atoms], scan: list[Atoms], device: str) -> Subject:

@@ -13,14 +13,16 @@ from ase import Atoms
 from mlip.config.label import Label
 from mlip.criteria import Criterion
 from mlip.io.extxyz import read_structures, write_structures
-from mlip.io.files import read_json, read_table, write_table
+from mlip.io.files import read_table, write_json, write_table
 from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.jobs.progress import Progress, silent
 from mlip.structures.labelled import split_by_source
 from mlip.studies import load_study
-from mlip.studies.interface import Labelled, Measurement, Round, Study, Subject
+from mlip.studies.interface import Labelled, Measurement, Reference, Round, Study, Subject
 
 PROPERTY, FRAMES = "property.nc", "frames.extxyz"
+REFERENCE = "reference"
+"""Reason of the structures that a study's reference brings."""
 
 
 def measure_study(
@@ -33,6 +35,7 @@ def measure_study(
     seed: int,
     out: Path,
     training: Sequence[Atoms] = (),
+    reference: Reference | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> None:
@@ -47,6 +50,7 @@ def measure_study(
         seed: seed of the configuration.
         out: folder written.
         training: labelled structures that the potential was trained on; may be empty.
+        reference: where the study's measurement begins with it.
         device: torch device.
         progress: called now and then.
     """
@@ -57,7 +61,8 @@ def measure_study(
     loaded = load_potential(potential, device=device)
     calculator = MLIPCalculator(loaded, uncertainty=False)
     scan = split_by_source(references).get(0, [])
-    subject = Subject(calculator, loaded, structures, scan, seed, progress or silent, training)
+    begin = reference or Reference()
+    subject = Subject(calculator, loaded, structures, scan, seed, progress or silent, training, begin)
     measurement = study.measure(subject)
     if test:
         errors = compare_with_labels(test, loaded.predict(test))
@@ -88,13 +93,67 @@ def refer_study(
     seed: int,
     out: Path,
     progress: Progress | None = None,
-) -> None:
+) -> list[Atoms]:
     """Write the study's reference to the NetCDF file ``out``; ``settings`` is section ``label``.
 
     Of ``references``, labelled equations of state, that of structure 0 counts.
+
+    Returns:
+        The structures, not labelled, whose labels join the study's data.
     """
     labeller = Labelled(settings, store, progress or silent)
-    write_netcdf(out, study.refer(structures, split_by_source(references).get(0, []), labeller, seed))
+    found = refer(study, structures, split_by_source(references).get(0, []), labeller, seed)
+    write_netcdf(out, found.data)
+    return list(found.structures)
+
+
+def refer(
+    study: Study, structures: Sequence[Atoms], references: Sequence[Atoms], labeller: Labelled, seed: int
+) -> Reference:
+    """:meth:`Study.refer`, its structures named and marked: what was chosen trains, and so do these."""
+    found = study.refer(structures, references, labeller, seed)
+    if not isinstance(found, Reference):
+        return Reference(found)
+    named = []
+    for k, atoms in enumerate(found.structures):
+        named.append(atoms.copy())
+        origin = {"structure_id": f"{study.name}-reference-{k:03d}", "origin": study.name, "reason": REFERENCE}
+        named[-1].info = dict(atoms.info) | origin
+    return Reference(found.data, named)
+
+
+def decide_round(
+    study: Study,
+    measured: Path,
+    reference: Path,
+    potential: Path,
+    *,
+    number: int,
+    seed: int,
+    out: Path,
+    decisions: Path,
+    verdict: Path,
+    device: str = "cpu",
+) -> None:
+    """Judge round ``number``, and choose what the next one labels unless the study ends here.
+
+    It ends when every criterion is met, and when there is nothing left to label; without criteria it goes on. The
+    JSON file ``verdict`` has ``stop``, ``reason`` and ``criteria``; other arguments as in :func:`acquire_candidates`.
+    """
+    criteria = study.compare(read_netcdf(measured / PROPERTY), read_netcdf(reference))
+    passed = bool(criteria) and all(criterion.passed for criterion in criteria)
+    if passed:
+        write_structures(out, [])
+        write_table(decisions, [])
+    else:
+        acquire_candidates(
+            study, measured, reference, potential, number=number, seed=seed, out=out, decisions=decisions, device=device
+        )
+    stop = passed or not read_structures(out)
+    failed = [criterion.name for criterion in criteria if not criterion.passed]
+    reason = "every criterion is met" if passed else f"{'nothing left to label; ' if stop else ''}not met: {failed}"
+    judged = [criterion.as_dict() for criterion in criteria]
+    write_json(verdict, {"stop": stop, "reason": reason, "criteria": judged})
 
 
 def acquire_candidates(
@@ -127,12 +186,13 @@ def acquire_candidates(
 def read_round(study: Study, folder: Path, number: int, reference: xr.Dataset) -> Round:
     """The finished round ``number`` in ``folder`` (``studies/<name>/round_NN``)."""
     data = read_netcdf(folder / PROPERTY)
-    records, decisions = folder / "dataset" / "dataset.json", folder / "decisions.csv"
+    joined, decisions = folder / "dataset" / "new.extxyz", folder / "decisions.csv"
     rows: list[dict[str, str]] = []
-    if decisions.is_file():
+    if decisions.is_file() and decisions.read_text().strip():
         table = read_table(decisions, as_text=True).to_dict("records")
         rows = [{str(name): str(cell) for name, cell in row.items()} for row in table]
-    n_labels = read_json(records)["usable_new"] if number and records.is_file() else 0
+    new = read_structures(joined) if number and joined.is_file() else []
+    n_labels = sum(atoms.info.get("reason") != REFERENCE for atoms in new)
     return Round(number, data, study.compare(data, reference), n_labels, rows)
 
 

@@ -13,14 +13,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mlip.config.system import load_config
+from mlip.io.extxyz import read_structures
 from mlip.jobs.ledger import read_ledger
+from mlip.status.studies import read_studies
 
 from .conftest import ROOT, TINY
 
 CONFIG = {
     "max_iterations": 1,
     "min_iterations": 1,
-    "studies": {"softness": {"rounds": 1, "n_labels": 3, "squeezes": {"gentle": 0.05, "hard": 0.3}}},
+    "studies": {
+        "softness": {"rounds": 4, "n_labels": 3, "train": {"n_steps": 30}, "squeezes": {"gentle": 0.05, "hard": 0.3}}
+    },
 }
 
 
@@ -54,8 +59,19 @@ def test_a_study_in_a_folder_of_its_own_runs_with_its_experiment(tmp_path: Path)
 
     snakemake(f"{study}/report.html", f"{study}/squeezing/squeezing.md")
     result = json.loads((run / study / "result.json").read_text())
+    # Its criteria are met when the labels of a round and the reference's structure train: no more rounds then.
     assert [entry["labels"] for entry in result["rounds"]] == [0, 3]
     assert result["passed"]
+    verdicts = [json.loads((run / study / f"round_{k:02d}" / "verdict.json").read_text()) for k in range(2)]
+    assert [verdict["stop"] for verdict in verdicts] == [False, True]
+    assert not (run / study / "round_02").exists()
+    training = json.loads((run / study / "round_01" / "potential" / "training.json").read_text())
+    assert training["steps"] <= 30
+    reasons = [atoms.info["reason"] for atoms in read_structures(run / study / "round_01" / "dataset" / "train.extxyz")]
+    assert (reasons.count("reference"), reasons.count("acquired")) == (1, 3)
+    status = {s.name: s for s in read_studies(load_config(run / "config.yaml"), run / "results" / "tiny")}["softness"]
+    assert (status.round, status.rounds, status.next_step) == (1, 1, "")
+    assert "Nothing to be done" in snakemake(f"{study}/report.html")
     assert "cost of compression" in (run / study / "table.md").read_text()
     results = {name: run / study / "squeezing" / name / "result.json" for name in ("gentle", "hard")}
     parts = {name: json.loads(path.read_text()) for name, path in results.items()}

@@ -2,7 +2,7 @@ localrules:
     record_provenance,
 
 
-# The only checkpoint: its file says whether the loop goes on.
+# A checkpoint, for its file says whether the loop goes on.
 checkpoint assess_potential:
     input:
         old=collect("results/{{system}}/iter_{i}/train_committee/{file}", i=iteration_before, file=POTENTIAL_FILES),

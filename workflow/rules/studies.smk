@@ -6,10 +6,12 @@ localrules:
 
 rule refer_study:
     input:
-        structures=STRUCTURE_FILES,
+        structures=structure_files_of_study,
         references="results/{system}/label_references/references.extxyz",
     output:
         reference="results/{system}/studies/{study}/reference.nc",
+        structures="results/{system}/studies/{study}/reference.extxyz",
+        records="results/{system}/studies/{study}/reference.json",
     log:
         "results/{system}/logs/studies/{study}/refer_study.log",
     benchmark:
@@ -33,13 +35,14 @@ rule refer_study:
 
 rule measure_study:
     input:
-        structures=STRUCTURE_FILES,
+        structures=structure_files_of_study,
         potential=potential_of_round,
+        known=reference_to_begin_with,
         references="results/{system}/label_references/references.extxyz",
         train=training_data_of_round,
         test=test_data_of_round,
         # Named so that Snakemake asks again for the last iteration after each assessment.
-        assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
+        assessments=assessments_before_study,
     output:
         property="results/{system}/studies/{study}/round_{round}/property.nc",
         frames="results/{system}/studies/{study}/round_{round}/frames.extxyz",
@@ -66,7 +69,8 @@ rule measure_study:
 # The same with the potential of an iteration, for convergence that waits for a study (`assess.studies`).
 use rule measure_study as measure_study_in_loop with:
     input:
-        structures=STRUCTURE_FILES,
+        structures=structure_files_of_study,
+        known=reference_to_begin_with,
         potential=[f"results/{{system}}/iter_{{iteration}}/train_committee/{name}" for name in POTENTIAL_FILES],
         references="results/{system}/label_references/references.extxyz",
         train="results/{system}/iter_{iteration}/collect_dataset/train.extxyz",
@@ -82,7 +86,8 @@ use rule measure_study as measure_study_in_loop with:
         "iter_{wildcards.iteration} measure_study: {wildcards.study}"
 
 
-rule acquire_candidates:
+# A checkpoint, for its verdict says whether there are more rounds.
+checkpoint acquire_candidates:
     input:
         property="results/{system}/studies/{study}/round_{round}/property.nc",
         frames="results/{system}/studies/{study}/round_{round}/frames.extxyz",
@@ -91,6 +96,7 @@ rule acquire_candidates:
     output:
         candidates="results/{system}/studies/{study}/round_{round}/candidates.extxyz",
         decisions="results/{system}/studies/{study}/round_{round}/decisions.csv",
+        verdict="results/{system}/studies/{study}/round_{round}/verdict.json",
     log:
         "results/{system}/logs/studies/{study}/round_{round}/acquire_candidates.log",
     benchmark:
@@ -139,7 +145,7 @@ rule join_labels:
         shards=study_shards("extxyz"),
         records=study_shards("json"),
         previous=dataset_before,
-        assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
+        assessments=assessments_before_study,
     output:
         train="results/{system}/studies/{study}/round_{round}/dataset/train.extxyz",
         valid="results/{system}/studies/{study}/round_{round}/dataset/valid.extxyz",
@@ -170,7 +176,7 @@ use rule train_committee as train_study with:
         test="results/{system}/studies/{study}/round_{round}/dataset/test.extxyz",
         isolated="results/{system}/label_references/isolated_atoms.json",
         previous=weights_before,
-        assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
+        assessments=assessments_before_study,
     output:
         weights="results/{system}/studies/{study}/round_{round}/potential/potential.safetensors",
         model="results/{system}/studies/{study}/round_{round}/potential/potential.json",
@@ -180,7 +186,7 @@ use rule train_committee as train_study with:
     benchmark:
         "results/{system}/studies/{study}/benchmarks/train_study-{round}.tsv"
     params:
-        settings=final_settings("train"),
+        settings=training_of_study,
         seed=CONFIG.seed,
         code=code_of_step("train_study"),
     message:

@@ -14,8 +14,21 @@ wildcard_constraints:
 
 
 def study_settings(wildcards):
-    """Section ``studies.<study>``."""
-    return getattr(CONFIG.studies, wildcards.study).model_dump(mode="json")
+    """Section ``studies.<study>`` but for what concerns its trainings alone."""
+    return settings_of_study(wildcards).model_dump(mode="json", exclude={"train"})
+
+
+def settings_of_study(wildcards):
+    """The section itself."""
+    return getattr(CONFIG.studies, wildcards.study)
+
+
+def structure_files_of_study(wildcards):
+    """Files of structures that the loop or the study reads."""
+    files = list(dict.fromkeys([*STRUCTURE_FILES, *settings_of_study(wildcards).files]))
+    for missing in (file for file in files if not Path(file).is_file()):
+        raise WorkflowError(f"studies.{wildcards.study}: no file {missing}; give a path relative to {Path.cwd()}")
+    return files
 
 
 def code_of_study(step):
@@ -37,6 +50,37 @@ def final_settings(*names):
     return select
 
 
+def training_of_study(wildcards):
+    """Section ``train``, as it is in the loop's last iteration, with the study's changes."""
+    iteration = 0 if settings_of_study(wildcards).without_loop else last_iteration()
+    return {"train": CONFIG.train_of_study(wildcards.study, iteration).model_dump(mode="json")}
+
+
+def first_round_of_training(wildcards):
+    """The round that has the first potential of the study's own: it also gets the labels of the reference."""
+    return 0 if settings_of_study(wildcards).without_loop else 1
+
+
+def is_deployed(wildcards, number):
+    """Whether round ``number`` has the loop's potential and data."""
+    return number < first_round_of_training(wildcards)
+
+
+def assessments_before_study(wildcards):
+    """Those of the loop, named so that Snakemake asks again for the last iteration after each of them."""
+    if settings_of_study(wildcards).without_loop:
+        return []
+    return [file_of_step(wildcards, "assess_potential", "assessment.json", iteration=i) for i in iterations(wildcards)]
+
+
+def reference_to_begin_with(wildcards):
+    """The study's reference, where a measurement begins with it."""
+    if not settings_of_study(wildcards).measures_from_reference:
+        return []
+    names = ("reference.nc", "reference.extxyz")
+    return [file_of_step(wildcards, "refer_study", name, study=wildcards.study) for name in names]
+
+
 def file_of_round(wildcards, step, name, before=0, **values):
     """The file called ``name`` that ``step`` of the study writes in the job's round, or in one ``before`` it."""
     number = int(wildcards.round) - before
@@ -45,14 +89,14 @@ def file_of_round(wildcards, step, name, before=0, **values):
 
 def potential_of_round(wildcards, before=0):
     """The potential of a round, or of one ``before`` it; in round 0 the deployed one."""
-    if int(wildcards.round) - before == 0:
+    if is_deployed(wildcards, int(wildcards.round) - before):
         return [file_of_step(wildcards, "deploy_potential", name) for name in POTENTIAL_FILES]
     return [file_of_round(wildcards, "train_study", name, before) for name in POTENTIAL_FILES]
 
 
 def data_of_round(wildcards, name, before=0):
     """One file of the data behind the potential of a round, or of one ``before`` it; in round 0 of the loop's last."""
-    if int(wildcards.round) - before == 0:
+    if is_deployed(wildcards, int(wildcards.round) - before):
         return file_of_step(wildcards, "collect_dataset", name, iteration=iteration_deployed(wildcards))
     return file_of_round(wildcards, "join_labels", name, before)
 
@@ -68,7 +112,9 @@ def test_data_of_round(wildcards):
 
 
 def dataset_before(wildcards):
-    """The data that a round's labels are joined with."""
+    """The data that a round's labels are joined with; none before round 0."""
+    if int(wildcards.round) == 0:
+        return []
     return [data_of_round(wildcards, name, before=1) for name in DATA_CARRIED_ON]
 
 
@@ -78,9 +124,9 @@ def candidates_before(wildcards):
 
 
 def weights_before(wildcards):
-    """The potential that a round's training starts from; none where the loop starts from scratch."""
-    train = CONFIG.at_iteration(last_iteration()).train
-    return potential_of_round(wildcards, before=1) if train.restart == "previous" and BACKEND.restarts else []
+    """The potential that a round's training starts from; none where it starts from scratch."""
+    goes_on = training_of_study(wildcards)["train"]["restart"] == "previous" and BACKEND.restarts
+    return potential_of_round(wildcards, before=1) if goes_on and int(wildcards.round) else []
 
 
 def study_label_settings(wildcards):
@@ -89,11 +135,15 @@ def study_label_settings(wildcards):
 
 
 def study_shards(suffix):
-    """An input function: the shards of a round with this suffix."""
+    """An input function: the shards of a round with this suffix, and once what the reference brings."""
 
     def files(wildcards):
-        name = f"shard_{{shard}}.{suffix}"
-        return [file_of_round(wildcards, "label_candidates", name, shard=k) for k in range(CONFIG.label.n_shards)]
+        name, number = f"shard_{{shard}}.{suffix}", int(wildcards.round)
+        shards = range(CONFIG.label.n_shards if number else 0)
+        reference = [file_of_step(wildcards, "refer_study", f"reference.{suffix}", study=wildcards.study)]
+        return [file_of_round(wildcards, "label_candidates", name, shard=k) for k in shards] + (
+            reference if number == first_round_of_training(wildcards) else []
+        )
 
     return files
 
@@ -104,15 +154,30 @@ def files_of_rounds(wildcards, step, name, n_rounds):
     return [file_of_step(wildcards, step, name, study=study, round=number) for number in range(n_rounds)]
 
 
+def last_round(wildcards):
+    """The round that the study ends with: where its criteria were met, else the last allowed one."""
+    allowed = settings_of_study(wildcards).rounds
+    for number in range(allowed):
+        try:
+            values = {"system": CONFIG.system, "study": wildcards.study, "round": f"{number:02d}"}
+            done = checkpoints.acquire_candidates.get(**values)
+        except IncompleteCheckpointException:
+            # Planned optimistically, like the loop's iterations.
+            break
+        if read_json(done.output.verdict)["stop"]:
+            return number
+    return allowed
+
+
 def properties_of_study(wildcards):
-    """What every round measured, the deployed potential's round 0 included."""
-    n_rounds = study_settings(wildcards)["rounds"] + 1
-    return files_of_rounds(wildcards, "measure_study", "property.nc", n_rounds)
+    """What every round measured, round 0 included."""
+    return files_of_rounds(wildcards, "measure_study", "property.nc", last_round(wildcards) + 1)
 
 
 def decisions_of_study(wildcards):
-    """Those of every round but the last, which chooses nothing."""
-    return files_of_rounds(wildcards, "acquire_candidates", "decisions.csv", study_settings(wildcards)["rounds"])
+    """Those of every round that was followed by another one, or might have been."""
+    n_rounds = min(last_round(wildcards) + 1, settings_of_study(wildcards).rounds)
+    return files_of_rounds(wildcards, "acquire_candidates", "decisions.csv", n_rounds)
 
 
 def experiment_of(wildcards):

@@ -12,7 +12,7 @@ from mlip.criteria import Criterion
 from mlip.potential import Potential
 from mlip.seeds import derive_rng
 from mlip.structures.geometry import scale_volume
-from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Round, Study, Subject
+from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Reference, Round, Study, Subject
 
 if TYPE_CHECKING:
     from mlip.report.drawing import Picture
@@ -42,19 +42,23 @@ class SoftnessStudy(Study):
             atoms = scale_volume(crystal, -self.settings.compression)
             atoms.positions += rng.normal(0, 0.05, (len(atoms), 3))
             frames.append(atoms)
-        return Measurement(xr.Dataset({"cost": ((), cost, {"units": "eV/atom"})}), frames)
+        taught = float(sum(atoms.info.get("origin") == self.name for atoms in subject.training))
+        data = {"cost": ((), cost, {"units": "eV/atom"}), "taught": ((), taught, {"units": "1"})}
+        return Measurement(xr.Dataset(data), frames)
 
     def refer(
         self, structures: Sequence[Atoms], references: Sequence[Atoms], labeller: Labelled, seed: int
-    ) -> xr.Dataset:
-        """The labeller's."""
+    ) -> Reference:
+        """The labeller's, and the compressed crystal, which is to train."""
         cost = cost_of_compression(structures[0], labeller.direct(), self.settings.compression)
-        return xr.Dataset({"cost": ((), cost, {"units": "eV/atom"})})
+        data = xr.Dataset({"cost": ((), cost, {"units": "eV/atom"})})
+        return Reference(data, [scale_volume(structures[0], -self.settings.compression)])
 
     def compare(self, data: xr.Dataset, reference: xr.Dataset) -> list[Criterion]:
-        """The relative error."""
+        """The relative error, and what was learnt: the round before has to have brought all its labels."""
         error = abs(float(data.cost / reference.cost) - 1)
-        return [Criterion("relative error of the cost", error, self.settings.tolerance)]
+        taught = Criterion("structures taught", float(data.taught), self.settings.n_labels + 1, at_least=True)
+        return [Criterion("relative error of the cost", error, self.settings.tolerance), taught]
 
     def acquire(self, measurement: Measurement, reference: xr.Dataset, potential: Potential, seed: int) -> Acquisition:
         """The first frames."""

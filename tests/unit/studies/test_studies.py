@@ -19,6 +19,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from mlip.config.label import Label
+from mlip.config.loop import Collect
 from mlip.config.study import StudySettings, study_names
 from mlip.config.system import parse_config
 from mlip.config.train import Train
@@ -27,11 +28,12 @@ from mlip.criteria import Criterion
 from mlip.io.extxyz import read_structures
 from mlip.io.files import FileContentError
 from mlip.io.netcdf import write_netcdf
+from mlip.structures.roles import split_of
 from mlip.studies import load_study
 from mlip.studies.experiments import Need, Task, experiments_of
-from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Study, Subject
+from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Reference, Study, Subject
 from mlip.studies.report import report_study
-from mlip.studies.steps import acquire_candidates, gate_criteria, read_round, write_measurement
+from mlip.studies.steps import acquire_candidates, decide_round, gate_criteria, read_round, refer, write_measurement
 
 ROOT = Path(__file__).resolve().parents[3]
 MINIMAL = {"system": "x", "structures": [{"bulk": {"name": "Cu"}}]}
@@ -195,6 +197,62 @@ def test_candidates_carry_who_asked_for_them_and_why(tmp_path: Path, monkeypatch
     decisions.write_text(decisions.read_text().replace("0.333333,", "0.333333"))
     with pytest.raises(FileContentError, match=r"decisions\.csv.*delete it and run again"):
         read_round(study, tmp_path, 0, xr.Dataset())
+
+
+@pytest.mark.parametrize(("n", "chosen", "stop"), [(4.0, 2, True), (9.0, 2, False), (9.0, 0, True)])
+def test_rounds_end_when_the_criteria_are_met_or_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: float, chosen: int, stop: bool
+) -> None:
+    class Choosing(Counting):
+        def acquire(self, measurement: Measurement, reference: xr.Dataset, potential: object, seed: int) -> Acquisition:
+            return Acquisition([bulk("Cu")] * chosen, [{"frame": k} for k in range(2)])
+
+    monkeypatch.setattr("mlip.potential.load_potential", lambda *args, **kwargs: None)
+    write_measurement(Measurement(xr.Dataset({"n": n})), tmp_path)
+    write_netcdf(tmp_path / "reference.nc", xr.Dataset({"n": 4.0}))
+    out, decisions, verdict = (tmp_path / name for name in ("candidates.extxyz", "decisions.csv", "verdict.json"))
+    files = {"out": out, "decisions": decisions, "verdict": verdict}
+    study = Choosing(StudySettings())
+    decide_round(study, tmp_path, tmp_path / "reference.nc", tmp_path, number=0, seed=0, **files)
+    decided = json.loads(verdict.read_text())
+    assert decided["stop"] == stop
+    assert decided["criteria"][0]["passed"] == (n == 4.0)
+    assert len(read_structures(out)) == (0 if n == 4.0 else chosen)
+    assert len(read_round(study, tmp_path, 0, xr.Dataset({"n": 4.0})).decisions) == (0 if n == 4.0 else 2)
+
+
+def test_structures_of_a_reference_are_named_and_train(tmp_path: Path) -> None:
+    class Referring(Counting):
+        def refer(self, *arguments: object) -> Reference:
+            return Reference(xr.Dataset({"n": 4.0}), [bulk("Cu")])
+
+    found = refer(Referring(StudySettings()), [], [], Labelled(Label(), tmp_path), 0)
+    atoms = found.structures[0]
+    assert (atoms.info["structure_id"], atoms.info["origin"]) == ("counting-reference-000", "counting")
+    atoms.info["label_key"] = "0"
+    assert {split_of(atoms, Collect(valid_fraction=v, test_fraction=0.5 - v)) for v in (0.1, 0.4)} == {"train"}
+    assert not refer(Counting(StudySettings()), [], [], Labelled(Label(), tmp_path), 0).structures
+
+
+def test_a_study_trains_with_settings_of_its_own() -> None:
+    values = MINIMAL | {"train": {"n_steps": 50}, "studies": {"eos": {"train": {"energy_weight": 10.0}}}}
+    config = parse_config(values)
+    assert config.train_of_study("eos", 0) == config.train.model_copy(update={"energy_weight": 10.0})
+    assert config.train_of_study("elastic", 0) == config.train
+
+
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        ({"energy_wait": 1.0}, r"studies\.eos\.train\.energy_wait"),
+        ({"n_steps": -1}, r"studies\.eos\.train\.n_steps"),
+        ({"backend": "mace"}, r"studies\.eos\.train\.backend cannot change"),
+        ({"learning_rate": "1e-3"}, r"is text to YAML"),
+    ],
+)
+def test_wrong_training_settings_of_a_study_are_explained(train: dict, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse_config(MINIMAL | {"studies": {"eos": {"train": train}}})
 
 
 def test_report_shows_both_errors_rounds_and_remarks(tmp_path: Path) -> None:
