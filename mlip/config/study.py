@@ -30,17 +30,14 @@ class StudySettings(Section):
         description="Keys of `train` that the study's own trainings have otherwise, e.g. `{energy_weight: 10}`.",
     )
 
-    @property
     def files(self) -> tuple[str, ...]:
         """Structure files that the study reads beside those of section ``structures``."""
         return ()
 
-    @property
     def measures_from_reference(self) -> bool:
         """Whether a measurement begins with the reference (:attr:`mlip.studies.interface.Subject.reference`)."""
         return False
 
-    @property
     def without_loop(self) -> bool:
         """Whether round 0 is trained on the reference's labels alone: the loop's potential is not needed."""
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,9 @@ def _last_round(root: Path, name: str, rounds: int) -> int:
     """The round after which the study has ended, or else the last of the ``rounds`` allowed."""
     for number in range(rounds):
         verdict = output_path(root, "acquire_candidates", "verdict.json", study=name, round=number)
-        if verdict.is_file() and read_json(verdict)["stop"]:
-            return number
+        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or half written
+            if read_json(verdict)["stop"]:
+                return number
     return rounds
 
 

@@ -25,7 +25,7 @@ def settings_of_study(wildcards):
 
 def structure_files_of_study(wildcards):
     """Files of structures that the loop or the study reads."""
-    files = list(dict.fromkeys([*STRUCTURE_FILES, *settings_of_study(wildcards).files]))
+    files = list(dict.fromkeys([*STRUCTURE_FILES, *settings_of_study(wildcards).files()]))
     for missing in (file for file in files if not Path(file).is_file()):
         raise WorkflowError(f"studies.{wildcards.study}: no file {missing}; give a path relative to {Path.cwd()}")
     return files
@@ -52,13 +52,13 @@ def final_settings(*names):
 
 def training_of_study(wildcards):
     """Section ``train``, as it is in the loop's last iteration, with the study's changes."""
-    iteration = 0 if settings_of_study(wildcards).without_loop else last_iteration()
+    iteration = 0 if settings_of_study(wildcards).without_loop() else last_iteration()
     return {"train": CONFIG.train_of_study(wildcards.study, iteration).model_dump(mode="json")}
 
 
 def first_round_of_training(wildcards):
     """The round that has the first potential of the study's own: it also gets the labels of the reference."""
-    return 0 if settings_of_study(wildcards).without_loop else 1
+    return 0 if settings_of_study(wildcards).without_loop() else 1
 
 
 def is_deployed(wildcards, number):
@@ -68,14 +68,14 @@ def is_deployed(wildcards, number):
 
 def assessments_before_study(wildcards):
     """Those of the loop, named so that Snakemake asks again for the last iteration after each of them."""
-    if settings_of_study(wildcards).without_loop:
+    if settings_of_study(wildcards).without_loop():
         return []
     return [file_of_step(wildcards, "assess_potential", "assessment.json", iteration=i) for i in iterations(wildcards)]
 
 
 def reference_to_begin_with(wildcards):
     """The study's reference, where a measurement begins with it."""
-    if not settings_of_study(wildcards).measures_from_reference:
+    if not settings_of_study(wildcards).measures_from_reference():
         return []
     names = ("reference.nc", "reference.extxyz")
     return [file_of_step(wildcards, "refer_study", name, study=wildcards.study) for name in names]

@@ -16,6 +16,7 @@ from synthetic_results import synthetic_config, synthetic_results, write_candida
 
 from mlip.jobs.slurm.queue import QueuedJob
 from mlip.status.loop import read_status
+from mlip.status.studies import read_studies
 from mlip.status.text import PAUSE_QUEUE, progress_line, render_status, watch_status
 
 
@@ -306,3 +307,17 @@ def test_first_iteration_is_forecast_from_its_labels(loop):
     rate = 100.0 / status.labels_done
     left = status.labels_planned - status.labels_done + (config.max_iterations - 1) * config.select.n_structures
     assert status.seconds_left == pytest.approx(rate * left)
+
+
+def test_a_study_whose_criteria_are_met_has_no_more_rounds(loop):
+    config = synthetic_config(studies={"eos": {"rounds": 4}})
+    study = loop / "studies" / "eos"
+    for name in ("reference.nc", "round_00/property.nc", "round_00/candidates.extxyz", "round_00/verdict.json"):
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / name).touch()
+    assert read_studies(config, loop)[0].rounds == 4  # half written, it says nothing
+    write_json(study / "round_00" / "verdict.json", {"stop": False})
+    assert read_studies(config, loop)[0].next_step == "label_candidates"
+    write_json(study / "round_00" / "verdict.json", {"stop": True})
+    ended = read_studies(config, loop)[0]
+    assert (ended.round, ended.rounds, ended.next_step) == (0, 0, "report_study")
