@@ -97,7 +97,12 @@ def test_the_short_form_of_the_ladder_climbs_from_the_crystal(script: Any, tmp_p
     assert rungs[-1] > 0, "walkers have climbed"
     assert not record["converged"]
     assert "structures below the top of their ladder" in record["unmet"]
-    assert "| silicon | 0 | no |" in benchmark.tabulate([record])
+    assert "| silicon | 0 | no | no |" in benchmark.tabulate([record])
+    top = record["ladder"][-1] | {"done": True, "seen": {"n_molten": 4}}
+    molten = record | {"ladder": [top], "unmet": ["relative error of the bulk modulus"]}
+    assert "| silicon | 0 | yes | no |" in benchmark.tabulate([molten])
+    for name in ("audit force RMSE over RMS force, upper bound", "force RMSE over RMS force"):
+        assert "| silicon | 0 | no | no |" in benchmark.tabulate([molten | {"unmet": [name]}])
 
 
 def test_labels_are_compared_with_any_rule(script: Any) -> None:
