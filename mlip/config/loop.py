@@ -88,6 +88,15 @@ class Walker(Section):
     pressures: tuple[Pressure, ...] | None = Field(
         None, min_length=1, description="Pressures of NPT walkers, GPa, instead of `pressure`: one walker for each."
     )
+    uncertainty_bias: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="How much walkers are drawn to where the members of the committee disagree: frames are visited "
+        "σ^uncertainty_bias times as often, with σ the spread of the members' energies; 10 is a start, 0 is plain "
+        "dynamics. Their frames teach and are never audits, so other walkers of the same structures are needed beside "
+        "them. NVT and `train.uncertainty: committee` only (docs/selection.md).",
+    )
     schedule: tuple[Stage, ...] = Field(
         (),
         description="Temperature, pressure or both over time, in place of `temperatures` and `pressures`: a ramp, or "
@@ -131,6 +140,11 @@ class Walker(Section):
             raise ValueError(f"give pressure ({self.pressure:g}) or pressures ({list(self.pressures)}), not both")
         if self.ensemble == "nvt" and (len(pressures_of(self)) > 1 or any(pressures_of(self))):
             raise ValueError(f"pressures {list(pressures_of(self))} do nothing in nvt; set ensemble: npt")
+        if self.uncertainty_bias and self.ensemble != "nvt":
+            raise ValueError(
+                f"uncertainty_bias {self.uncertainty_bias:g} has no stress that the cell of {self.ensemble} could feel;"
+                " set ensemble: nvt, with `volumes`, or uncertainty_bias: 0"
+            )
         _check_schedule(self)
         return self
 

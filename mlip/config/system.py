@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from mlip.config.base import Section
 from mlip.config.data import DataSource, check_is_list
 from mlip.config.label import Label
+from mlip.config.ladder import LADDER
 from mlip.config.loop import AnySection, Assess, Budget, Collect, Explore, Select
 from mlip.config.merging import merge_deeply
 from mlip.config.structures import Prepare, StartingStructure, expand_structures
@@ -122,6 +123,7 @@ class Config(Section):
                     f"explore.walkers.{number}.structures at iteration {iteration}: there is no structure {absent[0]}; "
                     f"the {n_structures} of `structures` are counted from 0"
                 )
+        _check_bias(current, iteration)
 
     def _check_study(self, name: str) -> None:
         changes = getattr(self.studies, name).train
@@ -170,6 +172,32 @@ class Config(Section):
                 values = merge_deeply(values, getattr(override, name))
             sections[name] = type(section).model_validate(values)
         return self.model_copy(update=sections)
+
+
+def _check_bias(current: Config, iteration: int) -> None:
+    """Refuse biased walkers that have no members to disagree, or no plain ones beside them to draw audits from."""
+    groups, everything = current.explore.walkers, range(len(current.structures))
+    for number, group in enumerate(groups):
+        if not group.uncertainty_bias:
+            continue
+        where = f"explore.walkers.{number}.uncertainty_bias is {group.uncertainty_bias:g} at iteration {iteration}, but"
+        if current.train.uncertainty != "committee":
+            raise ValueError(
+                f"{where} train.uncertainty: {current.train.uncertainty} has no members that could disagree; set "
+                "train.uncertainty: committee, or uncertainty_bias: 0"
+            )
+        # One that climbs goes where plain ones on the ladder have led.
+        plain = [
+            g for g in groups if not g.uncertainty_bias and (g.temperatures == LADDER or group.temperatures != LADDER)
+        ]
+        explored = {index for g in plain for index in (everything if g.structures is None else g.structures)}
+        alone = [index for index in group.structures or everything if index not in explored]
+        if alone:
+            climbing = " with `temperatures: ladder`" if group.temperatures == LADDER else ""
+            raise ValueError(
+                f"{where} no other group{climbing} explores structure {alone[0]}, and frames of biased walkers are no "
+                "audits; add a group without uncertainty_bias"
+            )
 
 
 OVERRIDABLE = ("label", "train", "explore", "select", "assess")

@@ -23,6 +23,7 @@ class WalkerPlan(Section):
         pressure: GPa; NPT only.
         max_atoms: atoms of the supercell beyond which it is refused.
         n_steps: MD steps; None for those of the section ``explore``.
+        uncertainty_bias: power of the members' spread by which frames are visited more often; 0 for plain dynamics.
     """
 
     source: StartingStructure
@@ -37,6 +38,7 @@ class WalkerPlan(Section):
     start: str = "ideal"
     max_atoms: int = MOST_EXPLORED_ATOMS
     n_steps: int | None = None
+    uncertainty_bias: float = 0.0
 
 
 def plan_walkers(
@@ -75,7 +77,7 @@ def _plan_walker(
 ) -> WalkerPlan:
     mixed = "ideal" if fresh or group.schedule else "last"
     start = mixed if group.start == "mixed" else group.start
-    names = {"ensemble", "repeat", "schedule", "max_atoms", "n_steps"}
+    names = {"ensemble", "repeat", "schedule", "max_atoms", "n_steps", "uncertainty_bias"}
     values = {name: getattr(group, name) for name in names} | conditions
     return WalkerPlan(source=source, source_number=number, climbs=climbs, start=start, **values)
 
@@ -100,20 +102,22 @@ def plans_of(config: Config, iteration: int) -> list[WalkerPlan]:
 def walkers_before(number: int, plans: Sequence[WalkerPlan], earlier: Sequence[WalkerPlan]) -> list[int]:
     """Walkers of the previous iteration of one of whose last frames walker ``number`` starts.
 
-    They explored the same supercell of the same structure. Where the walker of the same number is one of them, it alone
-    is continued. Walkers below the present rung go on from those at it: what has molten there is followed downwards.
+    They explored the same supercell of the same structure, with a bias or without as it does. Where the
+    walker of the same number is one of them, it alone is continued. Walkers below the present rung go on from those at
+    it: what has molten there is followed downwards.
     """
     plan = plans[number]
     if plan.start != "last":
         return []
     if plan.climbs == "below":
-        names = ("source_number", "repeat", "ensemble", "volume", "pressure")
+        names = ("source_number", "repeat", "ensemble", "volume", "pressure", "uncertainty_bias")
         same = [k for k, p in enumerate(earlier) if all(getattr(p, name) == getattr(plan, name) for name in names)]
         above = [k for k in same if earlier[k].climbs == "present"]
         if above:
             return above
-    place = (plan.source_number, plan.repeat)
-    same_place = [k for k, p in enumerate(earlier) if (p.source_number, p.repeat) == place]
+    # What was pushed is no place for plain dynamics to begin: its first frames would not be its own.
+    place = (plan.source_number, plan.repeat, plan.uncertainty_bias > 0)
+    same_place = [k for k, p in enumerate(earlier) if (p.source_number, p.repeat, p.uncertainty_bias > 0) == place]
     return [number] if number in same_place else same_place
 
 

@@ -361,12 +361,13 @@ def _assess_test(
 def find_unaudited(request: AssessmentRequest, explored: Explored) -> dict[str, list[str]]:
     """What the audit cannot vouch for: explored, but never tested by a frame drawn at random.
 
-    Walkers that ran to their end and left no frame fit to be drawn, and starting structures of which no audit has been
-    labelled in any iteration. The first iteration has no audit yet.
+    Walkers without a bias that ran to their end and left no frame fit to be drawn, and starting structures of which no
+    audit has been labelled in any iteration. The first iteration has no audit yet.
     """
     table = explored.table
     heard = {int(walker) for walker in table.walker.values[explored.auditable]}
-    finished = table.explorer.values[table.stop_reason.values == "finished"]
+    plain = table.explorer_uncertainty_bias.values == 0 if "explorer_uncertainty_bias" in table else True
+    finished = table.explorer.values[(table.stop_reason.values == "finished") & plain]
     unaudited = {
         "walkers": [f"walker {walker}" for walker in finished.tolist() if walker not in heard],
         "structures": [],

@@ -20,6 +20,7 @@ from mlip.active.ladder import Climb, place_below
 from mlip.config.loop import Explore
 from mlip.config.walkers import WalkerPlan, put_on_rung
 from mlip.dynamics.barostat import DirectedBAOAB
+from mlip.dynamics.bias import BiasedBAOAB
 from mlip.dynamics.guarded import DynamicsError, GuardedBAOAB, take_steps
 from mlip.dynamics.limits import NEAREST, is_far_off, is_too_hot
 from mlip.dynamics.melting import estimate_melting, is_molten, neighbours_left
@@ -111,7 +112,7 @@ def explore_walker(request: WalkerRequest) -> None:
         "planned_time_fs": settings.n_steps * settings.timestep,
         "timestep_fs": settings.timestep,
         "seed": request.seed,
-        "rung": place.rung,
+        "rung": -1 if plan.uncertainty_bias else place.rung,  # what is pushed does not tell whether to climb
         "lindemann_temperature": place.lindemann,
         "molten": int(bool(frames) and _is_molten(start, frames[-1])),
     }
@@ -176,6 +177,7 @@ def _describe(plan: WalkerPlan, start: WalkerStart) -> dict[str, Any]:
         "target_temperature": plan.temperature,
         "target_pressure": plan.pressure,
         "relative_volume": plan.volume,
+        "uncertainty_bias": plan.uncertainty_bias,
         "source": plan.source_number,
         "repeat": list(plan.repeat),
         "start": start.kind,
@@ -271,9 +273,11 @@ def _dynamics(
     anatomy: Anatomy,
     usual_volume: float | None,
 ) -> LangevinBAOAB:
-    """BAOAB Langevin dynamics, with a Langevin barostat for the NPT ensembles."""
+    """BAOAB Langevin dynamics, with a bias where the plan has one, and a Langevin barostat for the NPT ensembles."""
     options: dict[str, Any] = {"usual_volume": usual_volume}
     kind: type[LangevinBAOAB] = GuardedBAOAB
+    if plan.uncertainty_bias:
+        kind, options["strength"] = BiasedBAOAB, plan.uncertainty_bias
     if plan.ensemble != "nvt":
         # ASE counts stress, not pressure: compression is negative.
         options |= {"externalstress": -plan.pressure * units.GPa, "P_tau": 500 * units.fs}

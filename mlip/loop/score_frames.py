@@ -48,11 +48,11 @@ UNITS = {
 
 
 TEXTS = ("structure_id", "ensemble", "start")
-COUNTS = ("walker", "frame", "regular", "source", "rung", "n_atoms", "n_atoms_explored", "cut_atom")
+COUNTS = ("walker", "frame", "regular", "source", "rung", "biased", "n_atoms", "n_atoms_explored", "cut_atom")
 """Columns without unit: numbers of walker, frame, starting structure and atoms."""
 
 
-ENDS = {"source": 0, "rung": -1, "molten": 0, "lindemann_temperature": float("nan")}
+ENDS = {"source": 0, "rung": -1, "molten": 0, "lindemann_temperature": float("nan"), "uncertainty_bias": 0.0}
 """What a walker's trajectory says of it, and what stands for that where it says nothing."""
 
 
@@ -156,7 +156,8 @@ def score_frames(request: ScoreRequest) -> None:
         ends.append(data.attrs)
         if not structures:
             continue
-        atomic.append(data.force_uncertainty.values[data.regular.values.astype(bool)].ravel())
+        if not data.attrs.get("uncertainty_bias", 0.0):
+            atomic.append(data.force_uncertainty.values[data.regular.values.astype(bool)].ravel())
         batch = _fit_labels(structures, data, committee, request.max_atoms)
         source = int(data.attrs.get("source", 0))
         raw = _embed(committee, batch.structures, [source] * len(batch.structures))
@@ -261,6 +262,7 @@ def _score(batch: Batch, data: xr.Dataset, lowest: Mapping[EnergyScale, float]) 
         "regular": data.regular.values,
         "source": np.full(n, source),
         "rung": np.full(n, int(data.attrs.get("rung", -1))),
+        "biased": np.full(n, int(data.attrs.get("uncertainty_bias", 0.0) > 0)),
         "n_atoms": np.full(n, round(batch.share * len(first))),
         "n_atoms_explored": np.full(n, data.sizes["atom"]),
         "cut_atom": batch.atoms,
@@ -314,6 +316,8 @@ def _table(
     empty = {name: np.zeros(0, dtype=object if name in TEXTS else float) for name in columns}
     joined = {name: np.concatenate(parts) if parts else empty[name] for name, parts in columns.items()}
     reasons = [str(end["stop_reason"]) for end in ends]
+    # What becomes of a walker that is pushed says nothing of the potential's own dynamics.
+    plain = [reason for end, reason in zip(ends, reasons, strict=True) if not end.get("uncertainty_bias", 0.0)]
     table = xr.Dataset(
         {
             **{name: ("candidate", joined[name], {} if name in TEXTS else _unit(name)) for name in joined},
@@ -322,9 +326,9 @@ def _table(
             "stop_reason": ("explorer", np.array(reasons, dtype=object)),
         },
         attrs={
-            "n_walkers": len(reasons),
-            "n_exploded": reasons.count("exploded"),
-            "n_uncertain": reasons.count("uncertain"),
+            "n_walkers": len(plain),
+            "n_exploded": plain.count("exploded"),
+            "n_uncertain": plain.count("uncertain"),
         },
     )
     table["block"] = (("candidate", "cell_vector"), np.concatenate(blocks) if blocks else np.zeros((0, 3), dtype=int))

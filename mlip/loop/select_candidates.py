@@ -151,9 +151,10 @@ def screen_frames(table: xr.Dataset, settings: Select, min_ratio: float) -> list
 
 
 def auditable(table: xr.Dataset, screened: Sequence[Verdict]) -> np.ndarray:
-    """Which frames an audit may draw: the sane ones of the regular sampling after the start."""
+    """Which frames an audit may draw: the sane ones of the regular sampling after the start, by plain dynamics."""
     sane = np.array([verdict.decision != "broken" for verdict in screened], dtype=bool)
-    return np.asarray(sane & (table.regular.values == 1) & (table.time_fs.values > 0))
+    plain = table.biased.values == 0 if "biased" in table else True  # scores of earlier versions know no bias
+    return np.asarray(sane & plain & (table.regular.values == 1) & (table.time_fs.values > 0))
 
 
 def decide(
@@ -163,8 +164,8 @@ def decide(
 
     Audits are drawn first, from every sane frame of the regular sampling with known chances, so that their errors tell
     of all that the walkers visit. The starting frame, which no dynamics produced, and the extra ones before an early
-    stop, which are there because they are bad, are not among them. Then ``settings.method`` fills the batch with what
-    teaches most, audits counted as known.
+    stop, which are there because they are bad, are not among them, nor are those of biased walkers. Then
+    ``settings.method`` fills the batch with what teaches most, audits counted as known.
     """
     verdicts = screen_frames(table, settings, min_ratio)
     audit = _draw(table, auditable(table, verdicts), settings.n_audit, rng)

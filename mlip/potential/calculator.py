@@ -16,7 +16,8 @@ class MLIPCalculator(Calculator):
     """Energy, forces and stress of the committee's mean, with calibrated uncertainties.
 
     Besides ASE's properties ``results`` holds ``energy_std`` (eV), ``forces_std`` [n_atoms, 3]
-    and ``force_uncertainty`` [n_atoms] (eV/Å); ``stress`` only for structures that are
+    and ``force_uncertainty`` [n_atoms] (eV/Å), and of the members ``energy_members`` [n_members] (eV) and
+    ``forces_members`` (eV/Å), as in :class:`mlip.potential.Prediction`; ``stress`` only for structures that are
     periodic in three directions. ASE hands the uncertainties out through :attr:`results`.
     ``uncertainty=False`` leaves them out, and the members' own forces with them.
     """
@@ -45,6 +46,8 @@ class MLIPCalculator(Calculator):
             self.results["energy_std"] = prediction.energy_std
             self.results["forces_std"] = prediction.forces_std
             self.results["force_uncertainty"] = prediction.force_uncertainty
+            self.results["energy_members"] = prediction.energy_members
+            self.results["forces_members"] = prediction.forces_members
         if prediction.stress is not None:
             self.results["stress"] = prediction.stress
 

@@ -173,6 +173,8 @@ def describe_conditions(group: Walker, names: Sequence[str]) -> str:
         parts.append(f"of {join_words([names[k] if k < len(names) else str(k) for k in values['structures']])}")
     if values.get("start", "ideal") not in ("ideal", "mixed"):
         parts.append({"last": "from the last frames before"}.get(values["start"], "from uncertain frames before"))
+    if values.get("uncertainty_bias"):
+        parts.append(f"drawn to where members disagree, as σ to the {values['uncertainty_bias']:g}; no audits")
     return "; ".join(parts)
 
 

@@ -22,7 +22,7 @@ from mlip.loop.train_committee import TrainingRequest, train_committee
 from mlip.potential import PotentialFileError, UnknownSpeciesError, load_potential
 from mlip.training.data import TrainingDataError
 from tests.integration.published_models import fetch_model
-from tests.unit.conftest import label_emt, make_alloy
+from tests.unit.conftest import check_bias_slope, label_emt, make_alloy
 from tests.workflow.conftest import TINY, Workflow
 
 pytestmark = [
@@ -46,6 +46,10 @@ def trained(alloys: list[Atoms], tmp_path_factory: pytest.TempPathFactory) -> Pa
     out = tmp_path_factory.mktemp("mace")
     train_committee(TrainingRequest(alloys[:7], alloys[7:], SMALL, out, seed=3))
     return out
+
+
+def test_bias_forces_are_the_slope_of_the_bias(trained: Path, alloys: list[Atoms]) -> None:
+    check_bias_slope(load_potential(trained), alloys[0])
 
 
 def save_foundation(path: Path, *, numbers: tuple[int, ...] = (13, 29, 79), heads: tuple[str, ...] = ()) -> Any:

@@ -12,6 +12,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config.train import Train
+from mlip.dynamics.bias import bias_energy, bias_forces
+from mlip.potential import Potential
 
 SMALL = Train(
     n_channels=8,
@@ -55,6 +57,26 @@ def make_alloy(seed: int) -> Atoms:
     )
     atoms.positions += rng.normal(0, 0.12, (4, 3))
     return atoms
+
+
+def _predict_members(potential: Potential, atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
+    prediction = potential.predict([atoms])[0]
+    return prediction.energy_members, prediction.forces_members
+
+
+def check_bias_slope(potential: Potential, atoms: Atoms) -> None:
+    """Forces of the bias are minus the slope of its energy, by central differences along every coordinate."""
+    forces = bias_forces(*_predict_members(potential, atoms), 7.0, 0.05)
+    slopes, h = np.zeros_like(forces), 1e-4
+    for place in np.ndindex(forces.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[place] += sign * h
+            ends.append(bias_energy(_predict_members(potential, moved)[0], 7.0, 0.05))
+        slopes[place] = (ends[0] - ends[1]) / (2 * h)
+    assert np.abs(forces).max() > 0.01
+    np.testing.assert_allclose(forces, -slopes, atol=1e-4 * np.abs(forces).max())
 
 
 @pytest.fixture(scope="session")

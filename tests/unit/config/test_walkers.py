@@ -166,3 +166,48 @@ def test_what_rungs_ask_of_structures_is_known_from_the_start() -> None:
 def test_ladders_without_meaning_are_refused(explore: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config({"system": "x", "structures": [{"bulk": {"name": "Cu"}}], "explore": explore})
+
+
+BIASED = {"temperatures": [300], "uncertainty_bias": 10}
+
+
+def test_biased_groups_are_like_others_to_the_plan() -> None:
+    found = plans(parse({"temperatures": [300]}, BIASED, n_structures=1))
+    assert [plan.uncertainty_bias for plan in found] == [0, 10]
+    assert list_demands(found) == list_demands(found[:1])
+
+
+def test_biased_walkers_and_plain_ones_go_on_from_their_own_kind() -> None:
+    before = plans(parse(BIASED, {"temperatures": [300]}, n_structures=1))
+    after = plans(parse({"temperatures": [300, 400], "start": "last"}, {**BIASED, "start": "last"}, n_structures=1))
+    assert [walkers_before(k, after, before) for k in range(3)] == [[1], [1], [0]]
+    ladder = {"temperatures": "ladder", "start": "last"}
+    climbing = plans(parse(ladder, {**ladder, "uncertainty_bias": 10}, n_structures=1))
+    assert climbing[5].climbs == "below"
+    assert walkers_before(5, climbing, climbing) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("walkers", "train", "message"),
+    [
+        ([BIASED], {}, "walkers.0.uncertainty_bias is 10 .* no other group explores structure 0, .*add a group"),
+        ([BIASED, {"structures": [0]}], {}, "no other group explores structure 1"),
+        (
+            [{**BIASED, "temperatures": "ladder"}, {}],
+            {},
+            "no other group with `temperatures: ladder` explores structure 0",
+        ),
+        ([{**BIASED, "ensemble": "npt"}, {}], {}, "has no stress .* npt could feel; set ensemble: nvt"),
+        ([BIASED, {}], {"uncertainty": "last_layer"}, "last_layer has no members .*; set train.uncertainty: committee"),
+        ([{**BIASED, "uncertainty_bias": -1}, {}], {}, "uncertainty_bias"),
+    ],
+)
+def test_a_bias_that_cannot_be_or_stands_alone_is_refused(walkers: list, train: dict, message: str) -> None:
+    structures = [{"bulk": {"name": "Cu"}}, {"bulk": {"name": "Al"}}]
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"system": "x", "structures": structures, "explore": {"walkers": walkers}, "train": train})
+
+
+def test_a_bias_that_begins_later_is_checked_there() -> None:
+    with pytest.raises(ConfigError, match="uncertainty_bias is 10 at iteration 2"):
+        parse({}, overrides=({"from_iteration": 2, "explore": {"walkers": [BIASED]}},))

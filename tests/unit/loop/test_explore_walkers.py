@@ -4,6 +4,7 @@ EMT stands in for the committee: the point is when a walker stops, not how atoms
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -23,9 +24,10 @@ from mlip.io.extxyz import read_structures, write_structures
 from mlip.io.files import write_json
 from mlip.io.netcdf import TrajectoryError, read_netcdf
 from mlip.io.trajectory import read_frames, write_trajectory
+from mlip.loop.assess_potential import Explored, find_unaudited
 from mlip.loop.explore_walkers import WalkerRequest, explore_walker, run_walker
 from mlip.loop.score_frames import ScoreRequest, score_frames
-from mlip.loop.select_candidates import select_candidates
+from mlip.loop.select_candidates import auditable, screen_frames, select_candidates
 from mlip.potential.expected_error import ErrorScale
 from mlip.structures.neighbors import find_pairs
 
@@ -195,6 +197,16 @@ def test_walkers_that_stop_at_once(limits: tuple[int, int], reason: str, n_frame
     assert (found, len(frames)) == (reason, n_frames)
 
 
+class SplitEMT(WatchedEMT):
+    """EMT with two members that disagree on how hard it is to leave the sites."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)) -> None:
+        super().calculate(atoms, properties, system_changes)
+        sides = np.array([-1.0, 1.0])
+        self.results["energy_members"] = self.results["energy"] * (1 + 0.01 * sides)
+        self.results["forces_members"] = self.results["forces"] * (1 + 0.01 * sides[:, None, None])
+
+
 class FakePotential:
     """Describes a structure by its distances; enough for novelty."""
 
@@ -205,8 +217,10 @@ class FakePotential:
         return [np.sort(a.get_all_distances(mic=True), axis=1)[:, 1:] for a in structures]
 
 
-def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculators: list[EMT]) -> list[Atoms]:
-    """Walkers driven by ``calculators``, one after the other, then scored and selected."""
+def explore_and_select(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculators: list[EMT], bias: float = 0.0
+) -> list[Atoms]:
+    """Walkers driven by ``calculators``, the last with a ``bias``, one after the other, then scored and selected."""
     start = bulk("Cu", cubic=True)
     start.set_initial_magnetic_moments([1.5, -1.5, 0.25, 0.0])
     start.set_initial_charges([0.5, -0.5, 0.0, 0.0])
@@ -236,7 +250,8 @@ def explore_and_select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calculat
         monkeypatch.setattr(
             "mlip.potential.calculator.load_calculator", lambda folder, device, precision, calc=calculator: calc
         )
-        explore_walker(WalkerRequest(tmp_path, plan, settings, path, seed=1, iteration=0, walker=number))
+        own = plan.model_copy(update={"uncertainty_bias": bias if path == walkers[-1] else 0.0})
+        explore_walker(WalkerRequest(tmp_path, own, settings, path, seed=1, iteration=0, walker=number))
     for name in ("valid", "test"):
         write_structures(tmp_path / f"{name}.extxyz", [])
     score_frames(ScoreRequest(walkers, tmp_path, tmp_path, [], tmp_path, seed=1))
@@ -300,6 +315,21 @@ def test_walkers_without_frames_are_counted_and_passed_over(tmp_path, monkeypatc
     assert len(chosen) == 6
     assert {a.info["walker"] for a in chosen} == {1}
     assert read_netcdf(tmp_path / "frames.nc").attrs["n_exploded"] == 1
+
+
+def test_how_biased_walkers_end_and_where_is_not_held_against_the_potential(tmp_path, monkeypatch) -> None:
+    """Nor are they audited, nor missed among the audits; their frames are there to teach."""
+    chosen = explore_and_select(tmp_path, monkeypatch, [WatchedEMT(), SplitEMT(uncertain_at=30)], bias=5.0)
+    assert {a.info["walker"] for a in chosen if a.info["reason"] == "audit"} == {0}
+    assert 1 in {a.info["walker"] for a in chosen if a.info["reason"] == "uncertain"}
+    table = read_netcdf(tmp_path / "frames.nc")
+    assert [table.attrs[name] for name in ("n_walkers", "n_exploded", "n_uncertain")] == [1, 0, 0]
+    assert table.stop_reason.values.tolist() == ["finished", "uncertain"]
+    assert set(table.walker.values[table.biased.values == 1]) == {1}
+    assert table.attrs["above_99"] == 0.0  # the jump of the biased one is no shift of what the potential meets
+    explored = Explored(table, auditable(table, screen_frames(table, Select(), 0.6)))
+    assert set(table.walker.values[explored.auditable]) == {0}
+    assert find_unaudited(SimpleNamespace(old=None), explored)["walkers"] == []
 
 
 def test_no_frames_at_all_give_no_candidates(tmp_path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ import xarray as xr
 from mlip.active.environments import EnvironmentTable, Known
 from mlip.active.tables import ScoredEnvironments
 from mlip.config.loop import Select, SelectionMethod
-from mlip.loop.select_candidates import Verdict, decide
+from mlip.loop.select_candidates import Verdict, auditable, decide, screen_frames
 
 
 def table(n: int = 60, seed: int = 0, **columns: np.ndarray) -> xr.Dataset:
@@ -192,3 +192,16 @@ def test_frames_in_a_hole_of_the_potential_get_no_label() -> None:
     verdicts = run(table(4, energy_above_lowest=np.array([0.1, -0.5, -7.0, 0.2])), n_structures=4, n_audit=0)
     assert rows(verdicts, "uncertain") == [0, 1, 3]
     assert "7.00 eV/atom below the lowest" in verdicts[2].reason
+
+
+def test_frames_of_biased_walkers_teach_and_are_never_audits() -> None:
+    """An audit is to tell of the dynamics that a user runs: the certificate's population is that of plain walkers."""
+    biased = np.arange(60) >= 20
+    data = table(60, biased=biased)
+    for seed in range(10):
+        verdicts = run(data, seed=seed, n_audit=5)
+        assert set(rows(verdicts, "audit")) <= set(range(20))
+        assert any(biased[row] for row in rows(verdicts, "uncertain"))
+    fit = auditable(data, screen_frames(data, Select(), 0.6))
+    np.testing.assert_array_equal(fit, ~biased)
+    assert auditable(table(60), screen_frames(table(60), Select(), 0.6)).all()
