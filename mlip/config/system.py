@@ -18,7 +18,7 @@ from mlip.config.base import Section
 from mlip.config.data import DataSource, check_is_list
 from mlip.config.label import Label
 from mlip.config.ladder import LADDER
-from mlip.config.loop import AnySection, Assess, Budget, Collect, Explore, Select
+from mlip.config.loop import AnySection, Assess, Budget, Collect, Deploy, Explore, Select
 from mlip.config.merging import merge_deeply
 from mlip.config.structures import Prepare, StartingStructure, expand_structures
 from mlip.config.study import study_names
@@ -62,6 +62,7 @@ class Config(Section):
     explore: Explore = Field(default_factory=Explore, description="Exploration MD.")
     select: Select = Field(default_factory=Select, description="Batch selection.")
     assess: Assess = Field(default_factory=Assess, description="Convergence.")
+    deploy: Deploy = Field(default_factory=Deploy, description="What the loop leaves.")
     budget: Budget = Field(default_factory=Budget, description="Limits.")
     studies: Studies = Field(default_factory=Studies, description="Studies of properties.")
     overrides: tuple[Override, ...] = Field((), description="Settings that change from a given iteration on.")

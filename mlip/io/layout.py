@@ -74,6 +74,7 @@ OUTPUTS = {
         "iter_{iteration}/assess_potential/ladder.json",
     ),
     "record_provenance": ("iter_{iteration}/provenance.json",),
+    "retrain_committee": _join("retrain_committee", POTENTIAL_FILES),
     "deploy_potential": _join("potential", POTENTIAL_FILES),
     "report_system": ("report.html", "selection.html", "summary.json", "figures"),
     "refer_study": (

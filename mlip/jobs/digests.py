@@ -35,6 +35,7 @@ STEP_CODE: dict[str, tuple[str, ...]] = {
     "score_frames": ("mlip.loop.score_frames", "{backend.potential_code}"),
     "select_candidates": ("mlip.loop.select_candidates",),
     "assess_potential": ("mlip.loop.assess_potential", "{backend.potential_code}"),
+    "retrain_committee": ("mlip.loop.retrain_committee", "{backend.training_code}"),
     "report_system": ("mlip.report",),
     "refer_study": (
         "mlip.studies.steps",

@@ -44,6 +44,12 @@ def _trust(config: Config, loop: LoopRecord) -> list[str]:
     calibration = loop.last.assessment.get("calibration") or {}
     explored = loop.last.assessment.get("exploration") or {}
     sentences = _certificates(loop.last.assessment.get("audit") or {})
+    if loop.retrained:
+        sentences.append(
+            f"The deployed potential was trained once more, on all {loop.retrained['n_structures']} labels,"
+            f" {loop.retrained['n_audits']} audits among them: certificate and errors on this page are those of the"
+            f" potential before it (iteration {loop.retrained['iteration']}), and nothing has judged the new one."
+        )
     if calibration.get("coverage") is not None:
         honest = calibration["coverage"] >= config.assess.min_coverage
         start = "It says where it is unsure" if honest else "It is surer than it should be"

@@ -65,11 +65,13 @@ class LoopRecord:
 
     Attributes:
         studies: ``result.json`` of every study that is done, with the name of its ``folder``.
+        retrained: what the deployed potential says of its training on all labels; empty without one.
     """
 
     iterations: list[IterationRecord]
     ledger: Ledger
     studies: list[dict[str, Any]] = field(default_factory=list)
+    retrained: dict[str, Any] = field(default_factory=dict)
 
     @property
     def last(self) -> IterationRecord:
@@ -177,7 +179,8 @@ def read_loop(root: Path, iterations: Sequence[int]) -> LoopRecord:
     if not iterations:
         raise ValueError("a report needs at least one finished iteration, got none")
     records = [_read_iteration(root, number) for number in sorted(iterations)]
-    return LoopRecord(records, read_ledger(root), _read_studies(root))
+    deployed = read_object(output_path(root, "deploy_potential", "training.json"))
+    return LoopRecord(records, read_ledger(root), _read_studies(root), deployed.get("retrained") or {})
 
 
 def _read_studies(root: Path) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ def build_summary(config: Config, loop: LoopRecord, reason: str | None = None) -
         else None,
         "converged": bool(last.get("converged", False)),
         "reason": reason or _reason(config, loop),
+        "retrained": loop.retrained or None,
         "a0": lattice.get("potential"),
         "B0": bulk.get("potential"),
         "a0_reference": lattice.get("reference"),

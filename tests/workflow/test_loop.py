@@ -25,6 +25,9 @@ def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
+AFTERWARDS = ("deploy_potential", "report_system")
+
+
 def records(loop: Workflow, iteration: int) -> list[dict]:
     folder = loop.results / f"iter_{iteration:02d}" / "label_structures"
     return [r for path in sorted(folder.glob("shard_???.json")) for r in read_json(path)["records"]]
@@ -67,6 +70,33 @@ def test_deployed_potential_is_an_ase_calculator(finished: Workflow) -> None:
     assert atoms.get_stress().shape == (6,)
     assert atoms.calc.results["forces_std"].shape == (4, 3)
     assert atoms.calc.results["energy_std"] >= 0
+
+
+def test_the_deployed_potential_may_be_trained_on_all_labels_and_says_so(finished: Workflow, tmp_path: Path) -> None:
+    loop = copy_of(finished, tmp_path)
+    loop.write_config(loop.config | {"deploy": {"retrain": "all"}})
+    # Nothing that the loop has done is done again.
+    assert Counter(loop.plan()) == Counter({("", rule): 1 for rule in ("retrain_committee", *AFTERWARDS)})
+    loop.snakemake("--cores", "2")
+    before, after = loop.results / "iter_01" / "train_committee", loop.results / "potential"
+    parts = [loop.results / "iter_01" / "collect_dataset" / f"{part}.extxyz" for part in ("train", "valid", "test")]
+    n_structures, n_audits = sum(len(read_structures(part)) for part in parts), len(read_structures(parts[2]))
+    trained, told = (read_json(folder / "training.json") for folder in (before, after))
+    assert (told["n_train"], told["n_valid"], told["n_audits"]) == (n_structures, 0, 0)
+    assert n_structures > trained["n_train"]
+    assert told["steps"] == trained["steps"]
+    assert told["calibration"] == trained["calibration"]
+    assert told["retrained"]["n_audits"] == n_audits == 2
+    assert read_json(after / "potential.json")["details"]["retrained"] == told["retrained"]
+    weights = [(folder / "potential.safetensors").read_bytes() for folder in (before, after)]
+    assert weights[0] != weights[1]
+    load_calculator(after)
+    assert read_json(loop.results / "summary.json")["retrained"]["iteration"] == 1
+    assert f"on all {n_structures} labels, 2 audits among them" in (loop.results / "report.html").read_text()
+    assert loop.plan() == []
+    # And back.
+    loop.write_config(finished.config)
+    assert Counter(loop.plan()) == Counter({("", rule): 1 for rule in AFTERWARDS})
 
 
 def test_a_candidate_is_followed_by_name_from_frame_to_training_set(finished: Workflow) -> None:

@@ -29,6 +29,13 @@ def test_fresh_tree_is_planned_to_the_last_allowed_iteration(workflow: Workflow)
     assert counts["label_structures"] == 3 * 2
     assert counts["explore_walkers"] == 3 * 2
     assert counts["report_system"] == counts["deploy_potential"] == counts["label_references"] == 1
+    assert counts["retrain_committee"] == 0
+
+
+def test_a_last_training_on_all_labels_is_one_more_job(workflow: Workflow) -> None:
+    plain = Counter(workflow.plan())
+    workflow.write_config(workflow.config | {"deploy": {"retrain": "all"}})
+    assert Counter(workflow.plan()) - plain == Counter({("", "retrain_committee"): 1})
 
 
 def test_max_iterations_and_command_line_keys_shape_the_plan(workflow: Workflow) -> None:

@@ -102,6 +102,13 @@ def iteration_deployed(wildcards):
     return f"{last_iteration():02d}"
 
 
+def potential_to_deploy(wildcards):
+    """The files of the last committee, or of the one that was trained once more on all labels."""
+    last = {"step": "train_committee", "iteration": last_iteration()}
+    source = {"step": "retrain_committee"} if CONFIG.deploy.retrain == "all" else last
+    return [file_of_step(wildcards, name=name, **source) for name in POTENTIAL_FILES]
+
+
 def iterations(wildcards):
     """Every iteration up to the one that the loop ends with."""
     return [f"{iteration:02d}" for iteration in range(last_iteration() + 1)]

@@ -18,7 +18,7 @@ def section(*names):
 
 def config_in_force(wildcards):
     """All that shaped this iteration; settings of later iterations and the loop's end did not."""
-    not_here = {"max_iterations", "min_iterations", "overrides", "studies"}
+    not_here = {"max_iterations", "min_iterations", "overrides", "deploy", "studies"}
     return settings_at(wildcards).model_dump(mode="json", exclude=not_here)
 
 

@@ -3,11 +3,40 @@ localrules:
     report_system,
 
 
+# Only where `deploy.retrain` asks for it.
+rule retrain_committee:
+    input:
+        before=collect("results/{{system}}/iter_{i}/train_committee/{file}", i=iteration_deployed, file=POTENTIAL_FILES),
+        dataset=collect(
+            "results/{{system}}/iter_{i}/collect_dataset/{part}.extxyz",
+            i=iteration_deployed,
+            part=["train", "valid", "test"],
+        ),
+        isolated="results/{system}/label_references/isolated_atoms.json",
+        assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
+    output:
+        weights="results/{system}/retrain_committee/potential.safetensors",
+        model="results/{system}/retrain_committee/potential.json",
+        training="results/{system}/retrain_committee/training.json",
+    log:
+        "results/{system}/logs/retrain_committee.log",
+    conda:
+        POTENTIAL_ENVIRONMENT
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(240),
+    params:
+        seed=CONFIG.seed,
+        code=code_of_step("retrain_committee"),
+    message:
+        "retrain_committee: the last committee, on all labels"
+    script:
+        "../../scripts/retrain_committee.py"
+
+
 rule deploy_potential:
     input:
-        potential=collect(
-            "results/{{system}}/iter_{i}/train_committee/{file}", i=iteration_deployed, file=POTENTIAL_FILES
-        ),
+        potential=potential_to_deploy,
         # Named so that Snakemake asks again for the last iteration after each assessment.
         assessments=collect("results/{{system}}/iter_{i}/assess_potential/assessment.json", i=iterations),
     output:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/selection/biased_walkers.py [--cases copper silicon] [--biases 0 5 20 50] [--seeds 0 1]
 
-Trains a small committee on rattled and strained crystals. From the ideal crystal, walkers of each bias and seed then run
+Trains a small committee on rattled and strained crystals. From the ideal crystal, walkers of each bias and seed run
 as they do in the loop; their frames after a quarter of the time are compared with the teacher. Prints a Markdown table:
 RMS over frames of the expected error and of the error, over the RMS force of the labels; frames' mean temperature;
 walkers that ran to their end; milliseconds a step.
