@@ -93,9 +93,9 @@ class Walker(Section):
         ge=0,
         le=1000,
         description="How much walkers are drawn to where the members of the committee disagree: frames are visited "
-        "σ^uncertainty_bias times as often, with σ the spread of the members' energies; 10 is a start, 0 is plain "
-        "dynamics. Their frames teach and are never audits, so other walkers of the same structures are needed beside "
-        "them. NVT and `train.uncertainty: committee` only (docs/selection.md).",
+        "σ^uncertainty_bias times as often, with σ the spread of the members' energies, counted from where the walker "
+        "began; 20 is a start, 0 is plain dynamics. Their frames teach and are never audits, so other walkers of the "
+        "same structures are needed beside them. NVT and `train.uncertainty: committee` only (docs/selection.md).",
     )
     schedule: tuple[Stage, ...] = Field(
         (),

@@ -12,23 +12,28 @@ from mlip.potential.uncertainty import NO_ENERGY_SPREAD, energy_spread
 
 
 class BiasedBAOAB(GuardedBAOAB):
-    """Langevin NVT on the energy of the committee's mean plus :func:`bias_energy`.
+    """Langevin NVT on the energy of the committee's mean plus :func:`bias_energy` of members' energies from the start.
 
     The calculator has to leave ``energy_members`` and ``forces_members`` in its results. The bias is known to the
     integrator alone: energy, forces, stress and uncertainty that anyone else asks for are those of the mean.
     """
 
     accel: Any
+    _first: np.ndarray | None
 
     def __init__(self, atoms: Atoms, *args: Any, strength: float, **kwargs: Any) -> None:
         """As ASE's; for ``strength`` see :func:`bias_energy`."""
-        self._strength = strength
+        self._strength, self._first = strength, None
         super().__init__(atoms, *args, **kwargs)
 
     def _update_accel(self) -> None:
         super()._update_accel()
         results, thermal = self.atoms.calc.results, units.kB * self.temperature_K
-        bias = bias_forces(results["energy_members"], results["forces_members"], self._strength, thermal)
+        if self._first is None:
+            self._first = np.array(results["energy_members"])
+        # From where it began: members differ by constants, too, which no dynamics sees and which would hide the rest.
+        energies = results["energy_members"] - self._first
+        bias = bias_forces(energies, results["forces_members"], self._strength, thermal)
         bias = limit_bias(bias, results["forces"])
         for constraint in self.atoms.constraints:
             constraint.adjust_forces(self.atoms, bias)
@@ -36,7 +41,8 @@ class BiasedBAOAB(GuardedBAOAB):
 
 
 def bias_energy(energies: np.ndarray, strength: float, thermal: float) -> float:
-    """What is added to the energy of the mean, eV: -strength kB T ln σ, with σ the spread of the members' energies.
+    """What is added to the energy of the mean, eV: -strength kB T ln σ, with σ the spread of the members' energies,
+    which may be counted from anywhere.
 
     On it, dynamics at T visits what it would visit anyway σ^strength times as often, an umbrella (G. M. Torrie and
     J. P. Valleau, J. Comput. Phys. 23, 187 (1977)). Biases along the members' spread are those of M. Kulichenko et
