@@ -116,8 +116,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--biases", nargs="+", type=float, default=[0, 5, 10, 20, 50])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--biases", nargs="+", type=float, default=[0, 5, 20, 50])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--repeats", nargs="+", type=int, default=[1, 2])
     options = parser.parse_args()
     print("| case | atoms | bias | expected error | error | K | finished | ms a step |")
