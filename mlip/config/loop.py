@@ -1,4 +1,4 @@
-"""Sections of the loop's steps: ``collect``, ``explore``, ``select``, ``assess``, ``deploy`` and ``budget``."""
+"""Sections of the loop's steps: ``collect``, ``explore``, ``select``, ``assess`` and ``budget``."""
 
 from __future__ import annotations
 
@@ -374,16 +374,6 @@ class Assess(Section):
         if value and (len(set(value)) < 5 or min(value) >= 0 or max(value) <= 0):
             raise ValueError("need at least 5 different volumes on both sides of 0, or [] for no equation of state")
         return value
-
-
-class Deploy(Section):
-    """The potential that the loop leaves."""
-
-    retrain: Literal["none", "all"] = Field(
-        "none",
-        description="`all` trains the last committee once more on every label, audits included, before it is deployed. "
-        "Certificate, errors and calibration are then those of the potential before, as the report and the files say.",
-    )
 
 
 class Budget(Section):

@@ -3,7 +3,7 @@
 These models are the single source of the defaults, of the JSON schema
 (``workflow/schemas/config.schema.yaml``) and of ``config/README.md``; ``mlip config-docs``
 rewrites both, and a test fails when they drift. Section ``label`` is in :mod:`mlip.config.label`,
-``train`` in :mod:`mlip.config.train`, a study's section in the study. The Snakefile validates before it
+``train`` and ``deploy`` in :mod:`mlip.config.train`, a study's section in the study. The Snakefile validates before it
 includes any rule, so none of these modules imports torch or ASE.
 """
 
@@ -18,12 +18,12 @@ from mlip.config.base import Section
 from mlip.config.data import DataSource, check_is_list
 from mlip.config.label import Label
 from mlip.config.ladder import LADDER
-from mlip.config.loop import AnySection, Assess, Budget, Collect, Deploy, Explore, Select
+from mlip.config.loop import AnySection, Assess, Budget, Collect, Explore, Select
 from mlip.config.merging import merge_deeply
 from mlip.config.structures import Prepare, StartingStructure, expand_structures
 from mlip.config.study import study_names
 from mlip.config.study_section import Studies
-from mlip.config.train import Train
+from mlip.config.train import Deploy, Train
 from mlip.config.values import ConfigError, describe_problems, find_number_text, is_bounded, read_yaml
 
 

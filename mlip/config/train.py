@@ -126,3 +126,13 @@ class Train(Section):
                 "committee_size 1 has no spread to tell uncertainty from; use 2 or more, or `uncertainty: last_layer`"
             )
         return self
+
+
+class Deploy(Section):
+    """The potential that the loop leaves."""
+
+    retrain: Literal["none", "all"] = Field(
+        "none",
+        description="`all` trains the last committee once more on every label, audits included, before it is deployed. "
+        "Certificate, errors and calibration are then those of the potential before, as the report and the files say.",
+    )
