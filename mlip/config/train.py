@@ -1,4 +1,4 @@
-"""Section ``train`` of the configuration; :mod:`mlip.config.system` holds the others."""
+"""Sections ``train`` and ``deploy`` of the configuration; :mod:`mlip.config.system` holds the others."""
 
 from __future__ import annotations
 
