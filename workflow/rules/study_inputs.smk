@@ -93,9 +93,7 @@ def potential_of_round(wildcards, before=0):
     if is_deployed(wildcards, int(wildcards.round) - before) and CONFIG.deploy.retrain == "all":
         judged = {"step": "train_committee", "iteration": last_iteration()}
         files = [file_of_step(wildcards, name=name, **judged) for name in POTENTIAL_FILES]
-        # Named so that Snakemake asks again for the last iteration after each assessment.
-        step, name = "assess_potential", "assessment.json"
-        return files + [file_of_step(wildcards, step, name, iteration=i) for i in iterations(wildcards)]
+        return files + assessments_before_study(wildcards)
     if is_deployed(wildcards, int(wildcards.round) - before):
         return [file_of_step(wildcards, "deploy_potential", name) for name in POTENTIAL_FILES]
     return [file_of_round(wildcards, "train_study", name, before) for name in POTENTIAL_FILES]
