@@ -59,7 +59,8 @@ def _path(rounds: Sequence[Round], name: str, axes: Axes) -> None:
         axes.legend(loc="lower center")
     low, high = float(last.energy.min()), float(last.energy.max())
     room = 0.6 * max(high - low, 0.02)
-    axes.set(xlabel="length of the path (Å)", ylabel="energy (eV)", ylim=(low - room, high + room))
+    limits = {"xlim": (-0.04 * x[-1], 1.04 * x[-1]), "ylim": (low - room, high + room)}
+    axes.set(xlabel="length of the path (Å)", ylabel="energy (eV)", **limits)
 
 
 def _curve(axes: Axes, data: xr.Dataset, colour: str, width: float) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +81,7 @@ def _certainty(rounds: Sequence[Round], name: str, axes: Axes) -> None:
     axes.plot(numbers, [float(t.label_error) for t in tables], "^-", color=GREEN, label="energy error there (eV)")
     axes.set(xlabel="round", xticks=numbers[:: max(1, len(numbers) // 8)])
     axes.set_yscale("log")
+    axes.margins(y=0.35)
     axes.legend(fontsize=7)
 
 

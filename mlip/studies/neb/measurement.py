@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,8 +13,8 @@ from ase import Atoms
 from mlip.io.constraints import movable_mask
 from mlip.potential import Potential
 from mlip.structures.labelled import labelled_energy, labelled_forces
-from mlip.studies.neb.endpoints import displacement
-from mlip.studies.neb.path import Evaluate, Path, find_path, interpolate
+from mlip.studies.neb.endpoints import PathError, displacement, relax_end
+from mlip.studies.neb.path import Evaluate, Path, evaluator, find_path, interpolate
 from mlip.studies.neb.saddle import log_prefactor, log_rate_std, log_rates, n_imaginary, vibrate
 from mlip.studies.neb.settings import Settings
 
@@ -75,17 +76,18 @@ def doubt_path(path: Path, potential: Potential | None) -> Doubts:
 
 
 def measure_path(
-    ends: tuple[Atoms, Atoms], evaluate: Evaluate, potential: Potential | None, training: Sequence[Atoms], s: Settings
+    ends: tuple[Atoms, Atoms], calculator: Any, potential: Potential | None, training: Sequence[Atoms], s: Settings
 ) -> tuple[xr.Dataset, list[Atoms]]:
     """Path, barriers, modes and rates, and the nearest label of the saddle; the images are the frames.
 
     Args:
         ends: relaxed.
-        evaluate: energies and forces.
+        calculator: any ASE calculator; of the mean where it is a potential's.
         potential: whose committee tells uncertainties.
         training: labelled structures, of other paths and systems, too.
         s: settings of the study.
     """
+    evaluate = evaluator(calculator, potential)
     path = find_path(interpolate(*ends, s.n_images), evaluate, fmax=s.path_fmax, n_steps=s.n_steps)
     doubts, top = doubt_path(path, potential), path.top
     data: dict[str, object] = {
@@ -100,7 +102,7 @@ def measure_path(
         "reverse": ((), path.energies[top] - path.energies[-1]),
         "reverse_std": ((), doubts.reverse),
     }
-    data |= _rates(path, evaluate, data, s) | _labels(path, evaluate, training, s)
+    data |= _rates(path, calculator, evaluate, data, s) | _labels(path, evaluate, training, s)
     frames = []
     for k, image in enumerate(path.images):
         frames.append(image.copy())
@@ -111,7 +113,7 @@ def measure_path(
     return table, frames
 
 
-def _rates(path: Path, evaluate: Evaluate, data: dict[str, object], s: Settings) -> dict[str, object]:
+def _rates(path: Path, calculator: Any, evaluate: Evaluate, data: dict[str, object], s: Settings) -> dict[str, object]:
     """Modes, attempt frequencies and ln k of both directions; NaN where the path has no saddle."""
     nothing = np.full((2, len(s.temperatures)), np.nan)
     if not path.has_saddle(s.same_place):
@@ -121,7 +123,8 @@ def _rates(path: Path, evaluate: Evaluate, data: dict[str, object], s: Settings)
             "log_rate_std": (("direction", "temperature"), nothing),
         }
     saddle = vibrate(path.images[path.top], evaluate)
-    attempts = [log_prefactor(vibrate(path.images[k], evaluate), saddle) for k in (0, -1)]
+    minima = [_minimum(path.images[k], calculator, s.path_fmax) for k in (0, -1)]
+    attempts = [log_prefactor(vibrate(minimum, evaluate), saddle) for minimum in minima]
     barriers = [float(path.energies[path.top] - path.energies[k]) for k in (0, -1)]
     stds = [float(data[name][1]) for name in ("barrier_std", "reverse_std")]  # type: ignore[index]
     rates = [log_rates(b, a, s.temperatures) for b, a in zip(barriers, attempts, strict=True)]
@@ -132,6 +135,14 @@ def _rates(path: Path, evaluate: Evaluate, data: dict[str, object], s: Settings)
         "log_rate": (("direction", "temperature"), rates),
         "log_rate_std": (("direction", "temperature"), [log_rate_std(std, s.temperatures) for std in stds]),
     }
+
+
+def _minimum(end: Atoms, calculator: Any, fmax: float) -> Atoms:
+    """``end`` at rest where it is measured: the labeller's minimum is near it, and may be none."""
+    try:
+        return relax_end(end, calculator, fmax / 2, "an end")[-1]
+    except PathError:
+        return end
 
 
 def _labels(path: Path, evaluate: Evaluate, training: Sequence[Atoms], s: Settings) -> dict[str, object]:

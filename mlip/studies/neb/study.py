@@ -15,7 +15,6 @@ from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity,
 from mlip.studies.neb.acquisition import choose_images
 from mlip.studies.neb.endpoints import PathError, build_ends, check_distinct, relax_end
 from mlip.studies.neb.measurement import measure_path
-from mlip.studies.neb.path import evaluator
 
 if TYPE_CHECKING:
     from mlip.report.drawing import Picture
@@ -38,11 +37,10 @@ class BarrierStudy(Study):
         """Every path between the reference's ends or, without it, between ends that the calculator has relaxed."""
         self._check_paths()
         tables, frames = [], []
-        evaluate = evaluator(subject.calculator, subject.potential)
         for name in self.settings.paths:
             subject.progress({"path": name})
             ends = self._ends(name, subject)
-            table, images = measure_path(ends, evaluate, subject.potential, subject.training, self.settings)
+            table, images = measure_path(ends, subject.calculator, subject.potential, subject.training, self.settings)
             for image in images:
                 image.info["path"] = name
             tables.append(table)
@@ -179,6 +177,8 @@ def _describe(data: xr.Dataset) -> str:
     text += f", of {-float(data.imaginary):.3g}i THz" if n else ""
     if n != 1:
         text += ": it is no transition state. Begin with another path, or let the ends keep the symmetry that it breaks"
+    elif not np.isfinite(data.attempt).all():
+        text += "; an end is no minimum of the potential, and the rate from there is not known"
     factor = float(np.exp(data.log_rate_std.isel(direction=0, temperature=0)))
     if np.isfinite(factor):
         text += f"; the barrier is known to {float(data.barrier_std) * 1000:.2g} meV,"

@@ -229,7 +229,7 @@ def test_a_certain_path_has_its_saddle_labelled_and_a_label_is_not_made_twice() 
     s = Settings(**settings())
     data = table([0.0, 0.2, 0.4, 0.3, 0.1], [0.001] * 5).sel(path="hop")
     assert int(np.argmax(score_images(data, s))) == 2
-    known = table([0.0, 0.2, 0.4, 0.3, 0.1], [0.001] * 5, label_distance=[0.0, 1.0, 0.001, 1.0, 0.0]).sel(path="hop")
+    known = table([0.0, 0.2, 0.4, 0.3, 0.1], [0.001] * 5, label_distance=[0.0, 1.0, 0.0005, 1.0, 0.0]).sel(path="hop")
     assert score_images(known, s)[2] == -np.inf
 
 
