@@ -81,7 +81,18 @@ CASE = Case(
     ],
     [],
 )
-MELT = ({"time": 0, "temperature": 5000}, {"time": 300, "temperature": 5000}, {"time": 400, "temperature": 2500})
+TIMESTEP = 2.0
+"""fs."""
+
+
+def melt(n_steps: int) -> list[dict[str, float]]:
+    """The schedule of a walker of ``n_steps``: molten in the first half, then at the melt's temperature."""
+    end = n_steps * TIMESTEP
+    return [
+        {"time": 0.0, "temperature": 5000.0},
+        {"time": end / 2, "temperature": 5000.0},
+        {"time": 2 * end / 3, "temperature": 2500.0},
+    ]
 
 
 def describe_loop(
@@ -97,7 +108,7 @@ def describe_loop(
     silicon = {"name": "Si", "crystalstructure": "diamond", "a": 5.431, "cubic": True}
     groups = [
         {"ensemble": "nvt", "temperatures": [300, 450, 600, 750, 900, 1200], "structures": [0]},
-        {"ensemble": "nvt", "schedule": list(MELT), "structures": [0]},
+        {"ensemble": "nvt", "schedule": melt(plan.md_steps), "structures": [0]},
         {"ensemble": "nvt", "temperatures": [900], "structures": [1, 2]},
     ]
     return {
@@ -119,7 +130,7 @@ def describe_loop(
         },
         "explore": {
             "walkers": groups,
-            "timestep": 2.0,
+            "timestep": TIMESTEP,
             "n_steps": plan.md_steps,
             "sample_every": 10,
         },

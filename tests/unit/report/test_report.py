@@ -23,7 +23,7 @@ PICTURES = {"learning_curve", "parity", "calibration", "eos", "costs", "explorat
 SUMMARY_KEYS = {
     "system", "iterations", "labels", "failed_labels", "force_rmse", "force_rmse_interval", "force_rmse_on",
     "converged", "reason", "a0", "B0", "a0_reference", "B0_reference", "core_seconds", "gpu_seconds", "ledger",
-    "budget", "history", "checksum",
+    "budget", "history", "retrained", "checksum",
 }  # fmt: skip
 
 

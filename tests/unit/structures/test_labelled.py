@@ -19,8 +19,8 @@ from mlip.structures.labelled import labelled_energy, labelled_forces
 from mlip.training.data import fingerprint
 
 DYNAMICS = {"mlip/loop/explore_walkers.py", "mlip/labels/process/worker.py", "mlip/studies/diffusion/dynamics.py",
-            "mlip/properties/elastic/strains.py"}  # fmt: skip
-"""Where forces of a relaxation, of MD or of a structure that has no constraints are meant."""
+            "mlip/properties/elastic/strains.py", "mlip/studies/neb/path.py"}  # fmt: skip
+"""Where forces of a relaxation, of a band, of MD or of a structure that has no constraints are meant."""
 
 
 def slabs(*, fixed: bool) -> list[Atoms]:

@@ -307,6 +307,8 @@ def exact_potential(monkeypatch):
                 energy_std=0.0,
                 forces_std=np.zeros((len(atoms), 3)),
                 force_uncertainty=np.zeros(len(atoms)),
+                energy_members=np.zeros(1),
+                forces_members=np.zeros((1, len(atoms), 3)),
             )
 
     return Exact()
