@@ -1,14 +1,12 @@
 """A loop that explores supercells and labels what is new in them in carved cells."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from mlip.io.extxyz import read_structures
-from mlip.io.files import read_json, read_table
+from mlip.io.files import read_table
 from tests.workflow.conftest import TINY, Workflow
 
 
@@ -24,7 +22,8 @@ def config() -> dict:
 @pytest.mark.slow
 def test_supercells_teach_through_carved_cells(tmp_path: Path) -> None:
     loop = Workflow(tmp_path, config())
-    loop.snakemake("--cores", "2")
+    train = "iter_01/collect_dataset/train.extxyz"
+    loop.snakemake("--cores", "2", f"results/{loop.config['system']}/{train}")
     candidates = read_structures(loop.results / "iter_00/select_candidates/candidates.extxyz")
     taught = [a for a in candidates if a.info["reason"] == "uncertain"]
     assert taught
@@ -33,13 +32,6 @@ def test_supercells_teach_through_carved_cells(tmp_path: Path) -> None:
     decisions = read_table(loop.results / "iter_00/select_candidates/decisions.csv")
     reasons = decisions.reason[decisions.decision == "uncertain"]
     assert reasons.str.contains("108 of 256 atoms, carved around atom").all()
-    train = read_structures(loop.results / "iter_01/collect_dataset/train.extxyz")
-    assert {a.info["structure_id"] for a in taught} <= {a.info["structure_id"] for a in train}
-    assert all(set(a.calc.results) == {"energy", "forces", "stress"} for a in train if len(a) == 108)
-    assert read_json(loop.results / "iter_01/assess_potential/assessment.json")["fresh"]["n_structures"] == len(
-        candidates
-    )
-    assert (loop.results / "report.html").exists()
-    shown = [sys.executable, "-m", "mlip", "status", str(loop.config_file)]
-    assert subprocess.run(shown, cwd=tmp_path, capture_output=True, check=False).returncode == 0
-    assert loop.plan() == []
+    learnt = read_structures(loop.results / train)
+    assert {a.info["structure_id"] for a in taught} <= {a.info["structure_id"] for a in learnt}
+    assert all(set(a.calc.results) == {"energy", "forces", "stress"} for a in learnt if len(a) == 108)
