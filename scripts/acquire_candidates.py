@@ -7,9 +7,9 @@ from mlip.jobs.resources import pick_device
 
 with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.studies import load_study
-    from mlip.studies.steps import decide_round
+    from mlip.studies.steps import acquire_candidates
 
-    decide_round(
+    acquire_candidates(
         load_study(snakemake.wildcards.study, snakemake.params.settings),
         Path(snakemake.input.property).parent,
         Path(snakemake.input.reference),

@@ -16,12 +16,12 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     from mlip.studies import load_study
     from mlip.studies.steps import refer_study
 
-    settings, progress = parse_config(snakemake.config).label, report_progress()
+    config, progress = parse_config(snakemake.config), report_progress()
     structures = refer_study(
         load_study(snakemake.wildcards.study, snakemake.params.settings),
         [load_starting_structure(StartingStructure(**source)) for source in snakemake.params.sources],
         read_structures(snakemake.input.references),
-        settings,
+        config.label,
         store=label_store(),
         seed=snakemake.params.seed,
         out=Path(snakemake.output.reference),
@@ -29,10 +29,10 @@ with log_step(snakemake.log[0], snakemake.threads, snakemake.resources):
     )
     label_structures(
         structures,
-        settings,
+        config.label,
         store=label_store(),
         # After all iterations of the loop.
-        iteration=parse_config(snakemake.config).max_iterations - 1,
+        iteration=config.max_iterations - 1,
         shard=0,
         out_structures=Path(snakemake.output.structures),
         out_records=Path(snakemake.output.records),

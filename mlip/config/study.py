@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -14,17 +14,23 @@ STUDIES = Path(__file__).parents[1] / "studies"
 """Every package in it with a module ``settings`` is a study."""
 
 
-class StudySettings(Section):
-    """What all studies have in common."""
-
-    rounds: int = Field(
-        1,
+Rounds = Annotated[
+    int,
+    Field(
         ge=0,
         le=99,
         description="Rounds of labelling and training after the first measurement, at most: they end when every"
         " criterion is met. 0 only measures.",
-    )
-    n_labels: int = Field(8, ge=1, description="Structures labelled in a round, at most.")
+    ),
+]
+BatchSize = Annotated[int, Field(ge=1, description="Structures labelled in a round, at most.")]
+
+
+class StudySettings(Section):
+    """What all studies have in common."""
+
+    rounds: Rounds = 1
+    n_labels: BatchSize = 8
     train: dict[str, Any] = Field(
         default_factory=dict,
         description="Keys of `train` that the study's own trainings have otherwise, e.g. `{energy_weight: 10}`.",

@@ -115,11 +115,12 @@ def assess_potential(request: AssessmentRequest) -> None:
     errors, surprises = _assess_fresh(request)
     held_out = read_structures(request.dataset / "test.extxyz")
     predictions = committee.predict(held_out)
-    errors["audit"] = _assess_audits(request, held_out, predictions, populations, surprises)
+    trained = read_training(request.potential / "training.json")
+    errors["audit"] = _assess_audits(request, held_out, predictions, populations, surprises, trained)
     references = read_structures(request.references)
     properties = compare_eos(committee, references, request.out / "eos.nc")
     exploration = _describe_exploration(explored.table) | {"unaudited": find_unaudited(request, explored)}
-    ladder = _climb(request, explored, held_out, predictions, before.get("ladder", {}))
+    ladder = _climb(request, explored, held_out, predictions, before.get("ladder", {}), trained)
     write_json(request.out / "ladder.json", {"iteration": request.iteration, "structures": ladder}, checked=True)
     criteria = [*list_criteria(errors, properties, exploration, request.settings), *request.studies]
     criteria += judge_ladder(ladder)
@@ -294,13 +295,13 @@ def _assess_audits(
     predictions: Sequence[Prediction],
     populations: Populations,
     surprises: Mapping[int, Sequence[float]],
+    trained: Mapping[str, Any],
 ) -> dict[str, Any] | None:
     """What all audits so far, none of which was trained on, say of this iteration's potential."""
     if not populations:
         return None
     # Audits of earlier versions do not say with what chance they were drawn.
     known = [k for k, atoms in enumerate(held_out) if is_audit(atoms) and "audit_probability" in atoms.info]
-    trained = read_training(request.potential / "training.json")
     certificates = certify_sources(
         [held_out[k] for k in known],
         [predictions[k] for k in known],
@@ -319,6 +320,7 @@ def _climb(
     held_out: Sequence[Atoms],
     predictions: Sequence[Prediction],
     before: Mapping[str, Mapping[str, Any]],
+    trained: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Where the next iteration's walkers stand, by starting structure; ``before`` is where this one's did."""
     audits = [k for k, atoms in enumerate(held_out) if is_audit(atoms) and "rung" in atoms.info]
@@ -329,7 +331,7 @@ def _climb(
         [predictions[k] for k in audits],
         ladder=request.ladder,
         before=before,
-        training=request.potential / "training.json",
+        trained=trained,
     )
 
 

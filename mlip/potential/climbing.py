@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from mlip.active.ladder import Climb, Observed, climb
 from mlip.config.ladder import Ladder
 from mlip.criteria import Criterion
 from mlip.potential.certification import squared_errors
-from mlip.potential.expected_error import ErrorScale, read_training
+from mlip.potential.expected_error import ErrorScale
 from mlip.potential.interface import Prediction
 from mlip.structures.labelled import labelled_forces
 
@@ -33,7 +32,7 @@ def climb_ladders(
     *,
     ladder: Ladder,
     before: Mapping[str, Mapping[str, Any]],
-    training: Path,
+    trained: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Where the next iteration's walkers stand and what decided it, by starting structure; empty where none climb.
 
@@ -44,11 +43,11 @@ def climb_ladders(
         predictions: Of the present potential, which was not trained on them.
         ladder: What is climbed.
         before: The same of the iteration before.
-        training: ``training.json`` of the potential.
+        trained: What ``training.json`` of the potential says.
     """
     if "explorer_rung" not in table:  # of an earlier version
         return {}
-    found, trained = {}, read_training(training)
+    found = {}
     climbers = table.explorer_rung.values >= 0
     for source in sorted(set(table.explorer_source.values[climbers].tolist())):
         state = Climb.from_dict(before.get(str(source), {}))

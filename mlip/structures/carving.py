@@ -41,12 +41,10 @@ class CarvedCell:
     Attributes:
         atoms: as they are to be labelled.
         origin: number of each atom in the large cell, ascending.
-        center: place of the central atom (Å).
     """
 
     atoms: Atoms
     origin: np.ndarray
-    center: np.ndarray
 
 
 def choose_shares(atoms: Atoms, radius: float) -> tuple[float, float, float] | None:
@@ -129,7 +127,7 @@ def carve(
     patched = _patch(piece, center, radius)
     piece, origin = piece[patched], origin[patched]
     _push_apart(piece, center, radius)
-    return CarvedCell(piece, origin, center)
+    return CarvedCell(piece, origin)
 
 
 def find_core(atoms: Atoms, atom: int, core: float) -> np.ndarray:

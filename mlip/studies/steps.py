@@ -18,7 +18,7 @@ from mlip.io.netcdf import read_netcdf, write_netcdf
 from mlip.jobs.progress import Progress, silent
 from mlip.structures.labelled import split_by_source
 from mlip.studies import load_study
-from mlip.studies.interface import Labelled, Measurement, Reference, Round, Study, Subject
+from mlip.studies.interface import Acquisition, Labelled, Measurement, Reference, Round, Study, Subject
 
 PROPERTY, FRAMES = "property.nc", "frames.extxyz"
 REFERENCE = "reference"
@@ -122,7 +122,7 @@ def refer(
     return Reference(found.data, named)
 
 
-def decide_round(
+def acquire_candidates(
     study: Study,
     measured: Path,
     reference: Path,
@@ -137,50 +137,32 @@ def decide_round(
 ) -> None:
     """Judge round ``number``, and choose what the next one labels unless the study ends here.
 
-    It ends when every criterion is met, and when there is nothing left to label; without criteria it goes on. The
-    JSON file ``verdict`` has ``stop``, ``reason`` and ``criteria``; other arguments as in :func:`acquire_candidates`.
+    It ends when every criterion is met, and when there is nothing left to label; without criteria it goes on.
+    Candidates are extended XYZ, decisions CSV; the JSON file ``verdict`` has ``stop``, ``reason`` and ``criteria``.
     """
-    criteria = study.compare(read_netcdf(measured / PROPERTY), read_netcdf(reference))
+    from mlip.potential import load_potential
+
+    measurement, known = read_measurement(measured), read_netcdf(reference)
+    criteria = study.compare(measurement.data, known)
     passed = bool(criteria) and all(criterion.passed for criterion in criteria)
-    if passed:
-        write_structures(out, [])
-        write_table(decisions, [])
-    else:
-        acquire_candidates(
-            study, measured, reference, potential, number=number, seed=seed, out=out, decisions=decisions, device=device
-        )
-    stop = passed or not read_structures(out)
+    chosen = Acquisition([], [])
+    if not passed:
+        chosen = study.acquire(measurement, known, load_potential(potential, device=device), seed)
+    write_structures(out, [_sign(atoms, study, number + 1, k) for k, atoms in enumerate(chosen.candidates)])
+    write_table(decisions, chosen.decisions)
+    stop = not chosen.candidates
     failed = [criterion.name for criterion in criteria if not criterion.passed]
     reason = "every criterion is met" if passed else f"{'nothing left to label; ' if stop else ''}not met: {failed}"
     judged = [criterion.as_dict() for criterion in criteria]
     write_json(verdict, {"stop": stop, "reason": reason, "criteria": judged})
 
 
-def acquire_candidates(
-    study: Study,
-    measured: Path,
-    reference: Path,
-    potential: Path,
-    *,
-    number: int,
-    seed: int,
-    out: Path,
-    decisions: Path,
-    device: str = "cpu",
-) -> None:
-    """Choose what the round after ``number`` labels; write candidates (extended XYZ) and decisions (CSV)."""
-    from mlip.potential import load_potential
-
-    loaded = load_potential(potential, device=device)
-    acquisition = study.acquire(read_measurement(measured), read_netcdf(reference), loaded, seed)
-    candidates = []
-    for k, atoms in enumerate(acquisition.candidates):
-        chosen = atoms.copy()
-        origin = {"structure_id": f"{study.name}-round_{number + 1:02d}-{k:03d}", "origin": study.name}
-        chosen.info = {"reason": "acquired"} | dict(atoms.info) | origin
-        candidates.append(chosen)
-    write_structures(out, candidates)
-    write_table(decisions, acquisition.decisions)
+def _sign(atoms: Atoms, study: Study, number: int, k: int) -> Atoms:
+    """A copy of candidate ``k`` of round ``number`` that says who asked for it and why."""
+    chosen = atoms.copy()
+    origin = {"structure_id": f"{study.name}-round_{number:02d}-{k:03d}", "origin": study.name}
+    chosen.info = {"reason": "acquired"} | dict(atoms.info) | origin
+    return chosen
 
 
 def read_round(study: Study, folder: Path, number: int, reference: xr.Dataset) -> Round:

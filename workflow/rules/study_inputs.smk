@@ -90,13 +90,13 @@ def file_of_round(wildcards, step, name, before=0, **values):
 def potential_of_round(wildcards, before=0):
     """The potential of a round, or of one ``before`` it; in round 0 the deployed one, or the one before it that saw no
     audit where that was trained on them, for audits are what it is tested on here."""
-    if is_deployed(wildcards, int(wildcards.round) - before) and CONFIG.deploy.retrain == "all":
+    if not is_deployed(wildcards, int(wildcards.round) - before):
+        return [file_of_round(wildcards, "train_study", name, before) for name in POTENTIAL_FILES]
+    if CONFIG.deploy.retrain == "all":
         judged = {"step": "train_committee", "iteration": last_iteration()}
         files = [file_of_step(wildcards, name=name, **judged) for name in POTENTIAL_FILES]
         return files + assessments_before_study(wildcards)
-    if is_deployed(wildcards, int(wildcards.round) - before):
-        return [file_of_step(wildcards, "deploy_potential", name) for name in POTENTIAL_FILES]
-    return [file_of_round(wildcards, "train_study", name, before) for name in POTENTIAL_FILES]
+    return [file_of_step(wildcards, "deploy_potential", name) for name in POTENTIAL_FILES]
 
 
 def data_of_round(wildcards, name, before=0):

@@ -149,17 +149,16 @@ def _labels(path: Path, evaluate: Evaluate, training: Sequence[Atoms], s: Settin
     """The label of the saddle: of those in its place, the one with the least force; and those along the path."""
     same = [atoms for atoms in training if is_same_system(atoms, path.images[0])]
     found = {"label_force": ((), np.nan), "label_energy": ((), np.nan), "label_error": ((), np.nan)}
-    first = nearest(path.images[0], same, s.same_place)
-    here = [a for a in same if farthest(path.images[path.top], a) < s.same_place]
-    if here and first is not None and path.has_saddle(s.same_place):
-        best = min(here, key=_largest_force)
+    gaps = np.array([[farthest(image, atoms) for atoms in same] for image in path.images])
+    here = [atoms for atoms, gap in zip(same, gaps[path.top], strict=True) if gap < s.same_place]
+    if here and gaps[0].min() < s.same_place and path.has_saddle(s.same_place):
+        best, first = min(here, key=_largest_force), same[int(gaps[0].argmin())]
         energy = labelled_energy(best) - labelled_energy(first)
         predicted, base = (result[0] for result in evaluate([best, first]))
         found["label_force"] = ((), _largest_force(best))
         found["label_energy"] = ((), energy)
         found["label_error"] = ((), abs(predicted - base - energy))
-    distances = [min((farthest(image, atoms) for atoms in same), default=np.inf) for image in path.images]
-    return found | {"n_labels": ((), len(same)), "label_distance": ("image", distances)}
+    return found | {"n_labels": ((), len(same)), "label_distance": ("image", gaps.min(axis=1, initial=np.inf))}
 
 
 def is_same_system(atoms: Atoms, other: Atoms) -> bool:
@@ -174,12 +173,6 @@ def is_same_system(atoms: Atoms, other: Atoms) -> bool:
 def farthest(atoms: Atoms, other: Atoms) -> float:
     """How far the farthest atom of one is from its place in the other, Å."""
     return float(np.linalg.norm(displacement(atoms, other), axis=1).max())
-
-
-def nearest(atoms: Atoms, others: Sequence[Atoms], within: float) -> Atoms | None:
-    """The nearest of ``others`` whose atoms are all ``within`` (Å) of their places; None where there is none."""
-    best = min(others, key=lambda other: farthest(atoms, other), default=None)
-    return best if best is not None and farthest(atoms, best) < within else None
 
 
 def _largest_force(atoms: Atoms) -> float:

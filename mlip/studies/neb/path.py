@@ -72,13 +72,11 @@ class Path:
     Attributes:
         images: with both ends.
         energies: [n_images], eV.
-        forces: on all atoms, [n_images, n_atoms, 3], eV/Å.
         residual: largest force of the band on an atom, eV/Å.
     """
 
     images: list[Atoms]
     energies: np.ndarray
-    forces: np.ndarray
     residual: float
 
     @property
@@ -131,8 +129,7 @@ def find_path(images: Sequence[Atoms], evaluate: Evaluate, *, fmax: float, n_ste
         images = [image.copy() for image in guess]
     band = Band(images, evaluate, climb=True)
     band.get_forces()
-    results = evaluate(images)
+    energies = np.array([image.calc.results["energy"] for image in images])
     for image in images:
         image.calc = None
-    energies, forces = (np.array(values) for values in zip(*results, strict=True))
-    return Path(images, energies, forces, float(band.get_residual()))
+    return Path(images, energies, float(band.get_residual()))

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mlip.config.base import Positive, Section
 from mlip.config.structures import StartingStructure
-from mlip.config.study import StudySettings
+from mlip.config.study import BatchSize, Rounds, StudySettings
 
 Index = Annotated[int, Field(ge=0)]
 
@@ -57,14 +57,8 @@ class EndPoints(Section):
 class Settings(StudySettings):
     """Barriers between stable structures, and the rates that follow from them."""
 
-    rounds: int = Field(
-        12,
-        ge=0,
-        le=99,
-        description="Rounds of labelling and training after the first measurement, at most: they end when every"
-        " criterion is met. 0 only measures.",
-    )
-    n_labels: int = Field(1, ge=1, description="Structures labelled in a round, at most.")
+    rounds: Rounds = 12
+    n_labels: BatchSize = 1
     paths: dict[str, EndPoints] = Field(default_factory=dict, description="Paths by name, such as `hop`.")
     start: Literal["loop", "reference"] = Field(
         "loop",

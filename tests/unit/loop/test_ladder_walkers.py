@@ -174,12 +174,9 @@ def audit(rung: int, error: float, iteration: int = 1) -> tuple[Atoms, Predictio
 
 
 def judge(tmp_path: Path, table: xr.Dataset, audits: list, before: dict | None = None) -> dict:
-    write_json(tmp_path / "training.json", TOLD, checked=True)
     atoms, predictions = [a for a, _ in audits], [p for _, p in audits]
     fit = np.ones(table.sizes["candidate"], bool)
-    return climb_ladders(
-        table, fit, atoms, predictions, ladder=Ladder(), before=before or {}, training=tmp_path / "training.json"
-    )
+    return climb_ladders(table, fit, atoms, predictions, ladder=Ladder(), before=before or {}, trained=TOLD)
 
 
 def test_an_iteration_says_where_the_next_one_stands_and_why(tmp_path) -> None:

@@ -33,7 +33,7 @@ from mlip.studies import load_study
 from mlip.studies.experiments import Need, Task, experiments_of
 from mlip.studies.interface import Acquisition, Labelled, Measurement, Quantity, Reference, Study, Subject
 from mlip.studies.report import report_study
-from mlip.studies.steps import acquire_candidates, decide_round, gate_criteria, read_round, refer, write_measurement
+from mlip.studies.steps import acquire_candidates, gate_criteria, read_round, refer, write_measurement
 
 ROOT = Path(__file__).resolve().parents[3]
 MINIMAL = {"system": "x", "structures": [{"bulk": {"name": "Cu"}}]}
@@ -183,12 +183,11 @@ def test_a_part_with_no_dataset_does_not_wait_for_the_loop_to_end() -> None:
 def test_candidates_carry_who_asked_for_them_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlip.potential.load_potential", lambda *args, **kwargs: None)
     study = Counting(StudySettings())
-    write_measurement(Measurement(xr.Dataset({"n": 4.0}), [bulk("Cu")]), tmp_path)
-    write_netcdf(tmp_path / "reference.nc", xr.Dataset())
-    out, decisions = tmp_path / "candidates.extxyz", tmp_path / "decisions.csv"
-    acquire_candidates(
-        study, tmp_path, tmp_path / "reference.nc", tmp_path, number=2, seed=0, out=out, decisions=decisions
-    )
+    write_measurement(Measurement(xr.Dataset({"n": 9.0}), [bulk("Cu")]), tmp_path)
+    write_netcdf(tmp_path / "reference.nc", xr.Dataset({"n": 4.0}))
+    out, decisions, verdict = (tmp_path / name for name in ("candidates.extxyz", "decisions.csv", "verdict.json"))
+    files = {"out": out, "decisions": decisions, "verdict": verdict}
+    acquire_candidates(study, tmp_path, tmp_path / "reference.nc", tmp_path, number=2, seed=0, **files)
     infos = [atoms.info for atoms in read_structures(out)]
     assert [info["structure_id"] for info in infos] == ["counting-round_03-000", "counting-round_03-001"]
     assert {info["origin"] for info in infos} == {"counting"}
@@ -213,7 +212,7 @@ def test_rounds_end_when_the_criteria_are_met_or_nothing_is_left(
     out, decisions, verdict = (tmp_path / name for name in ("candidates.extxyz", "decisions.csv", "verdict.json"))
     files = {"out": out, "decisions": decisions, "verdict": verdict}
     study = Choosing(StudySettings())
-    decide_round(study, tmp_path, tmp_path / "reference.nc", tmp_path, number=0, seed=0, **files)
+    acquire_candidates(study, tmp_path, tmp_path / "reference.nc", tmp_path, number=0, seed=0, **files)
     decided = json.loads(verdict.read_text())
     assert decided["stop"] == stop
     assert decided["criteria"][0]["passed"] == (n == 4.0)

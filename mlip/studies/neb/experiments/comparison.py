@@ -20,7 +20,7 @@ from mlip.potential import load_potential
 from mlip.potential.calculator import MLIPCalculator
 from mlip.seeds import derive_seed
 from mlip.studies.experiments import Page, Task
-from mlip.studies.interface import Subject
+from mlip.studies.interface import Reference, Subject
 from mlip.studies.neb.experiments import LABELLER
 from mlip.studies.neb.path import Band, Evaluate, evaluator, interpolate
 from mlip.studies.neb.settings import Settings
@@ -53,7 +53,7 @@ def _rounds(task: Task, settings: Settings) -> dict[str, Any]:
             given: dict[str, Any] = {"isolated_energies": task.isolated_energies, "previous": previous}
             train_committee(TrainingRequest(known, [held], train, folder, seed, **given))
             potential = load_potential(folder)
-            begin = type(reference)(reference.data, [*known, held])
+            begin = Reference(reference.data, [*known, held])
             mean = MLIPCalculator(potential, uncertainty=False)
             subject = Subject(mean, potential, task.structures, seed=seed, training=begin.structures, reference=begin)
             measurement = study.measure(subject)

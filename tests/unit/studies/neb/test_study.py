@@ -289,9 +289,9 @@ def test_a_path_whose_top_lies_on_an_end_has_no_saddle() -> None:
     ends = build_ends("hop", Settings(**settings()).paths["hop"], [gold()])
     images = interpolate(*ends, 5)
     images[1] = images[0].copy()
-    forces, n = np.zeros((5, 13, 3)), np.array([0.0, 1e-7, -0.2, -0.3, -0.1])
-    assert not BandPath(images, n, forces, 0.0).has_saddle(0.1)
-    assert BandPath(interpolate(*ends, 5), np.array([0.0, 0.1, 0.3, 0.2, 0.0]), forces, 0.0).has_saddle(0.1)
+    n = np.array([0.0, 1e-7, -0.2, -0.3, -0.1])
+    assert not BandPath(images, n, 0.0).has_saddle(0.1)
+    assert BandPath(interpolate(*ends, 5), np.array([0.0, 0.1, 0.3, 0.2, 0.0]), 0.0).has_saddle(0.1)
 
 
 def test_the_page_draws_and_tells(measured: xr.Dataset, tmp_path: Path) -> None:
